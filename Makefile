@@ -1,0 +1,31 @@
+# Each verb builds its own virtual environment; PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all lint readme clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## the main job: train, sample, plot, in demo/
+	$(BIN)/jaxllc demo --out demo
+
+test: $(VENV)/.installed  ## the unit tests
+	$(BIN)/pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.installed  ## and the long ones
+	$(BIN)/pytest -n 2
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+readme: $(VENV)/.installed  ## run the examples of the README
+	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .ruff_cache .jax_cache

@@ -1,0 +1,108 @@
+"""The main job on real text: train a small transformer, keep its checkpoints, follow λ̂ through them."""
+
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm.auto import tqdm
+
+import jaxllc
+from jaxllc.models import text
+from jaxllc.models.train import checkpoint_steps, train
+from jaxllc.models.transformer import Transformer, next_token_loss
+
+CONTEXT = 64
+TRAIN_BATCH = 32
+
+
+class Size(NamedTuple):
+    """How long the demo trains and samples."""
+
+    num_steps: int
+    num_log: int
+    num_linear: int
+    num_draws: int
+    num_burn_in: int
+
+
+FULL = Size(num_steps=3000, num_log=20, num_linear=16, num_draws=300, num_burn_in=100)
+QUICK = Size(num_steps=800, num_log=8, num_linear=5, num_draws=100, num_burn_in=60)
+
+# Chosen by a look at traces over the whole run: nbeta below n / ln n = 11 124 for the 131 072 tokens of the data, and a pull that lets chains
+# of a few hundred steps settle; at the sharpest checkpoint (curvature 20) ε (nβh + γ) = 0.8 of the 4 where SGLD becomes unstable.
+SAMPLER = jaxllc.SGLD(step_size=4e-5)
+NBETA = 1000.0
+LOCALIZATION = 1000.0
+NUM_SEQUENCES = 2048
+BATCH_SIZE = 8
+
+
+def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = True) -> jaxllc.Trajectory:
+    """Train, sample, print the table, and write `checkpoints/`, `llc.zarr` and `llc.png` into `out`; what is there is used again.
+
+    Raises:
+        ValueError: `out` holds a run of another size or seed.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    size = QUICK if quick else FULL
+    began = time.perf_counter()
+    model = Transformer(text.VOCAB_SIZE, CONTEXT)
+    loss_fn = next_token_loss(model)
+    corpus = text.standard_library()
+    weights_key, train_key, chain_key = jax.random.split(jax.random.key(seed), 3)
+    params = model.init_params(weights_key)
+    print(
+        f"A {model.num_layers}-layer attention-only transformer of {sum(leaf.size for leaf in jax.tree.leaves(params)):,} weights, on {len(corpus.train):,} "
+        f"characters of Python's standard library ({len(corpus.held_out):,} held out)."
+    )
+
+    steps = checkpoint_steps(size.num_steps, size.num_log, size.num_linear, first=20)
+    out.mkdir(parents=True, exist_ok=True)
+    with tqdm(total=size.num_steps, unit="step", desc="train", disable=not progress, leave=False) as bar:
+        checkpoints = train(
+            loss_fn, params, draw_windows, jnp.asarray(corpus.train), optax.adam(3e-3), key=train_key, steps=steps,
+            directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n),
+        )  # fmt: skip
+    if list(checkpoints) != steps:
+        raise ValueError(f"{out} holds the checkpoints of another run (steps up to {max(checkpoints)}, asked for up to {steps[-1]}); pass another --out.")
+    held_out = text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)
+    print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; loss on held-out text {np.mean(jax.jit(loss_fn)(checkpoints[steps[-1]], held_out)):.3f} nats a character.")
+
+    traj = jaxllc.trajectory(
+        loss_fn, checkpoints, text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1), key=chain_key, sampler=SAMPLER, nbeta=NBETA, localization=LOCALIZATION,
+        batch_size=BATCH_SIZE, num_chains=8, num_draws=size.num_draws, num_burn_in=size.num_burn_in, store=out / "llc.zarr", progress=progress,
+        reference_loss=float(np.log(text.VOCAB_SIZE)),
+    )  # fmt: skip
+    _print(traj)
+    _plot(traj, out / "llc.png")
+    print(f"Draws in {out / 'llc.zarr'}, picture in {out / 'llc.png'}. {time.perf_counter() - began:.0f} s.")
+    return traj
+
+
+def draw_windows(key: jax.Array, tokens: jax.Array) -> jax.Array:
+    """A batch of windows of the training text."""
+    starts = jax.random.randint(key, (TRAIN_BATCH,), 0, tokens.shape[0] - CONTEXT)
+    return tokens[starts[:, None] + jnp.arange(CONTEXT + 1)]
+
+
+def _print(traj: jaxllc.Trajectory) -> None:
+    table = traj.table()
+    print(f"\n{'step':>6} {'loss':>7} {'λ̂':>8}   {'error':>6} {'R-hat':>6}  findings")
+    for step, row in table.iterrows():
+        print(f"{step:>6} {row['loss']:7.3f} {row['llc']:8.1f} ± {row['std_error']:6.1f} {row['rhat']:6.2f}  {row['findings']}")
+    messages = {finding.code: finding.message for found in traj.findings() for finding in found}
+    print("".join(f"\n  {code}, for example: {message}" for code, message in messages.items()) + "\n")
+
+
+def _plot(traj: jaxllc.Trajectory, path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    axes = traj.plot()
+    axes[0].set_title("A two-layer attention-only transformer learns Python", loc="left", fontsize="medium")
+    axes[0].figure.savefig(path, dpi=150)

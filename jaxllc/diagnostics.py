@@ -1,0 +1,130 @@
+r"""Error bars, convergence, and the findings that make a $\hat\lambda$ suspect.
+
+R-hat and ESS are those of Vehtari et al. (arXiv:1903.08008), by ArviZ; the standard error is that of the mean, over chains and their autocorrelation.
+Chains that are not finite count as diverged and are left out of everything else.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from jaxllc.results import CHAIN, DRAW, STEP, with_steps
+
+if TYPE_CHECKING:
+    import xarray
+
+MAX_RHAT = 1.05
+MIN_ESS = 100.0
+MIN_Z = 4.0
+"""Standard errors at which a drift or a negative coefficient is called real."""
+RELATIVE = 0.05
+"""Share of the coefficient below which a difference is called none."""
+
+
+class Finding(NamedTuple):
+    """One reason to doubt a number."""
+
+    code: str
+    message: str
+
+
+def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
+    r"""One value a checkpoint, of a result with or without an axis `step`.
+
+    `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `num_diverged` chains; `drift`, the mean of the last third of the draws minus that of the first, and its error;
+    `change` from the checkpoint before and its error, both from the differences of the same chains, which share their random numbers.
+    """
+    import xarray as xr
+
+    tree = with_steps(tree)
+    draws = np.asarray(tree["posterior/llc"].transpose(STEP, CHAIN, DRAW).values, np.float64)
+    center_loss = np.asarray(tree["constant_data/full_center_loss"].values, np.float64)
+    llc, std_error, rhat, ess = _moments(draws)
+    third = max(draws.shape[-1] // 3, 1)
+    drift, drift_error = _over_chains(draws[..., -third:].mean(-1) - draws[..., :third].mean(-1))
+    change, change_error = np.full((2, len(draws)), np.nan)
+    if len(draws) > 1:
+        with np.errstate(invalid="ignore"):
+            change[1:], change_error[1:], _, _ = _moments(np.diff(draws, axis=0))
+    values = {
+        "llc": llc,
+        "std_error": std_error,
+        "rhat": rhat,
+        "ess": ess,
+        "loss": center_loss,
+        "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
+        "num_diverged": (~_is_finite(draws)).sum(-1),
+        "drift": drift,
+        "drift_error": drift_error,
+        "change": change,
+        "change_error": change_error,
+    }
+    return xr.Dataset({name: (STEP, value) for name, value in values.items()}, {STEP: tree.coords[STEP]} if STEP in tree.coords else None)
+
+
+def findings(tree: "xarray.DataTree") -> list[tuple[Finding, ...]]:
+    """For each checkpoint what makes its number suspect; nothing where nothing does."""
+    tree = with_steps(tree)
+    table = summary(tree)
+    control = np.asarray(tree["constant_data/gaussian_llc"].values, np.float64)
+    reference = tree.attrs.get("reference_loss")
+    return [_findings({name: values[i] for name, values in table.items()}, control.shape[1], control[i], reference) for i in range(len(control))]
+
+
+def _findings(row: dict, num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
+    row = {name: float(value) for name, value in row.items()}
+    found = []
+    if row["num_diverged"]:
+        found.append(Finding("diverged", f"{row['num_diverged']:.0f} of {num_chains} chains diverged and are left out; try a step size of a quarter"))
+    if not np.isfinite(row["llc"]):
+        return tuple(found)
+    if row["rhat"] > MAX_RHAT:
+        found.append(Finding("rhat", f"R-hat is {row['rhat']:.2f}: chains disagree; more burn-in, more draws, or a stronger localization"))
+    if row["ess"] < MIN_ESS:
+        found.append(Finding("ess", f"only {row['ess']:.0f} effective draws, so the error bar is itself uncertain; more draws or chains"))
+    if abs(row["drift"]) > MIN_Z * row["drift_error"] and abs(row["drift"]) > RELATIVE * abs(row["llc"]):
+        found.append(Finding("drifting", f"still drifting by {row['drift']:+.3g} over the draws; more burn-in or a stronger localization"))
+    if row["llc"] < -MIN_Z * row["std_error"]:
+        found.append(Finding("below-center", "the chains found lower loss than at w*, which is no local minimum; a stronger localization stays nearer"))
+    if reference is not None and row["mean_loss"] >= reference:
+        found.append(Finding("uninformed", f"the mean loss {row['mean_loss']:.3g} is at or above the uninformed {reference:.3g}: the chains left the basin; a stronger localization or a larger nbeta"))
+    cloud, cloud_error = _over_chains(control[None])
+    near = max(RELATIVE * abs(row["llc"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
+    if abs(float(cloud[0]) - row["llc"]) < near:
+        found.append(Finding("localization-only", f"a Gaussian cloud of variance 1/localization, without gradients, gives {cloud[0]:.3g} too: a weaker localization or a larger nbeta"))
+    return tuple(found)
+
+
+def _is_finite(draws: np.ndarray) -> np.ndarray:
+    """Which chains are finite throughout, `[..., chain]`."""
+    return np.isfinite(draws).all(-1)
+
+
+def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, its standard error, R-hat and ESS of each row of `[step, chain, draw]`, over its finite chains."""
+    from arviz_stats.base import array_stats  # costs a second: loaded when there is a result to judge
+
+    good = _is_finite(draws)
+    result = np.full((4, len(draws)), np.nan)
+    # Rows with the same number of finite chains go through ArviZ together.
+    for count in set(good.sum(-1)) - {0}:
+        rows = np.flatnonzero(good.sum(-1) == count)
+        chains = np.stack([draws[row][good[row]] for row in rows])
+        result[0, rows] = chains.mean((-2, -1))
+        if chains.shape[-1] >= 4:
+            result[1, rows] = array_stats.mcse(chains, method="mean")
+            result[3, rows] = array_stats.ess(chains, method="mean")
+            if count > 1:
+                result[2, rows] = array_stats.rhat(chains, method="rank")
+    return tuple(result)
+
+
+def _over_chains(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over the finite chains of `[step, chain]` and its standard error (NaN for one chain, whose spread is unknown)."""
+    good = np.isfinite(values)
+    count = good.sum(-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(good, values, 0).sum(-1) / count
+        squares = np.where(good, values - mean[:, None], 0) ** 2
+        return mean, np.sqrt(squares.sum(-1) / (count - 1) / count)

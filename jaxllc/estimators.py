@@ -1,0 +1,267 @@
+r"""The local learning coefficient, $\hat\lambda = n\beta\,(E[L_n(w)] - L_n(w^*))$, of a checkpoint (Lau et al., arXiv:2308.12108)."""
+
+import dataclasses
+import importlib.metadata
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxllc import diagnostics, results
+from jaxllc._tree import named_leaves, stack
+from jaxllc._typing import Batch, Key, LossFn, Params, Scalar
+from jaxllc.data import InMemory
+from jaxllc.diagnostics import Finding
+from jaxllc.engine import sample
+from jaxllc.free import Free, FreeLike, as_free
+from jaxllc.posterior import LocalPosterior, default_nbeta
+from jaxllc.samplers.base import Sampler
+from jaxllc.samplers.sgld import SGLD
+
+if TYPE_CHECKING:
+    import xarray
+
+SHARE_OF_LIMIT = 0.125
+r"""The default step size, as a share of $4/a$, where SGLD becomes unstable along the largest curvature $a$: it widens that direction by 1/7, others less."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`."""
+
+    data: "xarray.DataTree"
+    """All draws: `/posterior` llc (chain, draw), `/sample_stats`, `/constant_data`; every setting in its attributes."""
+
+    @property
+    def llc(self) -> float:
+        r"""$\hat\lambda$, the mean over the draws of all chains that stayed finite; NaN if none did."""
+        return self._value("llc")
+
+    @property
+    def std_error(self) -> float:
+        """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of the step-size bias."""
+        return self._value("std_error")
+
+    @property
+    def rhat(self) -> float:
+        """Rank-normalised split R-hat; NaN for one chain."""
+        return self._value("rhat")
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws for the mean."""
+        return self._value("ess")
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What makes the number suspect; empty when nothing does."""
+        return diagnostics.findings(self.data)[0]
+
+    def __str__(self) -> str:
+        chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
+        head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e})"
+        return "\n".join([head, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
+
+    def _value(self, name: str) -> float:
+        return float(diagnostics.summary(self.data)[name].values[0])
+
+
+def with_error(value: float, error: float) -> str:
+    """A value to the digits that its error leaves: 70.31 ± 0.42."""
+    digits = max(0, 1 - math.floor(math.log10(error))) if np.isfinite(error) and error > 0 else 2
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a run does, of one checkpoint or of many; the keyword arguments of `estimate` after their defaults are filled in."""
+
+    loss_fn: LossFn
+    data: InMemory
+    key: Key
+    sampler: Sampler
+    nbeta: float
+    localization: Scalar
+    free: Free
+    num_chains: int
+    num_draws: int
+    num_burn_in: int
+    thinning: int
+    mesh: Mesh | None = None
+
+    def posterior(self, center: Params) -> LocalPosterior:
+        """The posterior around a centre, or around several in a stack."""
+        return LocalPosterior(self.loss_fn, center, self.nbeta, self.localization, self.free)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a chain."""
+        return self.num_burn_in + (self.num_draws - 1) * self.thinning + 1
+
+    def attributes(self) -> dict[str, Any]:
+        """Every setting and the versions, as plain values that a store can keep."""
+        return {
+            "loss_fn": f"{getattr(self.loss_fn, '__module__', '')}.{getattr(self.loss_fn, '__qualname__', type(self.loss_fn).__name__)}",
+            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "sampler": _describe(self.sampler),
+            "nbeta": float(self.nbeta),
+            "localization": float(self.localization),
+            "free": repr(self.free),
+            "num_examples": self.data.num_examples,
+            "batch_size": self.data.batch_size,
+            "num_chains": self.num_chains,
+            "num_draws": self.num_draws,
+            "num_burn_in": self.num_burn_in,
+            "thinning": self.thinning,
+            "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
+        }
+
+
+def estimate(
+    loss_fn: LossFn,
+    params: Params,
+    data: Batch | InMemory,
+    *,
+    key: Key,
+    sampler: Sampler | None = None,
+    nbeta: float | None = None,
+    localization: float = 1.0,
+    free: FreeLike = None,
+    batch_size: int | None = 256,
+    num_chains: int = 8,
+    num_draws: int = 1000,
+    num_burn_in: int = 500,
+    thinning: int = 1,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+    reference_loss: float | None = None,
+) -> Estimate:
+    r"""$\hat\lambda$ of one checkpoint.
+
+    Args:
+        loss_fn: `loss_fn(params, batch) -> float[batch]`, the loss of each example in nats. A scalar mean is accepted; pairing the losses
+            then costs one more forward pass a step. Pass the same function again rather than a new lambda, and nothing recompiles.
+        params: $w^*$, a pytree of arrays.
+        data: a pytree of arrays with one leading axis, the examples.
+        key: a typed key, `jax.random.key(seed)`.
+        sampler: default plain SGLD, its step size from the largest curvature at $w^*$.
+        nbeta: $n\beta$; default $n / \ln n$ for the $n$ examples of `data`. Where the loss is a mean over tokens, $n$ counts tokens: pass
+            `default_nbeta(num_tokens)`.
+        localization: $\gamma$, the strength of the pull to $w^*$.
+        free: which weights move: a pattern of paths, or a `Free`; default all.
+        batch_size: examples a step; None takes all.
+        num_chains: independent chains.
+        num_draws: draws kept from each.
+        num_burn_in: steps before the first draw.
+        thinning: steps from one draw to the next.
+        mesh: devices with an axis `chain`; default all that divide the work.
+        progress: show a progress bar.
+        reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
+            A mean loss at or above it is a finding.
+
+    Raises:
+        TypeError: `key` is not a typed key.
+        ValueError: data leaves of different lengths, a loss of the wrong shape or not finite at $w^*$, a count below its least value, or a
+            `free` that selects nothing.
+    """
+    settings = settle(
+        loss_fn, {"params": params}, data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
+        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, mesh=mesh,
+    )  # fmt: skip
+    with progress_bar(settings.num_steps, progress) as on_steps:
+        values = run_group(settings, {"params": params}, on_steps)
+    coords = results.coordinates([0], num_chains, num_draws)
+    attributes = settings.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})
+    return Estimate(results.only_step(results.to_tree(values, coords, attributes)))
+
+
+def settle(
+    loss_fn: LossFn,
+    examples: Mapping[Any, Params],
+    data: Batch | InMemory,
+    *,
+    key: Key,
+    sampler: Sampler | None,
+    nbeta: float | None,
+    localization: float,
+    free: FreeLike,
+    batch_size: int | None,
+    **counts: Any,
+) -> Settings:
+    """The settings with their defaults filled in; a default step size must suit all `examples`, checkpoints by name."""
+    if not (isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise TypeError(f"key must be one typed key, as jax.random.key(0) makes it, got {key!r}.")
+    for name, value, sign in (("nbeta", nbeta, "positive"), ("localization", localization, "at least 0")):
+        if value is not None and not (np.isfinite(value) and (value > 0 or (value == 0 and name == "localization"))):
+            raise ValueError(f"{name} must be finite and {sign}, got {value}.")
+    data = data if isinstance(data, InMemory) else InMemory.of(data, batch_size)
+    nbeta = default_nbeta(data.num_examples) if nbeta is None else nbeta
+    settings = Settings(loss_fn, data, key, SGLD(0.0) if sampler is None else sampler, nbeta, localization, as_free(free), **counts)
+    if sampler is None:
+        sharpest = max(float(_sharpness(settings.posterior(params), data)) for params in examples.values())
+        if not np.isfinite(sharpest):
+            raise ValueError(f"the curvature of the loss at {', '.join(map(str, examples))} is {sharpest}, so no step size follows from it; pass sampler=SGLD(step_size).")
+        settings = dataclasses.replace(settings, sampler=SGLD(SHARE_OF_LIMIT * 4 / sharpest))
+    return settings
+
+
+@jax.jit
+def _sharpness(posterior: LocalPosterior, data: InMemory) -> jax.Array:
+    return posterior.sharpness(jax.random.key(0), data.batch(0))
+
+
+def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[tuple[str, str], np.ndarray]:
+    """The arrays of the schema for a group of checkpoints, which run in one program.
+
+    Raises:
+        ValueError: the loss at a checkpoint is not finite.
+    """
+    trace = sample(
+        settings.key,
+        settings.sampler,
+        settings.posterior(stack(list(checkpoints.values()))),
+        settings.data,
+        num_chains=settings.num_chains,
+        num_draws=settings.num_draws,
+        num_burn_in=settings.num_burn_in,
+        thinning=settings.thinning,
+        stacked=True,
+        mesh=settings.mesh,
+        on_steps=on_steps,
+    )
+    for name, params, loss in zip(checkpoints, checkpoints.values(), trace.full_center_loss, strict=True):
+        if not np.isfinite(loss):
+            bad = [leaf_name for leaf_name, leaf in named_leaves(params).items() if not np.isfinite(np.asarray(leaf, np.float32)).all()]
+            why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
+            raise ValueError(f"the loss at w* ({name if name == 'params' else f'step {name}'}) is {loss}; {why}. Leave this checkpoint out or mend it.")
+    return results.arrays(trace, settings.nbeta)
+
+
+def _describe(sampler: Any) -> str:
+    """A sampler as the call that makes it, with its numbers."""
+    fields = dataclasses.fields(sampler)
+    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name))}' for f in fields)})"
+
+
+def _plain(value: Any) -> str:
+    if dataclasses.is_dataclass(value):
+        return _describe(value)
+    return repr(value) if isinstance(value, str) else repr(float(value))
+
+
+class progress_bar:
+    """A bar over steps, as a context that gives the function to call with steps done."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        from tqdm.auto import tqdm  # loaded when there is something to show
+
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

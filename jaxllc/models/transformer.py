@@ -1,0 +1,83 @@
+"""The attention-only transformer, in which induction heads form (Elhage et al. 2021; Olsson et al., arXiv:2209.11895).
+
+Shapes: B batch, L positions, D width, H heads, K width of a head, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxllc._typing import Params
+
+_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+class Attention(nn.Module):
+    """Causal self-attention; positions enter queries and keys only, so that values carry no position (Press et al., arXiv:2012.15832)."""
+
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x_BxLxD: jax.Array, positions_LxD: jax.Array) -> jax.Array:
+        _, length, width = x_BxLxD.shape
+        head_width = width // self.num_heads
+
+        def project(name: str, inputs_BxLxD: jax.Array) -> jax.Array:
+            return jnp.einsum("bld,dhk->bhlk", inputs_BxLxD, self.param(name, _INIT, (width, self.num_heads, head_width)))
+
+        placed_BxLxD = x_BxLxD + positions_LxD
+        q_BxHxLxK, k_BxHxLxK, v_BxHxLxK = project("query", placed_BxLxD), project("key", placed_BxLxD), project("value", x_BxLxD)
+        scores_BxHxLxL = jnp.einsum("bhqk,bhlk->bhql", q_BxHxLxK, k_BxHxLxK) / head_width**0.5
+        causal_LxL = jnp.tril(jnp.ones((length, length), bool))
+        pattern_BxHxLxL = nn.softmax(jnp.where(causal_LxL, scores_BxHxLxL, -1e30))
+        self.sow("intermediates", "pattern", pattern_BxHxLxL)
+        mixed_BxHxLxK = jnp.einsum("bhql,bhlk->bhqk", pattern_BxHxLxL, v_BxHxLxK)
+        out_HxKxD = self.param("output", nn.initializers.normal((1 / width) ** 0.5), (self.num_heads, head_width, width))
+        return jnp.einsum("bhlk,hkd->bld", mixed_BxHxLxK, out_HxKxD)
+
+
+class Transformer(nn.Module):
+    """Embedding, attention layers with layer norm on a residual stream, and an unembedding: no MLP.
+
+    Args:
+        vocab_size: V.
+        context: the longest L.
+        width: D.
+        num_layers: one or two are the cases of interest: one cannot do induction.
+        num_heads: H, which divides D.
+    """
+
+    vocab_size: int
+    context: int
+    width: int = 32
+    num_layers: int = 2
+    num_heads: int = 4
+
+    @nn.compact
+    def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
+        """Logits of the next token, `float[B, L, V]`."""
+        embedding_VxD = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
+        positions_LxD = self.param("positions", nn.initializers.normal(1.0), (self.context, self.width))[: tokens_BxL.shape[1]]
+        x_BxLxD = embedding_VxD[tokens_BxL]
+        for layer in range(self.num_layers):
+            x_BxLxD += Attention(self.num_heads, name=f"layers_{layer}")(nn.LayerNorm(name=f"norm_{layer}")(x_BxLxD), positions_LxD)
+        return nn.LayerNorm(name="norm_final")(x_BxLxD) @ self.param("unembedding", _INIT, (self.width, self.vocab_size))
+
+    def init_params(self, key: jax.Array) -> Params:
+        """Fresh weights."""
+        return self.init(key, jnp.zeros((1, self.context), jnp.int32))["params"]
+
+
+def next_token_loss(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
+    """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token."""
+
+    def loss_fn(params: Params, tokens_BxL: jax.Array) -> jax.Array:
+        tokens_BxL = tokens_BxL.astype(jnp.int32)
+        logits_BxLxV: jax.Array = model.apply({"params": params}, tokens_BxL[:, :-1])  # pyright: ignore[reportAssignmentType]
+        # The target's logit by a product with its one-hot row: the gradient of a gather is a scatter, which CPUs and TPUs do slowly.
+        target_BxLxV = jax.nn.one_hot(tokens_BxL[:, 1:], logits_BxLxV.shape[-1], dtype=logits_BxLxV.dtype)
+        return (jax.nn.logsumexp(logits_BxLxV, -1) - (logits_BxLxV * target_BxLxV).sum(-1)).mean(-1)
+
+    return loss_fn

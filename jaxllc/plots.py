@@ -1,0 +1,51 @@
+"""Pictures of results; nothing is computed here."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxllc import diagnostics
+
+if TYPE_CHECKING:
+    import xarray
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
+
+
+def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":
+    r"""$\hat\lambda$ with its error band of two standard errors, above the loss at the checkpoint, over the training step on a log axis.
+
+    Checkpoints with findings are hollow.
+
+    Args:
+        tree: a result of several checkpoints.
+        axes: two matplotlib axes, default of a new figure.
+    """
+    import matplotlib.pyplot as plt
+
+    table = diagnostics.summary(tree)
+    suspect = np.array([bool(found) for found in diagnostics.findings(tree)])
+    if axes is None:
+        _, axes = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")
+    top, bottom = axes
+    step, llc, error = table["step"].values, table["llc"].values, table["std_error"].values
+    top.fill_between(step, llc - 2 * error, llc + 2 * error, color=BLUE, alpha=0.25, lw=0, label="± 2 standard errors")
+    top.plot(step, llc, color=BLUE, lw=1.5)
+    top.plot(step[~suspect], llc[~suspect], "o", color=BLUE, ms=4, label="no findings")
+    if suspect.any():
+        top.plot(step[suspect], llc[suspect], "o", mfc="white", color=BLUE, ms=4, label="with findings")
+    top.set_ylabel("local learning coefficient λ̂")
+    top.legend(frameon=False, fontsize="small")
+    bottom.plot(step, table["mean_loss"].values, color=GREY, lw=1.2, ls="--", label="mean over the posterior")
+    bottom.plot(step, table["loss"].values, color=ORANGE, lw=1.5, label="at the checkpoint")
+    bottom.set_ylabel("loss (nats)")
+    bottom.legend(frameon=False, fontsize="small")
+    bottom.set_xlabel("training step")
+    positive = step[step > 0]
+    if len(positive):
+        bottom.set_xscale("symlog", linthresh=positive.min(), linscale=0.3)
+        bottom.set_xlim(left=0)
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.margins(x=0.02)
+    return axes

@@ -1,0 +1,113 @@
+r"""The density that the chains sample: the loss around one checkpoint, with a Gaussian pull towards it.
+
+$$p(w) \propto e^{-U(w)}, \qquad U(w) = n\beta\, L_n(w) + \tfrac{\gamma}{2} \lVert w - w^* \rVert^2,$$
+
+over the free weights; the others stay at $w^*$ (Lau et al., arXiv:2308.12108; Wang et al., arXiv:2410.02984).
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxllc._tree import at_least_float32
+from jaxllc._typing import Batch, Key, LossFn, Params, Scalar
+from jaxllc.free import Free, put_free, take_free
+
+
+def default_nbeta(num_examples: int) -> float:
+    r"""$n\beta = n / \ln n$, the inverse temperature at which WBIC and $\hat\lambda$ are defined (Watanabe 2013).
+
+    Args:
+        num_examples: $n$, the number of things that the loss is a mean over: examples, or tokens when the loss is in nats per token.
+
+    Raises:
+        ValueError: fewer than three examples, where $\ln n$ is no temperature.
+    """
+    if num_examples < 3:
+        raise ValueError(f"n / ln n needs at least 3 examples, got {num_examples}; pass nbeta= yourself.")
+    return num_examples / math.log(num_examples)
+
+
+@struct.dataclass
+class LocalPosterior:
+    r"""$U(w) = n\beta L_n(w) + \frac{\gamma}{2}\lVert w - w^*\rVert^2$ over the free weights.
+
+    A *position* holds the free weights only, in the structure of `center` with None at fixed leaves, and in float32 at least.
+
+    Args:
+        loss_fn: `loss_fn(params, batch) -> float[batch]`, nats per example, or their mean.
+        center: $w^*$, a pytree of arrays.
+        nbeta: $n\beta$, where $n$ counts what the loss is a mean over.
+        localization: $\gamma$, in units of one over weights squared.
+        free: which leaves move.
+    """
+
+    loss_fn: LossFn = struct.field(pytree_node=False)
+    center: Params
+    nbeta: Scalar
+    localization: Scalar = 1.0
+    free: Free = struct.field(pytree_node=False, default=Free())
+
+    def position(self) -> Params:
+        """The free weights of the centre, where chains start."""
+        return jax.tree.map(at_least_float32, take_free(self.free, self.center))
+
+    def params(self, position: Params) -> Params:
+        """All weights at a position, each in the dtype that the model has."""
+        return put_free(position, jax.tree.map(jnp.asarray, self.center))
+
+    def losses(self, position: Params, batch: Batch) -> jax.Array:
+        """Loss of each example of a batch, `float[batch]` in nats, or their mean where `loss_fn` gives that.
+
+        `loss_fn` goes through `jax.jit`, so that forward passes, gradients and all checkpoints share one trace of it.
+
+        Raises:
+            ValueError: the loss has neither shape `[batch]` nor `[]`, or is not real.
+        """
+        losses = jax.jit(self.loss_fn)(self.params(position), batch)
+        size = jax.tree.leaves(batch)[0].shape[0]
+        if not isinstance(losses, jax.Array) or not jnp.issubdtype(losses.dtype, jnp.floating):
+            kind = losses.dtype if isinstance(losses, jax.Array) else type(losses).__name__
+            raise ValueError(f"loss_fn must return one real array, got {kind}; return losses only, without auxiliary values.")
+        if losses.shape not in ((size,), ()):
+            raise ValueError(
+                f"loss_fn returned shape {losses.shape} for a batch of {size} examples; return one loss an example, shape ({size},) (average over tokens or outputs yourself), or their mean, shape ()."
+            )
+        return at_least_float32(losses)
+
+    def loss_and_grad(self, position: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        r"""The losses of a batch, and the gradient of their mean, which estimates $\nabla L_n$."""
+
+        def mean_loss(position: Params) -> tuple[jax.Array, jax.Array]:
+            losses = self.losses(position, batch)
+            return losses.mean(), losses
+
+        grad, losses = jax.grad(mean_loss, has_aux=True)(position)
+        return losses, grad
+
+    def sharpness(self, key: Key, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
+        r"""The largest curvature of $U$ at $w^*$, $n\beta\, h_{\max} + \gamma$, by power iteration on a batch.
+
+        SGLD is stable for $\epsilon$ below four over this number. Power iteration approaches it from below.
+        """
+        position = self.position()
+        leaves, structure = jax.tree.flatten(position)
+        keys = jax.random.split(key, len(leaves))
+        start = structure.unflatten([jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)])
+
+        def gradient(position: Params) -> Params:
+            return self.loss_and_grad(position, batch)[1]
+
+        def norm(vector: Params) -> jax.Array:
+            return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector)))
+
+        def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
+            vector, size = carry
+            unit = jax.tree.map(lambda leaf: leaf / jnp.maximum(size, jnp.finfo(leaf.dtype).tiny), vector)
+            image = jax.jvp(gradient, (position,), (unit,))[1]
+            return (image, norm(image)), None
+
+        (_, curvature), _ = jax.lax.scan(iterate, (start, norm(start)), None, length=num_iterations)
+        return self.nbeta * curvature + self.localization

@@ -1,0 +1,141 @@
+r"""Exact answers: localised quadratics, the law of discretised SGLD, normal crossings and deep linear nets.
+
+Numpy only, float64, no sampling: what the tests and benchmarks compare with.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class LearningCoefficient(NamedTuple):
+    r"""A learning coefficient $\lambda$ and its multiplicity $m$."""
+
+    value: float
+    multiplicity: int
+
+
+def quadratic_variance(curvature: ArrayLike, nbeta: float, localization: float) -> np.ndarray:
+    r"""Stationary variance along each axis of $n\beta \frac{h}{2} w^2 + \frac{\gamma}{2} w^2$ in continuous time: $1 / (n\beta h + \gamma)$.
+
+    Args:
+        curvature: $h$, `[d]`, the curvature of the mean loss along each axis; zero is a flat direction.
+    """
+    return 1 / (nbeta * np.asarray(curvature, float) + localization)
+
+
+def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_size: float, gradient_variance: ArrayLike = 0.0) -> np.ndarray:
+    r"""Stationary variance of SGLD along each axis of a quadratic.
+
+    $$\frac{\epsilon + (\epsilon n\beta / 2)^2 s^2}{\epsilon a (1 - \epsilon a / 4)}, \qquad a = n\beta h + \gamma.$$
+
+    It holds for any noise $\xi$ of unit variance.
+
+    Args:
+        curvature: $h$, `[d]`.
+        gradient_variance: $s^2$, `[d]`, the variance of the minibatch gradient of the mean loss along each axis (if it does not depend on $w$).
+
+    Raises:
+        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary law exists.
+    """
+    a = nbeta * np.asarray(curvature, float) + localization
+    if np.any(step_size * a >= 4):
+        raise ValueError(f"SGLD is unstable: step_size × (nbeta h + localization) reaches {np.max(step_size * a):.3g}; it must stay below 4.")
+    noise = step_size + (step_size * nbeta / 2) ** 2 * np.asarray(gradient_variance, float)
+    return noise / (step_size * a * (1 - step_size * a / 4))
+
+
+def quadratic_llc(
+    curvature: ArrayLike,
+    nbeta: float,
+    localization: float,
+    *,
+    step_size: float = 0.0,
+    gradient_variance: ArrayLike = 0.0,
+    gradient: ArrayLike = 0.0,
+) -> float:
+    r"""$n\beta\,(E[L(w)] - L(w^*))$ for $L(w^* + x) = L(w^*) + g \cdot x + \frac12 \sum_j h_j x_j^2$.
+
+    Where the loss slopes at $w^*$ ($g \ne 0$), the stationary mean is $-n\beta g / a$; the step size does not move it.
+
+    Args:
+        curvature: $h$, `[d]`.
+        step_size: $\epsilon$ of SGLD; 0 is continuous time.
+        gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
+        gradient: $g$, `[d]`, the gradient of the loss at $w^*$.
+    """
+    h = np.asarray(curvature, float)
+    g = np.broadcast_to(np.asarray(gradient, float), h.shape)
+    if step_size:
+        variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance)
+    else:
+        variance = quadratic_variance(h, nbeta, localization)
+    mean = -nbeta * g / (nbeta * h + localization)
+    return float(nbeta * np.sum(g * mean + h / 2 * (mean**2 + variance)))
+
+
+def window_variance(per_example: ArrayLike, batch_size: int) -> np.ndarray:
+    """Variance of the mean over a window of `batch_size` rows that begins anywhere and wraps around, the law of `InMemory` batches.
+
+    Args:
+        per_example: `[n, ...]`, in the shuffled order of the data (`InMemory.arrays`, its first n rows).
+    """
+    values = np.asarray(per_example, float)
+    if batch_size >= len(values):
+        return np.zeros(values.shape[1:])
+    sums = np.cumsum(np.concatenate([np.zeros_like(values[:1]), values, values[: batch_size - 1]]), axis=0)
+    return np.var((sums[batch_size:] - sums[:-batch_size]) / batch_size, axis=0)
+
+
+def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | None = None) -> LearningCoefficient:
+    r"""$\lambda$ of $K(w) = \prod_j w_j^{2 k_j}$ under a prior $\prod_j |w_j|^{h_j}$: $\min_j (h_j + 1) / (2 k_j)$ (Watanabe 2009, ch. 2).
+
+    Args:
+        powers: $k_j$; zero where the variable does not appear.
+        prior_powers: $h_j$, default all 0.
+
+    Raises:
+        ValueError: no variable appears.
+    """
+    priors = [0] * len(powers) if prior_powers is None else prior_powers
+    values = [(h + 1) / (2 * k) for k, h in zip(powers, priors, strict=True) if k]
+    if not values:
+        raise ValueError(f"powers {list(powers)} hold no positive number, so K is constant and has no learning coefficient.")
+    least = min(values)
+    return LearningCoefficient(least, sum(math.isclose(value, least) for value in values))
+
+
+def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:
+    r"""$\lambda$ of a deep linear net at a product of a given rank (Aoyagi 2024, Neural Networks 172).
+
+    With $M_s = d_s - r$, take the $\ell + 1$ smallest, where $\ell$ is the largest $k$ such that the sum of the $k + 1$ smallest is at least
+    $k$ times the largest of them; with $S$ their sum, $M = \lceil S / \ell \rceil$ and $a = S - (M - 1)\ell$,
+
+    $$\lambda = \frac{r (d_0 + d_N) - r^2}{2} + \frac{a (\ell - a)}{4 \ell} - \frac{\ell (\ell - 1)}{4} \Big(\frac{S}{\ell}\Big)^2
+    + \frac12 \sum_{i < j} M_i M_j, \qquad m = a (\ell - a) + 1.$$
+
+    This is the *global* coefficient: the least over all factorisations of the product. That of one factorisation can be larger.
+
+    Args:
+        widths: $d_0, \ldots, d_N$, input first.
+        rank: $r$, of the product of the weight matrices.
+
+    Raises:
+        ValueError: fewer than two widths, or a rank that these widths cannot have.
+    """
+    if len(widths) < 2 or min(widths) < 1:
+        raise ValueError(f"widths must be at least two positive numbers, got {list(widths)}.")
+    if not 0 <= rank <= min(widths):
+        raise ValueError(f"rank must lie between 0 and the least width {min(widths)}, got {rank}.")
+    excess = sorted(width - rank for width in widths)
+    ell = max(k for k in range(1, len(excess)) if sum(excess[: k + 1]) >= k * excess[k])
+    chosen = excess[: ell + 1]
+    total = sum(chosen)
+    a = total - (math.ceil(total / ell) - 1) * ell
+    pairs = (total**2 - sum(m * m for m in chosen)) / 2
+    regular = (rank * (widths[0] + widths[-1]) - rank**2) / 2
+    value = regular + a * (ell - a) / (4 * ell) - (ell - 1) / (4 * ell) * total**2 + pairs / 2
+    return LearningCoefficient(value, a * (ell - a) + 1)

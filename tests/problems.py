@@ -1,0 +1,64 @@
+"""Targets with known answers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllc import InMemory, LocalPosterior
+from jaxllc.theory import quadratic_llc, window_variance
+
+CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
+"""A flat direction, one where the localisation rules (nbeta h is below gamma), and stiffer ones."""
+
+CENTER = np.array([0.7, -1.3, 0.4, 2.0, -0.6])
+"""Away from the origin, so that a pull to the origin is not a pull to the centre."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Quadratic:
+    r"""$\ell_i(w) = \frac12 \sum_j h_j (w_j - c_j)^2 + \sum_j z_{ij} (w_j - c_j)$, whose batches have noisy gradients that do not depend on $w$.
+
+    Two leaves, so that trees matter. `slope` is added to every $z_i$: the gradient at the centre.
+    """
+
+    num_examples: int = 400
+    batch_size: int = 20
+    nbeta: float = 50.0
+    localization: float = 3.0
+    noise: float = 0.5
+    slope: tuple[float, ...] = (0.01, 0.0, -0.02, 0.05, 0.0)
+
+    @property
+    def params(self):
+        return {"a": jnp.asarray(CENTER[:2], jnp.float32), "b": jnp.asarray(CENTER[2:], jnp.float32)}
+
+    @property
+    def rows(self):
+        """The gradients of the examples at the centre, in the order of the user."""
+        z = np.random.default_rng(1).normal(size=(self.num_examples, len(CURVATURE))) * self.noise * np.sqrt(CURVATURE + 0.1)
+        return (z - z.mean(0) + np.asarray(self.slope)).astype(np.float32)
+
+    @property
+    def data(self):
+        return InMemory.of(self.rows, self.batch_size)
+
+    def posterior(self):
+        return LocalPosterior(quadratic_loss, self.params, self.nbeta, self.localization)
+
+    def exact_llc(self, step_size=0.0):
+        """The stationary mean of the discretised chain, with the noise of its batches (continuous and without noise for step size 0)."""
+        variance = window_variance(np.asarray(self.data.arrays)[: self.num_examples], self.batch_size) if step_size else 0.0
+        return quadratic_llc(CURVATURE, self.nbeta, self.localization, step_size=step_size, gradient_variance=variance, gradient=self.rows.mean(0))
+
+
+def quadratic_loss(params, batch):
+    """The loss of `Quadratic`, one function for all tests so that programs are shared."""
+    x = jnp.concatenate([params["a"], params["b"]]) - jnp.asarray(CENTER, jnp.float32)
+    return 0.5 * jnp.vdot(jnp.asarray(CURVATURE, jnp.float32), x * x) + batch @ x
+
+
+def shifted(params, by):
+    """The same weights, moved by a constant."""
+    return jax.tree.map(lambda leaf: leaf + jnp.asarray(by, leaf.dtype), params)

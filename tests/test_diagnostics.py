@@ -1,0 +1,117 @@
+"""Error bars on chains whose error is known, and each finding on a result that has it and on one that has not."""
+
+import numpy as np
+import pytest
+
+from jaxllc import diagnostics, results
+from jaxllc.engine import Trace
+
+CHAINS, DRAWS = 8, 1000
+
+
+def ar1(count, rho=0.9, mean=10.0, seed=0):
+    """Chains with unit innovations: stationary variance 1/(1 − ρ²), integrated autocorrelation time (1 + ρ)/(1 − ρ)."""
+    rng = np.random.default_rng(seed)
+    x = np.empty((count, CHAINS, DRAWS))
+    x[..., 0] = rng.normal(size=(count, CHAINS)) / np.sqrt(1 - rho**2)
+    for t in range(1, DRAWS):
+        x[..., t] = rho * x[..., t - 1] + rng.normal(size=(count, CHAINS))
+    return x + mean
+
+
+def tree(llc, gaussian=100.0, loss=2.0, **attributes):
+    llc = np.asarray(llc, np.float32)
+    trace = Trace(llc, np.full_like(llc, loss), np.full(len(llc), loss), np.full(llc.shape[:2], gaussian) + np.linspace(-1, 1, llc.shape[1]))
+    coords = results.coordinates(list(range(len(llc))), *llc.shape[1:])
+    return results.to_tree(results.arrays(trace, 1.0), coords, {"nbeta": 1.0, **attributes})
+
+
+def codes(*arguments, **options):
+    return [finding.code for finding in diagnostics.findings(tree(*arguments, **options))[0]]
+
+
+def test_standard_errors_cover():
+    """Of 200 estimates of a known mean, the share within two standard errors is 95.4 %, to three binomial errors (1.5 % each)."""
+    draws = ar1(200)
+    table = diagnostics.summary(tree(draws))
+    z = (table["llc"].values - 10) / table["std_error"].values
+    assert abs(np.mean(np.abs(z) < 2) - 0.954) < 3 * np.sqrt(0.954 * 0.046 / 200)
+    exact = np.sqrt(1 / (1 - 0.81) * 19 / (CHAINS * DRAWS))
+    assert np.median(table["std_error"].values) == pytest.approx(exact, rel=0.1)
+    assert np.median(table["ess"].values) == pytest.approx(CHAINS * DRAWS / 19, rel=0.1)
+
+
+def test_changes_are_paired():
+    """Two checkpoints whose chains share their noise: the error of the change is that of the difference alone."""
+    common = ar1(1)[0]
+    table = diagnostics.summary(tree([common, common + 0.5 + 0.01 * ar1(1, seed=1, mean=0)[0]]))
+    assert table["change"].values[1] == pytest.approx(0.5, abs=4 * table["change_error"].values[1])
+    assert table["change_error"].values[1] < 0.03 * table["std_error"].values[1]
+    assert np.isnan(table["change"].values[0])
+
+
+def test_mean_loss_and_loss():
+    table = diagnostics.summary(tree(ar1(1)))
+    assert table["loss"].values[0] == 2
+    assert table["mean_loss"].values[0] == pytest.approx(2 + table["llc"].values[0])
+
+
+def test_a_good_run_has_no_findings():
+    assert codes(ar1(1), reference_loss=50.0) == []
+
+
+def test_diverged_chains_are_counted_and_masked():
+    draws = ar1(1)
+    whole = diagnostics.summary(tree(draws[:, 2:]))
+    draws[0, 0, 500:] = np.nan
+    draws[0, 1, 999] = np.inf
+    found = diagnostics.findings(tree(draws))[0]
+    assert [finding.code for finding in found] == ["diverged"]
+    assert "2 of 8" in found[0].message
+    masked = diagnostics.summary(tree(draws))
+    assert masked["num_diverged"].values[0] == 2
+    for name in ("llc", "std_error", "rhat", "ess"):
+        assert masked[name].values[0] == pytest.approx(whole[name].values[0])
+
+
+def test_when_all_chains_diverge_the_value_is_nan():
+    draws = np.full((2, CHAINS, DRAWS), np.nan)
+    draws[1] = ar1(1)[0]
+    table = diagnostics.summary(tree(draws))
+    assert np.isnan(table["llc"].values[0])
+    assert np.isfinite(table["llc"].values[1])
+    assert codes(draws) == ["diverged"]
+
+
+def test_chains_that_disagree():
+    assert codes(ar1(1) + 4 * np.arange(CHAINS)[:, None]) == ["rhat", "ess"]
+
+
+def test_few_effective_draws():
+    assert "ess" in codes(ar1(1, rho=0.9)[..., :100])
+
+
+def test_drift():
+    assert codes(ar1(1, mean=30) + np.linspace(0, 8, DRAWS)) == ["rhat", "drifting"] or "drifting" in codes(ar1(1, mean=30) + np.linspace(0, 8, DRAWS))
+    assert "drifting" not in codes(ar1(1, mean=30) + np.linspace(0, 0.5, DRAWS))
+
+
+def test_below_the_center():
+    assert codes(ar1(1, mean=-10)) == ["below-center"]
+
+
+def test_an_uninformed_reference():
+    assert codes(ar1(1), reference_loss=11.0) == ["uninformed"]
+    assert codes(ar1(1), reference_loss=14.0) == []
+
+
+def test_localization_only():
+    assert codes(ar1(1), gaussian=10.1) == ["localization-only"]
+    assert codes(ar1(1), gaussian=np.nan) == []
+
+
+def test_one_chain_has_no_rhat_and_no_error_from_spread():
+    table = diagnostics.summary(tree(ar1(1)[:, :1]))
+    assert np.isnan(table["rhat"].values[0])
+    assert table["std_error"].values[0] > 0
+    assert codes(ar1(1)[:, :1]) == ["ess"]

@@ -1,0 +1,114 @@
+"""One checkpoint through the public verb."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from problems import Quadratic, quadratic_loss
+
+import jaxllc
+from jaxllc.estimators import with_error
+from jaxllc.models import linear
+
+PROBLEM = Quadratic()
+SHORT = dict(num_chains=4, num_draws=100, num_burn_in=20, progress=False)
+
+
+def test_defaults_work(key):
+    """No step size, no temperature given: λ̂ of a regular quadratic is near ½ Σ nβh/(nβh + γ) at n/ln n, above it by the known bias of the step."""
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, progress=False)
+    assert est.data.attrs["nbeta"] == jaxllc.default_nbeta(PROBLEM.num_examples)
+    step_size = float(est.data.attrs["sampler"].split("step_size=")[1].split(",")[0])
+    problem = Quadratic(nbeta=est.data.attrs["nbeta"], localization=1.0)
+    assert abs(est.llc - problem.exact_llc(step_size)) < 4 * est.std_error
+    assert problem.exact_llc(step_size) == pytest.approx(problem.exact_llc(), rel=0.5)
+
+
+def test_what_an_estimate_shows(key):
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(2e-3), **SHORT)
+    assert str(est).splitlines()[0].startswith(f"λ̂ = {with_error(est.llc, est.std_error)}  (4 chains × 100 draws, R-hat ")
+    assert est.data["posterior/llc"].dims == ("chain", "draw")
+    assert est.data["sample_stats/loss"].shape == (4, 100)
+    assert est.llc == pytest.approx(float(est.data["posterior/llc"].mean()), rel=1e-6)
+    assert est.data.attrs["sampler"] == "SGLD(step_size=0.002, noise='rademacher')"
+    assert est.data.attrs["key"] == [0, 0]
+    assert set(est.data.attrs["versions"]) == {"jaxllc", "jax", "numpy"}
+    assert all(finding.code in str(est) for finding in est.findings)
+
+
+@pytest.mark.parametrize(("value", "error", "text"), [(70.312, 0.42, "70.31 ± 0.42"), (1234.5, 31.0, "1234 ± 31"), (0.0123, 0.00056, "0.01230 ± 0.00056"), (3, np.nan, "3.00 ± nan")])
+def test_numbers_are_told_to_the_digits_their_error_leaves(value, error, text):
+    assert with_error(value, error) == text
+
+
+def test_pairing_the_losses_cuts_the_noise_of_a_draw(key):
+    """The deep linear net of the design: 20-20-10-10, product rank 4, λ = 70, batch 256. At most a third of the spread, and the same mean.
+
+    Unpaired is what others compute: the loss of the draw's batch minus the loss of all data at w*.
+    """
+    params = linear.teacher(jax.random.key(1), (20, 20, 10, 10), 4)
+    data = jaxllc.InMemory.of(linear.examples(jax.random.key(2), params, 20_000), 256)
+    est = jaxllc.estimate(linear.squared_loss, params, data, key=key, sampler=jaxllc.SGLD(2e-5), num_draws=800, num_burn_in=800, progress=False)
+    nbeta = est.data.attrs["nbeta"]
+    paired = est.data["posterior/llc"].values
+    unpaired = nbeta * (est.data["sample_stats/loss"].values - float(est.data["constant_data/full_center_loss"]))
+    assert paired.std() < unpaired.std() / 3
+    # Batches at different steps are independent, so the difference of the means has the standard error of the batch noise alone.
+    difference = unpaired - paired
+    assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(difference.size)
+
+
+def test_refined_coefficients_move_a_part_of_the_weights(key):
+    """With only the last three directions free, the exact answer is theirs."""
+    est = jaxllc.estimate(
+        quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(2e-3), nbeta=50.0, localization=3.0, free="b",
+        num_chains=16, num_draws=4000, num_burn_in=1000, progress=False,
+    )  # fmt: skip
+    from problems import CURVATURE
+
+    rows = np.asarray(PROBLEM.data.arrays)[:400]
+    exact = jaxllc.theory.quadratic_llc(
+        CURVATURE[2:], 50.0, 3.0, step_size=2e-3, gradient_variance=jaxllc.theory.window_variance(rows, 20)[2:], gradient=rows.mean(0)[2:]
+    )
+    assert abs(est.llc - exact) < 4 * est.std_error
+
+
+def test_a_chain_that_diverges_is_told(key):
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1.0), **(SHORT | {"num_draws": 300}))
+    assert np.isnan(est.llc)
+    assert [finding.code for finding in est.findings] == ["diverged"]
+    assert "4 of 4 chains diverged" in str(est)
+
+
+def test_a_loss_that_is_not_finite_at_the_center(key):
+    with pytest.raises(ValueError, match=r"the loss at w\* \(params\) is nan; these weights are not finite: b"):
+        jaxllc.estimate(quadratic_loss, PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
+    with pytest.raises(ValueError, match="all weights are finite, so loss_fn or the data"):
+        jaxllc.estimate(lambda p, b: jnp.log(-b[:, 0] ** 2), PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
+    with pytest.raises(ValueError, match="so no step size follows from it; pass sampler="):
+        jaxllc.estimate(lambda p, b: jnp.sum(p["b"] ** 4) + 0 * b[:, 0], PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"nbeta": 0.0}, "nbeta must be finite and positive, got 0.0"),
+        ({"localization": -1.0}, "localization must be finite and at least 0, got -1.0"),
+        ({"free": "nothing"}, "selects no weight"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"num_draws": 0}, "num_draws must be at least 1"),
+    ],
+)
+def test_bad_options_are_named(options, told, key):
+    with pytest.raises(ValueError, match=told):
+        jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.rows, key=key, sampler=jaxllc.SGLD(1e-3), **(SHORT | options))
+
+
+def test_an_old_key_is_refused():
+    with pytest.raises(TypeError, match=r"jax\.random\.key\(0\)"):
+        jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=jax.random.PRNGKey(0), sampler=jaxllc.SGLD(1e-3), **SHORT)
+
+
+def test_an_unknown_noise_is_refused():
+    with pytest.raises(ValueError, match="choose one of 'rademacher', 'gaussian'"):
+        jaxllc.SGLD(1e-3, noise="cauchy")
