@@ -1,9 +1,9 @@
 """Local learning coefficients of neural networks, with many SGLD chains over many checkpoints at once.
 
-    import jax, jaxllc
+import jax, jaxllc
 
-    est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))
-    traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", like=params), data, key=jax.random.key(0))
+est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))
+traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", like=params), data, key=jax.random.key(0))
 """
 
 from jaxllc.checkpoints import OrbaxCheckpoints

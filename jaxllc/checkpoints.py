@@ -1,7 +1,8 @@
 """Training runs on disk as lazy mappings from the training step to the weights."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,48 +55,49 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         """
         if step not in self._paths:
             raise KeyError(f"no checkpoint at step {step} in {self.directory}; it holds {format_steps(self)}.")
-        place, keys, metadata = self._locate(step)
         try:
-            saved = _restore(place, keys, metadata)
-        except Exception as error:  # Orbax and TensorStore raise many kinds; what the reader needs is which file
+            keys, read = self._locate(step)
+            saved = read()
+        except _NotThereError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds; what the reader needs is which folder
             raise ValueError(
-                f"the checkpoint at step {step}, {place}, cannot be read ({type(error).__name__}: {error}); leave this step out or save it again."
+                f"the checkpoint at step {step}, {self._paths[step]}, cannot be read ({type(error).__name__}: {error}); leave this step out or save it again."
             ) from error
         return saved if self.like is None else _as_like(saved, self.like, f"step {step} in {self.directory}" + (f", item {'/'.join(keys)}" if keys else ""))
 
-    def _locate(self, step: int) -> tuple[Path, tuple[str, ...], Any]:
-        """The folder to restore from, the path of the weights in its tree, and their metadata."""
+    def _locate(self, step: int) -> tuple[tuple[str, ...], Callable[[], Params]]:
+        """The path of the weights in the saved tree, and what reads them."""
         items = {path.name: path for path in sorted(self._paths[step].iterdir()) if (path / "_METADATA").exists()}
-        trees: dict[tuple[str, ...], tuple[Path, tuple[str, ...], Any]] = {}
-        for name, path in items.items():
-            tree = _metadata(path)
-            for prefix in ((name,), ()) if len(items) == 1 else ((name,),):
-                trees[prefix] = (path, (), tree)
+        trees = {name: _metadata(path) for name, path in items.items()}
 
-        def find(wanted: tuple[str, ...]) -> tuple[Path, tuple[str, ...], Any] | None:
-            for prefix, (path, _, tree) in trees.items():
-                keys = wanted[len(prefix) :]
-                if wanted[: len(prefix)] == prefix and (found := _descend(tree, keys)) is not None:
-                    return path, keys, found
+        def find(wanted: tuple[str, ...]) -> tuple[str, tuple[str, ...], Any] | None:
+            """The item, the path in it and the metadata; the name of the item goes without saying where there is but one."""
+            for name, tree in trees.items():
+                for keys in ((wanted[1:],) if wanted[:1] == (name,) else ()) + ((wanted,) if len(trees) == 1 else ()):
+                    if (metadata := _descend(tree, keys)) is not None:
+                        return name, keys, metadata
             return None
 
-        if self.item is not None:
-            wanted = tuple(self.item.strip("/").split("/"))
-        else:
-            whole = find(()) or find(("state",))
-            if whole is not None and self._is_wanted(whole[2]):
-                return whole
-            wanted = ("params",) if find(("params",)) else ("state", "params")
-        found = find(wanted)
-        if found is None:
-            told = "; ".join(f"{name}: {', '.join(_children(_metadata(path)))}" for name, path in items.items()) or "no tree of arrays"
-            asked = f"item {self.item!r}" if self.item else "weights like those asked for, nor an item 'params'"
-            raise ValueError(f"the checkpoint at step {step} in {self.directory} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
-        return found
+        candidates = [tuple(self.item.strip("/").split("/"))] if self.item is not None else [(), ("state",), ("params",), ("state", "params")]
+        for wanted in candidates:
+            found = find(wanted)
+            if found is not None and (wanted == candidates[-1] or wanted[-1:] == ("params",) or self._is_whole(found[2])):
+                name, keys, metadata = found
+                return keys, partial(_restore, items[name], keys, metadata)
+        told = "; ".join(f"{name}: {', '.join(_children(tree))}" for name, tree in trees.items()) or "no tree of arrays"
+        asked = f"item {self.item!r}" if self.item else "weights like those asked for, nor an item 'params'"
+        raise _NotThereError(f"the checkpoint at step {step} in {self.directory} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
 
-    def _is_wanted(self, metadata: Any) -> bool:
-        names = set(named_leaves(metadata))
-        return "params" not in _children(metadata) or len(_children(metadata)) == 1 if self.like is None else names == set(named_leaves(self.like))
+    def _is_whole(self, metadata: Any) -> bool:
+        """Whether a saved tree is all weights: the leaves that `like` names, or no `params` beside other things."""
+        if self.like is not None:
+            return set(named_leaves(metadata)) == set(named_leaves(self.like))
+        return "params" not in _children(metadata) or len(_children(metadata)) == 1
+
+
+class _NotThereError(ValueError):
+    """A readable checkpoint without the item asked for."""
 
 
 def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
@@ -149,9 +151,7 @@ def _restore(place: Path, keys: tuple[str, ...], metadata: Any) -> Params:
     for key in reversed(keys):
         item = {key: item}
     arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    saved = ocp.PyTreeCheckpointHandler().restore(
-        epath.Path(place), args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-    )
+    saved = ocp.PyTreeCheckpointHandler().restore(epath.Path(place), args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True))
     return _descend(saved, keys)
 
 
@@ -160,7 +160,9 @@ def _as_like(saved: Params, like: Params, place: str) -> Params:
     there, wanted = named_leaves(saved), named_leaves(like)
     missing, extra = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
     if missing or extra:
-        told = [f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names]
+        told = [
+            f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names
+        ]
         raise ValueError(f"the tree at {place} does not match like ({'; '.join(told)}); pass like= the weights as they were saved, or item= the path to them.")
     wrong = [f"{name} {np.shape(there[name])} instead of {np.shape(leaf)}" for name, leaf in wanted.items() if np.shape(there[name]) != np.shape(leaf)]
     if wrong:

@@ -13,7 +13,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Local learning coefficients over the checkpoints of a training run.",
         epilog="From Python: jaxllc.estimate for one checkpoint, jaxllc.trajectory for a run.",
     )
-    parser.add_argument("--devices", type=int, default=os.cpu_count(), metavar="N", help="XLA host devices on a CPU, over which chains are spread (default: one a core, %(default)s)")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="XLA host devices on a CPU, over which chains are spread (default: one a core, %(default)s)",
+    )
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
 
     demo = verbs.add_parser(
@@ -40,7 +46,7 @@ def _set_up(devices: int) -> None:
 
     jax.config.update("jax_num_cpu_devices", devices)
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxllc"
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

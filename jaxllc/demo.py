@@ -65,13 +65,13 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=size.num_steps, unit="step", desc="train", disable=not progress, leave=False) as bar:
         checkpoints = train(
-            loss_fn, params, draw_windows, jnp.asarray(corpus.train), optax.adam(3e-3), key=train_key, steps=steps,
+            loss_fn, params, draw_windows, jnp.asarray(corpus.train), optax.adam(optax.cosine_decay_schedule(3e-3, size.num_steps)), key=train_key, steps=steps,
             directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n),
         )  # fmt: skip
     if list(checkpoints) != steps:
         raise ValueError(f"{out} holds the checkpoints of another run (steps up to {max(checkpoints)}, asked for up to {steps[-1]}); pass another --out.")
-    held_out = text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)
-    print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; loss on held-out text {np.mean(jax.jit(loss_fn)(checkpoints[steps[-1]], held_out)):.3f} nats a character.")
+    held_out = jax.jit(loss_fn)(checkpoints[steps[-1]], text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)).mean()
+    print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; at the last one the loss on held-out text is {held_out:.3f} nats a character.")
 
     traj = jaxllc.trajectory(
         loss_fn, checkpoints, text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1), key=chain_key, sampler=SAMPLER, nbeta=NBETA, localization=LOCALIZATION,

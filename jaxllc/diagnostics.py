@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxllc.results import CHAIN, DRAW, STEP, with_steps
+from jaxllc.results import STEP, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -38,8 +38,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     import xarray as xr
 
     tree = with_steps(tree)
-    draws = np.asarray(tree["posterior/llc"].transpose(STEP, CHAIN, DRAW).values, np.float64)
-    center_loss = np.asarray(tree["constant_data/full_center_loss"].values, np.float64)
+    draws = values(tree, "posterior/llc")
+    center_loss = values(tree, "constant_data/full_center_loss")
     llc, std_error, rhat, ess = _moments(draws)
     third = max(draws.shape[-1] // 3, 1)
     drift, drift_error = _over_chains(draws[..., -third:].mean(-1) - draws[..., :third].mean(-1))
@@ -47,7 +47,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     if len(draws) > 1:
         with np.errstate(invalid="ignore"):
             change[1:], change_error[1:], _, _ = _moments(np.diff(draws, axis=0))
-    values = {
+    columns = {
         "llc": llc,
         "std_error": std_error,
         "rhat": rhat,
@@ -60,20 +60,19 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "change": change,
         "change_error": change_error,
     }
-    return xr.Dataset({name: (STEP, value) for name, value in values.items()}, {STEP: tree.coords[STEP]} if STEP in tree.coords else None)
+    return xr.Dataset({name: (STEP, value) for name, value in columns.items()}, {STEP: tree.coords[STEP]} if STEP in tree.coords else None)
 
 
 def findings(tree: "xarray.DataTree") -> list[tuple[Finding, ...]]:
     """For each checkpoint what makes its number suspect; nothing where nothing does."""
     tree = with_steps(tree)
     table = summary(tree)
-    control = np.asarray(tree["constant_data/gaussian_llc"].values, np.float64)
+    control = values(tree, "constant_data/gaussian_llc")
     reference = tree.attrs.get("reference_loss")
-    return [_findings({name: values[i] for name, values in table.items()}, control.shape[1], control[i], reference) for i in range(len(control))]
+    return [_findings({str(name): float(column[i]) for name, column in table.items()}, control.shape[1], control[i], reference) for i in range(len(control))]
 
 
-def _findings(row: dict, num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
-    row = {name: float(value) for name, value in row.items()}
+def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
     found = []
     if row["num_diverged"]:
         found.append(Finding("diverged", f"{row['num_diverged']:.0f} of {num_chains} chains diverged and are left out; try a step size of a quarter"))
@@ -88,22 +87,33 @@ def _findings(row: dict, num_chains: int, control: np.ndarray, reference: float 
     if row["llc"] < -MIN_Z * row["std_error"]:
         found.append(Finding("below-center", "the chains found lower loss than at w*, which is no local minimum; a stronger localization stays nearer"))
     if reference is not None and row["mean_loss"] >= reference:
-        found.append(Finding("uninformed", f"the mean loss {row['mean_loss']:.3g} is at or above the uninformed {reference:.3g}: the chains left the basin; a stronger localization or a larger nbeta"))
+        found.append(
+            Finding(
+                "uninformed",
+                f"the mean loss {row['mean_loss']:.3g} is at or above the uninformed {reference:.3g}: the chains left the basin; "
+                "a stronger localization stays in it",
+            )
+        )
     cloud, cloud_error = _over_chains(control[None])
     near = max(RELATIVE * abs(row["llc"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
     if abs(float(cloud[0]) - row["llc"]) < near:
-        found.append(Finding("localization-only", f"a Gaussian cloud of variance 1/localization, without gradients, gives {cloud[0]:.3g} too: a weaker localization or a larger nbeta"))
+        found.append(
+            Finding(
+                "localization-only",
+                f"a Gaussian cloud of variance 1/localization, without gradients, gives {cloud[0]:.3g} too: a weaker localization or a larger nbeta",
+            )
+        )
     return tuple(found)
 
 
 def _is_finite(draws: np.ndarray) -> np.ndarray:
     """Which chains are finite throughout, `[..., chain]`."""
-    return np.isfinite(draws).all(-1)
+    return np.asarray(np.isfinite(draws).all(-1))
 
 
 def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, its standard error, R-hat and ESS of each row of `[step, chain, draw]`, over its finite chains."""
-    from arviz_stats.base import array_stats  # costs a second: loaded when there is a result to judge
+    from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
 
     good = _is_finite(draws)
     result = np.full((4, len(draws)), np.nan)
@@ -117,7 +127,7 @@ def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             result[3, rows] = array_stats.ess(chains, method="mean")
             if count > 1:
                 result[2, rows] = array_stats.rhat(chains, method="rank")
-    return tuple(result)
+    return result[0], result[1], result[2], result[3]
 
 
 def _over_chains(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

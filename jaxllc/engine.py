@@ -5,6 +5,7 @@ So neighbouring checkpoints share their noise and their batches (common random n
 chains, nor another group size or mesh, nor a resumed run changes a chain (to rounding).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -94,13 +95,15 @@ def sample(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}.")
     if not stacked:
-        posterior = posterior.replace(center=broadcast_leading(posterior.center, 1))
+        posterior = dataclasses.replace(posterior, center=broadcast_leading(posterior.center, 1))
     num_checkpoints = jax.tree.leaves(posterior.center)[0].shape[0]
     mesh = mesh or default_mesh(num_chains, num_checkpoints)
     _check_mesh(mesh, num_chains, num_checkpoints)
 
     per_checkpoint = partial(jnp.broadcast_to, shape=(num_checkpoints,))
-    posterior = posterior.replace(nbeta=per_checkpoint(at_least_float32(posterior.nbeta)), localization=per_checkpoint(at_least_float32(posterior.localization)))
+    posterior = dataclasses.replace(
+        posterior, nbeta=per_checkpoint(at_least_float32(posterior.nbeta)), localization=per_checkpoint(at_least_float32(posterior.localization))
+    )
     sampler = jax.tree.map(lambda x: per_checkpoint(at_least_float32(x)), sampler)
 
     total = num_burn_in + (num_draws - 1) * thinning + 1
@@ -245,13 +248,15 @@ def _widths(one_chain: Callable[..., Any], chains: jax.Array, state: Any, sample
     jaxpr = jax.make_jaxpr(one_chain)(chains[0], jax.tree.map(lambda leaf: leaf[0, 0], state), *first)
     side_by_side = max(1, CACHE_BYTES // _bytes_written(jaxpr.jaxpr))
     checkpoint_width = math.gcd(num_checkpoints, side_by_side) if side_by_side < num_checkpoints else num_checkpoints
-    chain_width = max(width for width in range(1, num_chains + 1) if num_chains % width == 0 and width * checkpoint_width <= max(side_by_side, checkpoint_width))
+    chain_width = max(
+        width for width in range(1, num_chains + 1) if num_chains % width == 0 and width * checkpoint_width <= max(side_by_side, checkpoint_width)
+    )
     return chain_width, checkpoint_width
 
 
 def _bytes_written(jaxpr: Any) -> int:
     """Bytes of all intermediate results of a program, before any fusion."""
-    total = 0
+    total: int = 0
     for equation in jaxpr.eqns:
         inner = [_bytes_written(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(equation.params)]
         total += sum(inner) if inner else sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "size"))
@@ -300,7 +305,7 @@ def _gaussian_llc(key: Key, chains: jax.Array, posterior: LocalPosterior, data: 
         center = posterior.position()
         position = jax.tree.map(lambda w, z: w + z / jnp.sqrt(posterior.localization).astype(w.dtype), center, gaussian(noise_key, center))
         excess, _ = _paired(posterior.losses(position, data.batch(window)), posterior, data, window, reference)
-        return posterior.nbeta * excess
+        return jnp.asarray(posterior.nbeta) * excess
 
     # Steps count from 0 upwards; the control's keys lie far beyond any of them.
     places = jnp.uint32(2**32 - 1) - jnp.arange(CONTROL_DRAWS, dtype=jnp.uint32)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from jaxllc import diagnostics, results
 from jaxllc._tree import named_leaves, stack
-from jaxllc._typing import Batch, Key, LossFn, Params, Scalar
+from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.engine import sample
@@ -84,7 +84,7 @@ class Settings:
     key: Key
     sampler: Sampler
     nbeta: float
-    localization: Scalar
+    localization: float
     free: Free
     num_chains: int
     num_draws: int
@@ -192,7 +192,7 @@ def settle(
     **counts: Any,
 ) -> Settings:
     """The settings with their defaults filled in; a default step size must suit all `examples`, checkpoints by name."""
-    if not (isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+    if not (isinstance(key, jax.Array) and jax.numpy.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
         raise TypeError(f"key must be one typed key, as jax.random.key(0) makes it, got {key!r}.")
     for name, value, sign in (("nbeta", nbeta, "positive"), ("localization", localization, "at least 0")):
         if value is not None and not (np.isfinite(value) and (value > 0 or (value == 0 and name == "localization"))):
@@ -203,14 +203,16 @@ def settle(
     if sampler is None:
         sharpest = max(float(_sharpness(settings.posterior(params), data)) for params in examples.values())
         if not np.isfinite(sharpest):
-            raise ValueError(f"the curvature of the loss at {', '.join(map(str, examples))} is {sharpest}, so no step size follows from it; pass sampler=SGLD(step_size).")
+            raise ValueError(
+                f"the curvature of the loss at {', '.join(map(str, examples))} is {sharpest}, so no step size follows from it; pass sampler=SGLD(step_size)."
+            )
         settings = dataclasses.replace(settings, sampler=SGLD(SHARE_OF_LIMIT * 4 / sharpest))
     return settings
 
 
 @jax.jit
 def _sharpness(posterior: LocalPosterior, data: InMemory) -> jax.Array:
-    return posterior.sharpness(jax.random.key(0), data.batch(0))
+    return posterior.sharpness(jax.random.key(0), data.batch(jax.numpy.zeros((), int)))
 
 
 def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[tuple[str, str], np.ndarray]:

@@ -25,9 +25,8 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
 
     table = diagnostics.summary(tree)
     suspect = np.array([bool(found) for found in diagnostics.findings(tree)])
-    if axes is None:
-        _, axes = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")
-    top, bottom = axes
+    both = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")[1] if axes is None else axes
+    top, bottom = both
     step, llc, error = table["step"].values, table["llc"].values, table["std_error"].values
     top.fill_between(step, llc - 2 * error, llc + 2 * error, color=BLUE, alpha=0.25, lw=0, label="± 2 standard errors")
     top.plot(step, llc, color=BLUE, lw=1.5)
@@ -41,11 +40,11 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
     bottom.set_ylabel("loss (nats)")
     bottom.legend(frameon=False, fontsize="small")
     bottom.set_xlabel("training step")
-    positive = step[step > 0]
-    if len(positive):
-        bottom.set_xscale("symlog", linthresh=positive.min(), linscale=0.3)
-        bottom.set_xlim(left=0)
-    for ax in axes:
+    if step.min() > 0:
+        bottom.set_xscale("log")
+    elif step.max() > 0:
+        bottom.set_xscale("symlog", linthresh=step[step > 0].min(), linscale=0.3)
+    for ax in both:
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.02)
-    return axes
+    return both

@@ -73,7 +73,8 @@ class LocalPosterior:
             raise ValueError(f"loss_fn must return one real array, got {kind}; return losses only, without auxiliary values.")
         if losses.shape not in ((size,), ()):
             raise ValueError(
-                f"loss_fn returned shape {losses.shape} for a batch of {size} examples; return one loss an example, shape ({size},) (average over tokens or outputs yourself), or their mean, shape ()."
+                f"loss_fn returned shape {losses.shape} for a batch of {size} examples; return one loss an example, shape ({size},) "
+                "(average over tokens or outputs yourself), or their mean, shape ()."
             )
         return at_least_float32(losses)
 
@@ -101,7 +102,7 @@ class LocalPosterior:
             return self.loss_and_grad(position, batch)[1]
 
         def norm(vector: Params) -> jax.Array:
-            return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector)))
+            return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector))))
 
         def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
             vector, size = carry
@@ -110,4 +111,4 @@ class LocalPosterior:
             return (image, norm(image)), None
 
         (_, curvature), _ = jax.lax.scan(iterate, (start, norm(start)), None, length=num_iterations)
-        return self.nbeta * curvature + self.localization
+        return jnp.asarray(self.nbeta) * curvature + jnp.asarray(self.localization)

@@ -49,14 +49,19 @@ def coordinates(steps: list[int], num_chains: int, num_draws: int) -> dict[str, 
     return {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)}
 
 
-def to_tree(values: Mapping[tuple[str, str], np.ndarray], coords: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> "xarray.DataTree":
+def to_tree(found: Mapping[tuple[str, str], np.ndarray], coords: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> "xarray.DataTree":
     """A labelled result of several checkpoints, its coordinates in the root for all groups."""
     import xarray as xr
 
     groups: dict[str, dict[str, Any]] = {}
     for v in VARIABLES:
-        groups.setdefault(v.group, {})[v.name] = (v.dims, values[v.group, v.name])
+        groups.setdefault(v.group, {})[v.name] = (v.dims, found[v.group, v.name])
     return xr.DataTree.from_dict({"/": xr.Dataset(coords=dict(coords), attrs=dict(attributes)), **{name: xr.Dataset(group) for name, group in groups.items()}})
+
+
+def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
+    """The numbers of one variable, by group and name, in float64."""
+    return np.asarray(tree[path].values, np.float64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def only_step(tree: "xarray.DataTree") -> "xarray.DataTree":

@@ -46,30 +46,30 @@ class Store:
             _lay_out(self.path, sorted(steps), attributes)
         else:
             _check_same(self.path, there, attributes)
-            held = [int(step) for step in np.asarray(_open(self.path)[results.STEP])]
+            held = [int(step) for step in np.asarray(_array(_open(self.path), results.STEP)[:])]
             if set(steps) - set(held):
                 _grow(self.path, sorted({*steps, *held}), there)
         self._group = _open(self.path)
-        self._index = {int(step): i for i, step in enumerate(np.asarray(self._group[results.STEP]))}
+        self._index = {int(step): i for i, step in enumerate(np.asarray(_array(self._group, results.STEP)[:]))}
 
     def done(self) -> dict[int, int]:
         """Steps whose row is there, with the checksum of their weights."""
-        flags, sums = np.asarray(self._group["done"]), np.asarray(self._group["checksum"])
+        flags, sums = np.asarray(_array(self._group, "done")[:]), np.asarray(_array(self._group, "checksum")[:])
         return {step: int(sums[i]) for step, i in self._index.items() if flags[i]}
 
     def write(self, step: int, arrays: Mapping[tuple[str, str], np.ndarray], weights: int) -> None:
         """Write the row of a step, `arrays` without their axis `step`, and then its flag."""
         i = self._index[step]
         for (group, name), values in arrays.items():
-            self._group[f"{group}/{name}"][i] = values
-        self._group["checksum"][i] = weights
-        self._group["done"][i] = 1
+            _array(self._group, f"{group}/{name}")[i] = values
+        _array(self._group, "checksum")[i] = weights
+        _array(self._group, "done")[i] = 1
 
     def tree(self) -> "xarray.DataTree":
         """All rows that are there, in memory."""
-        rows = np.flatnonzero(np.asarray(self._group["done"]))
-        values = {(v.group, v.name): np.asarray(self._group[f"{v.group}/{v.name}"])[rows] for v in results.VARIABLES}
-        coords = {name: np.asarray(self._group[name]) for name in (results.STEP, results.CHAIN, results.DRAW)}
+        rows = np.flatnonzero(np.asarray(_array(self._group, "done")[:]))
+        values = {(v.group, v.name): np.asarray(_array(self._group, f"{v.group}/{v.name}")[:])[rows] for v in results.VARIABLES}
+        coords = {name: np.asarray(_array(self._group, name)[:]) for name in (results.STEP, results.CHAIN, results.DRAW)}
         return results.to_tree(values, coords | {results.STEP: coords[results.STEP][rows]}, dict(self._group.attrs))
 
 
@@ -98,7 +98,7 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         attributes = dict(_open(path).attrs)
     except Exception as error:
         raise ValueError(f"{path} exists and is no Zarr store ({type(error).__name__}); pass another store=, or remove it.") from error
-    if "jaxllc" not in attributes.get("versions", {}):
+    if "data_checksum" not in attributes:
         raise ValueError(f"{path} is a Zarr store of something else; pass another store=.")
     return attributes
 
@@ -107,6 +107,10 @@ def _open(path: Path) -> "zarr.Group":
     import zarr
 
     return zarr.open_group(path, mode="r+")
+
+
+def _array(group: "zarr.Group", name: str) -> Any:
+    return group[name]
 
 
 def _beside(path: Path, word: str) -> Path:
@@ -134,7 +138,9 @@ def _lay_out(path: Path, steps: list[int], attributes: Mapping[str, Any]) -> Non
 
 
 def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    other = [f"{name} was {there.get(name)} and is {wanted.get(name)}" for name in sorted({*there, *wanted} - {*UNCOMPARED}) if there.get(name) != wanted.get(name)]
+    other = [
+        f"{name} was {there.get(name)} and is {wanted.get(name)}" for name in sorted({*there, *wanted} - {*UNCOMPARED}) if there.get(name) != wanted.get(name)
+    ]
     if other:
         raise ValueError(f"the store {path} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")
 
@@ -143,13 +149,13 @@ def _grow(path: Path, steps: list[int], attributes: Mapping[str, Any]) -> None:
     """Replace the store by one that holds more steps, with the rows that are done."""
     old = Store.__new__(Store)
     old._group = _open(path)
-    old._index = {int(step): i for i, step in enumerate(np.asarray(old._group[results.STEP]))}
+    old._index = {int(step): i for i, step in enumerate(np.asarray(_array(old._group, results.STEP)[:]))}
     draft = _beside(path, "grown")
     shutil.rmtree(draft, ignore_errors=True)
     new = Store(draft, steps, attributes)
     for step, weights in old.done().items():
         i = old._index[step]
-        new.write(step, {(v.group, v.name): np.asarray(old._group[f"{v.group}/{v.name}"][i]) for v in results.VARIABLES}, weights)
+        new.write(step, {(v.group, v.name): np.asarray(_array(old._group, f"{v.group}/{v.name}")[i]) for v in results.VARIABLES}, weights)
     path.rename(_beside(path, "old"))
     draft.rename(path)
     shutil.rmtree(_beside(path, "old"))

@@ -69,10 +69,7 @@ def quadratic_llc(
     """
     h = np.asarray(curvature, float)
     g = np.broadcast_to(np.asarray(gradient, float), h.shape)
-    if step_size:
-        variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance)
-    else:
-        variance = quadratic_variance(h, nbeta, localization)
+    variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance) if step_size else quadratic_variance(h, nbeta, localization)
     mean = -nbeta * g / (nbeta * h + localization)
     return float(nbeta * np.sum(g * mean + h / 2 * (mean**2 + variance)))
 

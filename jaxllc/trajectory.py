@@ -24,7 +24,6 @@ from jaxllc.store import Store, checksum, stored_attributes
 if TYPE_CHECKING:
     import pandas
     import xarray
-    from matplotlib.axes import Axes
 
 PROBED = 5
 """Checkpoints, evenly spread, whose curvature sets a default step size."""
@@ -44,7 +43,7 @@ class Trajectory:
         """One row a checkpoint: llc, std_error, loss, mean_loss, rhat, ess, change and its error, findings (see `jaxllc.diagnostics.summary`)."""
         table = diagnostics.summary(self.data).to_dataframe()
         table["findings"] = [" ".join(finding.code for finding in found) for found in self.findings()]
-        return table[["llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "num_diverged", "findings"]]
+        return table.loc[:, ["llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "num_diverged", "findings"]]
 
     def findings(self) -> list[tuple[Finding, ...]]:
         """For each checkpoint what makes its number suspect."""
@@ -106,7 +105,7 @@ def trajectory(
     )  # fmt: skip
     attributes = settings.attributes() | {"data_checksum": checksum(settings.data.arrays)}
     if default and isinstance(settings.sampler, SGLD):
-        attributes["default_sampler"] = float(settings.sampler.step_size)
+        attributes["default_sampler"] = float(np.asarray(settings.sampler.step_size))
 
     kept = Store(store, steps, attributes) if store is not None else None
     done = kept.done() if kept else {}
@@ -164,7 +163,9 @@ def _check_weights(checkpoints: Mapping[int, Params], done: Mapping[int, int], s
     stored = [step for step in sorted(done) if step in checkpoints]
     for step in {*stored[:1], *stored[-1:]}:
         if checksum(checkpoints[step]) != done[step]:
-            raise ValueError(f"the store {store} holds step {step} of other weights than the checkpoints do ({format_steps(list(done))} are stored); use another store=.")
+            raise ValueError(
+                f"the store {store} holds step {step} of other weights than the checkpoints do ({format_steps(list(done))} are stored); use another store=."
+            )
 
 
 def _group_size(asked: int | None, params: Params, num_chains: int, num_pending: int) -> int:
@@ -178,8 +179,6 @@ def _group_size(asked: int | None, params: Params, num_chains: int, num_pending:
 
 def _reference_loss(tree: "xarray.DataTree") -> float | None:
     """The loss at step 0, if it is there and no later loss is above it."""
-    loss = tree["constant_data/full_center_loss"]
-    if 0 not in loss.coords[results.STEP].values:
-        return None
-    first = float(loss.sel(step=0))
-    return first if first >= float(loss.max()) else None
+    loss, step = results.values(tree, "constant_data/full_center_loss"), tree.coords[results.STEP].values
+    first = loss[step == 0]
+    return float(first[0]) if len(first) and first[0] >= loss.max() else None

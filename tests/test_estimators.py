@@ -36,7 +36,9 @@ def test_what_an_estimate_shows(key):
     assert all(finding.code in str(est) for finding in est.findings)
 
 
-@pytest.mark.parametrize(("value", "error", "text"), [(70.312, 0.42, "70.31 ± 0.42"), (1234.5, 31.0, "1234 ± 31"), (0.0123, 0.00056, "0.01230 ± 0.00056"), (3, np.nan, "3.00 ± nan")])
+@pytest.mark.parametrize(
+    ("value", "error", "text"), [(70.312, 0.42, "70.31 ± 0.42"), (1234.5, 31.0, "1234 ± 31"), (0.0123, 0.00056, "0.01230 ± 0.00056"), (3, np.nan, "3.00 ± nan")]
+)
 def test_numbers_are_told_to_the_digits_their_error_leaves(value, error, text):
     assert with_error(value, error) == text
 
@@ -84,7 +86,7 @@ def test_a_loss_that_is_not_finite_at_the_center(key):
     with pytest.raises(ValueError, match=r"the loss at w\* \(params\) is nan; these weights are not finite: b"):
         jaxllc.estimate(quadratic_loss, PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
     with pytest.raises(ValueError, match="all weights are finite, so loss_fn or the data"):
-        jaxllc.estimate(lambda p, b: jnp.log(-b[:, 0] ** 2), PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
+        jaxllc.estimate(lambda p, b: jnp.log(-(b[:, 0] ** 2)), PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
     with pytest.raises(ValueError, match="so no step size follows from it; pass sampler="):
         jaxllc.estimate(lambda p, b: jnp.sum(p["b"] ** 4) + 0 * b[:, 0], PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, **SHORT)
 

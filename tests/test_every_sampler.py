@@ -52,7 +52,12 @@ def test_llc_of_quadratics_in_a_group(sampler, key):
     variance = jaxllc.theory.window_variance(rows, problem.batch_size)
     for i, by in enumerate(moves):
         exact = jaxllc.theory.quadratic_llc(
-            CURVATURE, problem.nbeta, problem.localization, step_size=float(sampler.step_size), gradient_variance=variance, gradient=rows.mean(0) + CURVATURE * by
+            CURVATURE,
+            problem.nbeta,
+            problem.localization,
+            step_size=float(sampler.step_size),
+            gradient_variance=variance,
+            gradient=rows.mean(0) + CURVATURE * by,
         )
         assert abs(table["llc"].values[i] - exact) < 4 * table["std_error"].values[i], f"centre moved by {by}"
 

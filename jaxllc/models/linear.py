@@ -1,6 +1,7 @@
 """Deep linear nets, whose learning coefficients are known exactly (`jaxllc.theory.deep_linear_llc`)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ def teacher(key: Key, widths: Sequence[int], rank: int | None = None) -> list[ja
     All layers share the rank, so for widths that only rise or only fall the local coefficient at the teacher is the global one.
     """
     layers = []
-    for i, (rows, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (rows, columns) in enumerate(pairwise(widths)):
         left_key, right_key = jax.random.split(jax.random.fold_in(key, i))
         inner = min(rows, columns) if rank is None else rank
         left = jnp.linalg.qr(jax.random.normal(left_key, (rows, inner)))[0]

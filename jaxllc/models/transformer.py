@@ -21,17 +21,18 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, positions_LxD: jax.Array) -> jax.Array:
+        """What the heads add to the residual stream, `float[B, L, D]`."""
         _, length, width = x_BxLxD.shape
         head_width = width // self.num_heads
 
         def project(name: str, inputs_BxLxD: jax.Array) -> jax.Array:
             return jnp.einsum("bld,dhk->bhlk", inputs_BxLxD, self.param(name, _INIT, (width, self.num_heads, head_width)))
 
-        placed_BxLxD = x_BxLxD + positions_LxD
+        placed_BxLxD = x_BxLxD + positions_LxD[None]
         q_BxHxLxK, k_BxHxLxK, v_BxHxLxK = project("query", placed_BxLxD), project("key", placed_BxLxD), project("value", x_BxLxD)
         scores_BxHxLxL = jnp.einsum("bhqk,bhlk->bhql", q_BxHxLxK, k_BxHxLxK) / head_width**0.5
         causal_LxL = jnp.tril(jnp.ones((length, length), bool))
-        pattern_BxHxLxL = nn.softmax(jnp.where(causal_LxL, scores_BxHxLxL, -1e30))
+        pattern_BxHxLxL = nn.softmax(jnp.where(causal_LxL[None, None], scores_BxHxLxL, -1e30))
         self.sow("intermediates", "pattern", pattern_BxHxLxL)
         mixed_BxHxLxK = jnp.einsum("bhql,bhlk->bhqk", pattern_BxHxLxL, v_BxHxLxK)
         out_HxKxD = self.param("output", nn.initializers.normal((1 / width) ** 0.5), (self.num_heads, head_width, width))

@@ -1,0 +1,1 @@
+"""Benchmarks, each a module with a command of its own."""

@@ -1,0 +1,42 @@
+"""The command line as a user types it."""
+
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+
+
+def jaxllc(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "jaxllc", *arguments], capture_output=True, text=True, **options)
+
+
+def test_help_reads_well():
+    shown = jaxllc("--help")
+    assert shown.returncode == 0
+    assert "demo" in shown.stdout
+    assert "train a small transformer" in shown.stdout
+    shown = jaxllc("demo", "--help").stdout
+    assert "--quick" in shown
+    assert "goes on where the first one stopped" in " ".join(shown.split())
+
+
+def test_a_wrong_verb_is_refused():
+    done = jaxllc("dmeo")
+    assert done.returncode == 2
+    assert "demo" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_quick_demo_and_its_second_call(tmp_path):
+    first = jaxllc("demo", "--quick", "--no-progress", "--out", str(tmp_path / "demo"))
+    assert first.returncode == 0, first.stderr
+    assert "R-hat  findings" in first.stdout
+    assert (tmp_path / "demo" / "llc.png").stat().st_size > 10_000
+    with xr.open_datatree(tmp_path / "demo" / "llc.zarr", engine="zarr", consolidated=False) as tree:
+        assert tree["posterior/llc"].sizes["chain"] == 8
+    written = (tmp_path / "demo" / "llc.zarr" / "posterior" / "llc").stat().st_mtime_ns
+    second = jaxllc("demo", "--quick", "--no-progress", "--out", str(tmp_path / "demo"))
+    assert second.returncode == 0, second.stderr
+    assert (tmp_path / "demo" / "llc.zarr" / "posterior" / "llc").stat().st_mtime_ns == written
+    assert [line for line in first.stdout.splitlines() if "±" in line] == [line for line in second.stdout.splitlines() if "±" in line]

@@ -1,0 +1,97 @@
+"""The example models do what they are examples of."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxllc import OrbaxCheckpoints, theory
+from jaxllc.models import linear, text
+from jaxllc.models.train import checkpoint_steps, train
+from jaxllc.models.transformer import Transformer, next_token_loss
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_the_transformer_is_causal(num_layers, key):
+    model = Transformer(11, 16, width=8, num_layers=num_layers, num_heads=2)
+    params = model.init_params(key)
+    tokens = jax.random.randint(key, (2, 16), 0, 11)
+    changed = tokens.at[:, 9].set((tokens[:, 9] + 1) % 11)
+    before, after = model.apply({"params": params}, tokens), model.apply({"params": params}, changed)
+    np.testing.assert_allclose(before[:, :9], after[:, :9], rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(before[:, 9:] - after[:, 9:])).max() > 1e-3
+
+
+def test_the_loss_is_the_cross_entropy_per_token(key):
+    model = Transformer(11, 16, width=8, num_heads=2)
+    params = model.init_params(key)
+    tokens = jax.random.randint(key, (3, 17), 0, 11)
+    expected = optax.softmax_cross_entropy_with_integer_labels(model.apply({"params": params}, tokens[:, :-1]), tokens[:, 1:]).mean(-1)
+    np.testing.assert_allclose(next_token_loss(model)(params, tokens), expected, rtol=1e-5)
+
+
+def test_attention_patterns_can_be_read(key):
+    model = Transformer(11, 16, width=8, num_heads=2)
+    _, sown = model.apply({"params": model.init_params(key)}, jnp.zeros((1, 16), jnp.int32), mutable="intermediates")
+    pattern = sown["intermediates"]["layers_1"]["pattern"][0]
+    assert pattern.shape == (1, 2, 16, 16)
+    np.testing.assert_allclose(pattern.sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("widths", "rank"), [((6, 5, 4), 2), ((4, 4, 4), None), ((3, 7, 9), 3)])
+def test_teachers_have_the_rank_asked_for(widths, rank, key):
+    params = linear.teacher(key, widths, rank)
+    assert [p.shape for p in params] == list(itertools.pairwise(widths))
+    product = np.linalg.multi_dot([np.asarray(p) for p in params])
+    assert np.linalg.matrix_rank(product, tol=1e-4) == (rank or min(widths))
+    x, y = linear.examples(key, params, 4000)
+    residual = np.asarray(y - linear.apply(params, x))
+    assert residual.var() == pytest.approx(1, abs=4 * np.sqrt(2 / residual.size))
+    assert theory.deep_linear_llc(widths, rank or min(widths)).value <= sum(p.size for p in params) / 2
+
+
+def test_text_is_split_by_file_and_tokenised_reversibly():
+    corpus = text.standard_library()
+    assert corpus.train.dtype == np.uint8
+    assert len(corpus.train) > 5 * len(corpus.held_out) > 100_000
+    assert int(max(corpus.train.max(), corpus.held_out.max())) < text.VOCAB_SIZE
+    sample = "def f(x):\n    return [x] * 2\n"
+    assert "".join(text.ALPHABET[token] for token in text.tokenize(sample.encode())) == sample
+    assert text.tokenize("é".encode()).tolist() == [text.VOCAB_SIZE - 1] * 2
+    assert text.windows(corpus.held_out, 7, 33).shape == (7, 33)
+
+
+def test_checkpoint_steps():
+    assert checkpoint_steps(100, 3, 3) == [1, 10, 50, 100]
+    assert checkpoint_steps(100, 3, 2, first=4) == [4, 20, 100]
+    with pytest.raises(ValueError, match="between 1 and num_steps 10, got 0"):
+        checkpoint_steps(10, 2, 2, first=0)
+
+
+def mean_squares(params, batch):
+    return jnp.square(batch @ params["w"] - 1.0)
+
+
+def draw(key, data):
+    return data[jax.random.randint(key, (8,), 0, len(data))]
+
+
+@pytest.mark.filterwarnings("default")  # Orbax warns of its own calls
+@jax.numpy_dtype_promotion("standard")  # optax counts steps as integers
+def test_training_goes_on_where_it_stopped(tmp_path, key):
+    """Two calls, the second with more steps, leave what one call leaves; what is there is not trained again."""
+    data, params, optimizer = jax.random.normal(key, (64, 3)), {"w": jnp.zeros(3)}, optax.adam(0.1)
+    options = dict(key=jax.random.key(1))
+    whole = train(mean_squares, params, draw, data, optimizer, steps=[0, 5, 20], directory=tmp_path / "whole", **options)
+    train(mean_squares, params, draw, data, optimizer, steps=[0, 5], directory=tmp_path / "parts", **options)
+    saved = []
+    parts = train(mean_squares, params, draw, data, optimizer, steps=[0, 5, 20], directory=tmp_path / "parts", on_step=saved.append, **options)
+    assert saved == [20]
+    assert isinstance(parts, OrbaxCheckpoints)
+    assert list(parts) == [0, 5, 20]
+    np.testing.assert_array_equal(parts[0]["w"], np.zeros(3))
+    assert np.abs(parts[20]["w"] - parts[5]["w"]).max() > 0.01
+    np.testing.assert_array_equal(parts[20]["w"], whole[20]["w"])

@@ -1,0 +1,54 @@
+"""What the documents show runs as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+TRAIN = """
+import jax, jax.numpy as jnp, optax
+from jaxllc.demo import draw_windows
+from jaxllc.models import text, train, transformer
+model = transformer.Transformer(text.VOCAB_SIZE, 64)
+train.train(
+    transformer.next_token_loss(model), model.init_params(jax.random.key(0)), draw_windows, jnp.asarray(text.standard_library().train),
+    optax.adam(3e-3), key=jax.random.key(1), steps=[20, 40, 80], directory="demo/checkpoints",
+)
+"""
+"""The checkpoints that `make demo` leaves, but fewer."""
+
+
+def python(code, where, **environment):
+    return subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True, env=os.environ | {"MPLBACKEND": "agg"} | environment)
+
+
+@pytest.mark.slow
+def test_the_readme_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(blocks) == 2
+    trained = python(TRAIN, tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    done = python("\n".join(blocks), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "llc.png").exists()
+    assert "λ̂ = " in done.stdout
+    assert len([line for line in done.stdout.splitlines() if re.match(r"(20|40|80)\s+-?\d", line)]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path):
+    done = python(path.read_text(), tmp_path, FIGURE=str(tmp_path / "figure.png"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_documents_name_files_that_exist():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} points to {target}"

@@ -1,0 +1,224 @@
+"""A run of checkpoints: grouping, stores, resumption."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zarr
+from problems import Quadratic, quadratic_loss, shifted
+
+import jaxllc
+from jaxllc.store import stored_attributes
+
+PROBLEM = Quadratic()
+RUN = {10 * i: shifted(PROBLEM.params, 0.02 * i) for i in range(5)}
+
+
+def follow(checkpoints=RUN, **options):
+    settings = dict(key=jax.random.key(0), sampler=jaxllc.SGLD(2e-3), nbeta=50.0, localization=3.0, num_chains=4, num_draws=60, num_burn_in=10, progress=False)
+    return jaxllc.trajectory(quadratic_loss, checkpoints, PROBLEM.data, **(settings | options))
+
+
+def draws(traj):
+    return traj.data["posterior/llc"].values
+
+
+def test_the_numbers_do_not_depend_on_the_group():
+    for size in (1, 2, 3):
+        np.testing.assert_allclose(draws(follow(group_size=size)), draws(follow(group_size=5)), rtol=1e-4, atol=1e-4)
+
+
+def test_a_trajectory_is_its_estimates():
+    traj = follow()
+    est = jaxllc.estimate(
+        quadratic_loss,
+        RUN[20],
+        PROBLEM.data,
+        key=jax.random.key(0),
+        sampler=jaxllc.SGLD(2e-3),
+        nbeta=50.0,
+        localization=3.0,
+        num_chains=4,
+        num_draws=60,
+        num_burn_in=10,
+        progress=False,
+    )
+    np.testing.assert_allclose(traj.data["posterior/llc"].sel(step=20), est.data["posterior/llc"], rtol=1e-4, atol=1e-4)
+    assert traj.table().loc[20, "llc"] == pytest.approx(est.llc, rel=1e-4)
+
+
+def test_common_random_numbers_make_changes_sharp():
+    """Five centres on a line: chains share all their noise, so the error of a change is far below that of a value."""
+    table = follow(num_draws=500).table()
+    assert (table["change_error"][1:] < table["std_error"][1:] / 5).all()
+
+
+def test_table_has_one_row_a_step():
+    table = follow().table()
+    assert list(table.index) == [0, 10, 20, 30, 40]
+    assert {"llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "findings"} <= set(table.columns)
+
+
+def test_a_store_gives_what_memory_gives(tmp_path):
+    stored, plain = follow(store=tmp_path / "llc.zarr"), follow()
+    np.testing.assert_array_equal(draws(stored), draws(plain))
+    assert stored.data.attrs["sampler"] == plain.data.attrs["sampler"]
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_a_store_opens_with_xarray_alone(tmp_path):
+    import xarray as xr
+
+    traj = follow(store=tmp_path / "llc.zarr")
+    with xr.open_datatree(tmp_path / "llc.zarr", engine="zarr", consolidated=False) as tree:
+        np.testing.assert_array_equal(tree["posterior/llc"].values, draws(traj))
+        assert tree["posterior/llc"].dims == ("step", "chain", "draw")
+        np.testing.assert_array_equal(tree["posterior"].coords["step"], list(RUN))
+
+
+class Counting(dict):
+    """Checkpoints that remember which of them were read."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.read = []
+
+    def __getitem__(self, step):
+        self.read.append(step)
+        return super().__getitem__(step)
+
+
+def test_a_second_call_samples_nothing(tmp_path, monkeypatch):
+    first = follow(store=tmp_path / "llc.zarr")
+    monkeypatch.setattr(sys.modules["jaxllc.trajectory"], "run_group", lambda *_: pytest.fail("sampled again"))
+    again = follow(store=tmp_path / "llc.zarr")
+    np.testing.assert_array_equal(draws(first), draws(again))
+
+
+def test_a_run_that_grew_keeps_its_rows(tmp_path):
+    part = {step: RUN[step] for step in (0, 20, 30)}
+    follow(part, store=tmp_path / "llc.zarr")
+    checkpoints = Counting(RUN)
+    grown = follow(checkpoints, store=tmp_path / "llc.zarr")
+    # All rows to rounding: the rows of the first call ran in a group of three, the others in one of two.
+    np.testing.assert_allclose(draws(grown), draws(follow()), rtol=1e-4, atol=1e-4)
+    assert {10, 40} <= set(checkpoints.read)
+    assert 20 not in checkpoints.read
+    assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
+
+
+def test_a_replacement_that_was_cut_is_repaired(tmp_path):
+    """Killed between the two renames: the old store lies beside its place."""
+    first = follow(store=tmp_path / "llc.zarr")
+    (tmp_path / "llc.zarr").rename(tmp_path / "llc.zarr.old")
+    np.testing.assert_array_equal(draws(follow(store=tmp_path / "llc.zarr")), draws(first))
+
+
+def test_killed_between_checkpoints_the_result_is_the_same(tmp_path):
+    """A process that kills itself with SIGKILL after the second checkpoint; the next one ends what it began, with the same numbers."""
+    code = (
+        "import jax; jax.config.update('jax_num_cpu_devices', 4)\n"
+        "import os, signal, sys; sys.path.insert(0, 'tests')\n"
+        "from test_trajectory import follow\n"
+        "from jaxllc.store import Store\n"
+        "write = Store.write\n"
+        "def fatal(self, step, *rest):\n"
+        "    if step == 20: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(self, step, *rest)\n"
+        "Store.write = fatal\n"
+        f"follow(store={str(tmp_path / 'llc.zarr')!r}, group_size=2)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    assert killed.returncode == -signal.SIGKILL
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "llc.zarr", mode="r")["done"][:], [1, 1, 0, 0, 0])
+    checkpoints = Counting(RUN)
+    resumed = follow(checkpoints, store=tmp_path / "llc.zarr", group_size=2)
+    np.testing.assert_allclose(draws(resumed), draws(follow(group_size=2)), rtol=1e-4, atol=1e-4)
+
+
+def test_other_settings_data_or_weights_are_refused(tmp_path):
+    store = tmp_path / "llc.zarr"
+    before = draws(follow(store=store))
+    with pytest.raises(ValueError, match=r"other settings: nbeta was 50\.0 and is 20\.0"):
+        follow(store=store, nbeta=20.0)
+    with pytest.raises(ValueError, match=r"sampler was SGLD\(step_size=0\.002.*and is SGLD\(step_size=0\.001"):
+        follow(store=store, sampler=jaxllc.SGLD(1e-3))
+    with pytest.raises(ValueError, match="holds step 0 of other weights"):
+        follow({step: shifted(params, 1.0) for step, params in RUN.items()}, store=store)
+    other = jaxllc.InMemory.of(PROBLEM.rows + 1, PROBLEM.batch_size)
+    with pytest.raises(ValueError, match="data_checksum was"):
+        jaxllc.trajectory(
+            quadratic_loss,
+            RUN,
+            other,
+            key=jax.random.key(0),
+            sampler=jaxllc.SGLD(2e-3),
+            nbeta=50.0,
+            localization=3.0,
+            num_chains=4,
+            num_draws=60,
+            num_burn_in=10,
+            store=store,
+            progress=False,
+        )
+    np.testing.assert_array_equal(draws(follow(store=store)), before)
+
+
+def test_what_is_no_store_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no Zarr store"):
+        follow(store=tmp_path)
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(ValueError, match="store of something else"):
+        follow(store=tmp_path / "other.zarr")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_bad_checkpoint_is_named_and_the_good_ones_are_kept(tmp_path):
+    bad = RUN | {30: PROBLEM.params | {"a": jnp.full(2, jnp.nan)}}
+    with pytest.raises(ValueError, match=r"the loss at w\* \(step 30\) is nan; these weights are not finite: a"):
+        follow(bad, store=tmp_path / "llc.zarr", group_size=2)
+    np.testing.assert_array_equal(zarr.open_group(tmp_path / "llc.zarr", mode="r")["done"][:], [1, 1, 0, 0, 0])
+    assert len(follow(store=tmp_path / "llc.zarr").table()) == 5
+
+
+def test_bad_data_leaves_no_store_behind(tmp_path):
+    with pytest.raises(ValueError, match="x: 3, y: 4"):
+        jaxllc.trajectory(
+            quadratic_loss, RUN, {"x": np.ones(3), "y": np.ones(4)}, key=jax.random.key(0), sampler=jaxllc.SGLD(1e-3), store=tmp_path / "llc.zarr"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_default_step_size_survives_resumption(tmp_path):
+    part = {step: RUN[step] for step in (0, 10)}
+    follow(part, sampler=None, store=tmp_path / "llc.zarr")
+    grown = follow(sampler=None, store=tmp_path / "llc.zarr")
+    assert len(grown.table()) == 5
+    assert "default_sampler" in stored_attributes(tmp_path / "llc.zarr")
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "told"),
+    [
+        ({}, "no checkpoints"),
+        ({"a": PROBLEM.params}, "keyed by training step, an int; got 'a'"),
+        (RUN | {50: {"a": jnp.ones(2), "b": jnp.ones(4)}}, "step 50 have another structure or other shapes than those at step 0"),
+    ],
+)
+def test_bad_checkpoints_are_named(checkpoints, told):
+    with pytest.raises(ValueError, match=told):
+        follow(checkpoints, group_size=6)
+
+
+def test_the_loss_at_initialisation_is_the_reference():
+    falling = {step: shifted(PROBLEM.params, (40 - step) * 0.02) for step in RUN}
+    assert follow(falling).data.attrs["reference_loss"] == pytest.approx(float(follow(falling).table().loc[0, "loss"]))
+    assert "reference_loss" not in follow().data.attrs  # the loss rises from step 0: it is no uninformed model
+    assert follow(reference_loss=3.5).data.attrs["reference_loss"] == 3.5
