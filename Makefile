@@ -28,4 +28,4 @@ readme: $(VENV)/.installed  ## run the examples of the README
 	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache

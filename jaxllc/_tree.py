@@ -9,8 +9,10 @@ from jaxllc._typing import Params
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, `layers_0/kernel`; a trailing `value` (an nnx variable) is dropped."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")
+    """The name of a leaf, `layers_0/kernel`; the attribute `value` of an nnx variable is not told."""
+    if len(path) > 1 and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def named_leaves(tree: Params) -> dict[str, Any]:

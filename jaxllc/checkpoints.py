@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxllc._tree import named_leaves, path_name
+from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 
 
@@ -24,7 +24,8 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         like: a pytree with the structure, shapes and dtypes to restore to (arrays or `jax.ShapeDtypeStruct`); leaves are
             matched by their path and cast to its dtypes. None gives nested dictionaries as they are on disk.
         item: where the weights are in the saved state: a path such as `params` or `state/params`, whose first part may be
-            a named item of the checkpoint. None takes the whole state if that is what `like` describes, else its `params`.
+            a named item of the checkpoint. None takes what `like` describes, the whole state, one of its items, or `params`; without `like`
+            the whole state if it is nothing but weights, else its `params`.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -79,25 +80,29 @@ class OrbaxCheckpoints(Mapping[int, Params]):
                         return name, keys, metadata
             return None
 
-        candidates = [tuple(self.item.strip("/").split("/"))] if self.item is not None else [(), ("state",), ("params",), ("state", "params")]
+        named = [(name,) for name in trees] if self.like is not None or len(trees) == 1 else []
+        candidates = [(), *named, ("params",), ("state", "params")] if self.item is None else [tuple(self.item.strip("/").split("/"))]
         for wanted in candidates:
             found = find(wanted)
-            if found is not None and (wanted == candidates[-1] or wanted[-1:] == ("params",) or self._is_whole(found[2])):
+            if found is not None and (self.item is not None or wanted[-1:] == ("params",) or self._is_whole(found[2])):
                 name, keys, metadata = found
                 return keys, partial(_restore, items[name], keys, metadata)
         told = "; ".join(f"{name}: {', '.join(_children(tree))}" for name, tree in trees.items()) or "no tree of arrays"
+        place = f"the checkpoint at step {step} in {self.directory}"
+        if self.item is None and self.like is not None and len(trees) == 1:
+            raise _NotThereError(_mismatch(_names(next(iter(trees.values()))), _names(self.like), place))
         asked = f"item {self.item!r}" if self.item else "weights like those asked for, nor an item 'params'"
-        raise _NotThereError(f"the checkpoint at step {step} in {self.directory} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
+        raise _NotThereError(f"{place} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
 
     def _is_whole(self, metadata: Any) -> bool:
         """Whether a saved tree is all weights: the leaves that `like` names, or no `params` beside other things."""
         if self.like is not None:
-            return set(named_leaves(metadata)) == set(named_leaves(self.like))
-        return "params" not in _children(metadata) or len(_children(metadata)) == 1
+            return set(_names(metadata)) == set(_names(self.like))
+        return "params" not in _children(metadata)
 
 
 class _NotThereError(ValueError):
-    """A readable checkpoint without the item asked for."""
+    """A readable checkpoint that does not hold what was asked for."""
 
 
 def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
@@ -129,18 +134,23 @@ def _metadata(path: Path) -> Any:
 
 
 def _children(tree: Any) -> list[str]:
-    return [str(key) for key in (tree if isinstance(tree, Mapping) else range(len(tree)) if isinstance(tree, list | tuple) else ())]
+    return [str(key) for key in tree] if isinstance(tree, Mapping) else []
 
 
 def _descend(tree: Any, keys: tuple[str, ...]) -> Any:
+    """What lies at a path of dictionary keys, None if nothing does."""
     for key in keys:
-        if isinstance(tree, Mapping) and key in tree:
-            tree = tree[key]
-        elif isinstance(tree, list | tuple) and key.isdigit() and int(key) < len(tree):
-            tree = tree[int(key)]
-        else:
+        if not isinstance(tree, Mapping) or key not in tree:
             return None
+        tree = tree[key]
     return tree
+
+
+def _names(tree: Any) -> dict[str, Any]:
+    """Leaves by name, without the level `value` that Orbax gives to every variable of an nnx state."""
+    leaves = named_leaves(tree)
+    wrapped = leaves and all(name.endswith("/value") for name in leaves)
+    return {name.removesuffix("/value"): leaf for name, leaf in leaves.items()} if wrapped else leaves
 
 
 def _restore(place: Path, keys: tuple[str, ...], metadata: Any) -> Params:
@@ -157,14 +167,17 @@ def _restore(place: Path, keys: tuple[str, ...], metadata: Any) -> Params:
 
 def _as_like(saved: Params, like: Params, place: str) -> Params:
     """The saved leaves in the structure and dtypes of `like`, matched by path."""
-    there, wanted = named_leaves(saved), named_leaves(like)
-    missing, extra = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
-    if missing or extra:
-        told = [
-            f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names
-        ]
-        raise ValueError(f"the tree at {place} does not match like ({'; '.join(told)}); pass like= the weights as they were saved, or item= the path to them.")
+    there, wanted = _names(saved), _names(like)
+    if set(there) != set(wanted):
+        raise _NotThereError(_mismatch(there, wanted, place))
     wrong = [f"{name} {np.shape(there[name])} instead of {np.shape(leaf)}" for name, leaf in wanted.items() if np.shape(there[name]) != np.shape(leaf)]
     if wrong:
-        raise ValueError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: np.asarray(there[path_name(path)]).astype(jax.numpy.result_type(leaf)), like)
+        raise _NotThereError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
+    leaves = [np.asarray(there[name]).astype(jax.numpy.result_type(leaf)) for name, leaf in wanted.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def _mismatch(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> str:
+    missing, extra = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
+    told = [f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names]
+    return f"the tree at {place} does not match like ({'; '.join(told)}); pass like= the weights as they were saved, or item= the path to them."

@@ -52,7 +52,7 @@ class InMemory:
         """Where the batch of this key begins, `int[]`."""
         if self.batch_size == self.num_examples:
             return jnp.zeros((), jnp.int32)
-        return jax.random.randint(key, (), 0, self.num_examples)
+        return jax.random.randint(key, (), 0, self.num_examples, jnp.int32)
 
     def batch(self, start: jax.Array) -> Batch:
         """The batch that begins at `start`."""

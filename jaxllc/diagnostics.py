@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 MAX_RHAT = 1.05
 MIN_ESS = 100.0
+MAX_NEAR = 0.2
+"""Share of the coefficient to which the Gaussian control must be known to be compared with it."""
 MIN_Z = 4.0
 """Standard errors at which a drift or a negative coefficient is called real."""
+MAX_STEP_BIAS = 0.1
+"""Share of the coefficient that a finite step may add."""
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
 
@@ -32,8 +36,9 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without an axis `step`.
 
     `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
-    `num_diverged` chains; `drift`, the mean of the last third of the draws minus that of the first, and its error;
-    `change` from the checkpoint before and its error, both from the differences of the same chains, which share their random numbers.
+    `step_bias`, about what the finite step and its batches' noise add to `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` chains;
+    `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before and its error, both from
+    the differences of the same chains, which share their random numbers.
     """
     import xarray as xr
 
@@ -42,7 +47,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     center_loss = values(tree, "constant_data/full_center_loss")
     llc, std_error, rhat, ess = _moments(draws)
     third = max(draws.shape[-1] // 3, 1)
-    drift, drift_error = _over_chains(draws[..., -third:].mean(-1) - draws[..., :third].mean(-1))
+    kept = np.where(_is_finite(draws)[..., None], draws, np.nan)
+    drift, drift_error = _over_chains(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
     change, change_error = np.full((2, len(draws)), np.nan)
     if len(draws) > 1:
         with np.errstate(invalid="ignore"):
@@ -54,6 +60,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "ess": ess,
         "loss": center_loss,
         "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
+        "step_bias": _over_chains(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias").mean(-1), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
         "drift": drift,
         "drift_error": drift_error,
@@ -75,12 +82,21 @@ def findings(tree: "xarray.DataTree") -> list[tuple[Finding, ...]]:
 def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
     found = []
     if row["num_diverged"]:
-        found.append(Finding("diverged", f"{row['num_diverged']:.0f} of {num_chains} chains diverged and are left out; try a step size of a quarter"))
+        found.append(
+            Finding("diverged", f"{row['num_diverged']:.0f} of {num_chains} chains diverged and are left out; a much smaller step size, or a smaller nbeta")
+        )
     if not np.isfinite(row["llc"]):
         return tuple(found)
+    if row["step_bias"] > MAX_STEP_BIAS * abs(row["llc"]):
+        found.append(
+            Finding(
+                "step-size",
+                f"the finite step and the noise of its batches add about {row['step_bias']:.3g}; a smaller step size, with more steps, or larger batches",
+            )
+        )
     if row["rhat"] > MAX_RHAT:
         found.append(Finding("rhat", f"R-hat is {row['rhat']:.2f}: chains disagree; more burn-in, more draws, or a stronger localization"))
-    if row["ess"] < MIN_ESS:
+    if not row["ess"] >= MIN_ESS:
         found.append(Finding("ess", f"only {row['ess']:.0f} effective draws, so the error bar is itself uncertain; more draws or chains"))
     if abs(row["drift"]) > MIN_Z * row["drift_error"] and abs(row["drift"]) > RELATIVE * abs(row["llc"]):
         found.append(Finding("drifting", f"still drifting by {row['drift']:+.3g} over the draws; more burn-in or a stronger localization"))
@@ -96,7 +112,7 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
         )
     cloud, cloud_error = _over_chains(control[None])
     near = max(RELATIVE * abs(row["llc"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
-    if abs(float(cloud[0]) - row["llc"]) < near:
+    if abs(float(cloud[0]) - row["llc"]) < near < MAX_NEAR * abs(row["llc"]):
         found.append(
             Finding(
                 "localization-only",

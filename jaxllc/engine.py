@@ -42,10 +42,20 @@ class Trace(NamedTuple):
     r"""`[K, C, T]`: mean over the draw's batch of the loss at the draw minus the loss of the same example at $w^*$, nats per example."""
     center_loss: np.ndarray
     r"""`[K, C, T]`: mean loss of the same batch at $w^*$; their sum is the loss at the draw."""
+    step_bias: np.ndarray
+    r"""`[K, C, T]`: what the finite step adds to $\hat\lambda$, of which the mean counts (see `Info.step_bias`)."""
     full_center_loss: np.ndarray
     r"""`[K]`: $L_n(w^*)$, over all examples."""
     gaussian_llc: np.ndarray
     r"""`[K, C]`: what $N(w^*, 1/\gamma)$, which knows no loss, gives in the place of the chain; inf or NaN where $\gamma = 0$."""
+
+
+class NotFiniteError(ValueError):
+    """The loss at a centre is not finite; `index` tells at which one of the stack."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"the loss at w* is not finite for checkpoint {index} of the stack.")
+        self.index = index
 
 
 def default_mesh(num_chains: int, num_checkpoints: int = 1) -> Mesh:
@@ -89,11 +99,10 @@ def sample(
         on_steps: called with the number of steps of each block that has ended.
 
     Raises:
+        NotFiniteError: the loss at a centre is not finite.
         ValueError: a count below its least value, a mesh that does not divide the work, or a loss of the wrong shape.
     """
-    for name, value, least in (("num_chains", num_chains, 1), ("num_draws", num_draws, 1), ("num_burn_in", num_burn_in, 0), ("thinning", thinning, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+    check_counts(num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning)
     if not stacked:
         posterior = dataclasses.replace(posterior, center=broadcast_leading(posterior.center, 1))
     num_checkpoints = jax.tree.leaves(posterior.center)[0].shape[0]
@@ -109,6 +118,9 @@ def sample(
     total = num_burn_in + (num_draws - 1) * thinning + 1
     block = math.ceil(total / math.ceil(total / BLOCK))
     state, reference, control = _start(key, sampler, posterior, data, mesh=mesh, num_chains=num_chains)
+    full_center_loss = _fetch(reference.mean)
+    if not np.isfinite(full_center_loss).all():
+        raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
     losses: list[np.ndarray] = []
     pending = None
     for first in range(0, total, block):
@@ -121,8 +133,28 @@ def sample(
     _tell(on_steps, total - block * (len(losses) - 1))
 
     kept = np.concatenate(losses, axis=-1)[..., num_burn_in:total:thinning]
-    trace = Trace(kept[0], kept[1], _fetch(reference.mean), _fetch(control))
-    return trace if stacked else Trace(*(x[:, 0] if x is kept else x[0] for x in trace))
+    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control))
+    return trace if stacked else Trace(*(x[0] for x in trace))
+
+
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below its least value."""
+    for name, value in counts.items():
+        least = 0 if name == "num_burn_in" else 1
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
+
+
+def sharpness(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> float:
+    """The largest curvature of the potential at the centre (see `LocalPosterior.sharpness`), in the same context as the chains: no new trace."""
+    return float(_sharpness(posterior, data, mesh=mesh))
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _sharpness(posterior: LocalPosterior, data: InMemory, *, mesh: Mesh) -> jax.Array:
+    at = jnp.zeros((), jnp.int32)
+    measure = jax.shard_map(lambda p, d: p.sharpness(jax.random.key(0), d.batch(at)), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    return measure(posterior, data)
 
 
 def _tell(on_steps: Callable[[int], Any] | None, steps: int) -> None:
@@ -195,7 +227,7 @@ def _block(
     num_chains: int,
     num_steps: int,
 ) -> tuple[Any, jax.Array]:
-    """`num_steps` steps of all chains: their new states, and `[2, K, C, num_steps]`: excess losses and losses at the centre."""
+    """`num_steps` steps of all chains: their new states, and `[3, K, C, num_steps]`: excess losses, losses at the centre, step bias."""
     step_axis, chain_axis = _axes(mesh)
 
     def block(
@@ -208,7 +240,7 @@ def _block(
                 noise_key, batch_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, chain), t))
                 window = data.window(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, data.batch(window))
-                return state, jnp.stack(_paired(info.losses, posterior, data, window, reference))
+                return state, jnp.stack([*_paired(info.losses, posterior, data, window, reference), info.step_bias])
 
             return jax.lax.scan(step, state, first + jnp.arange(num_steps))
 
@@ -276,8 +308,8 @@ def _center_losses(posterior: LocalPosterior, data: InMemory, mesh: Mesh, chain_
     share = math.ceil(math.ceil(n / size) / devices)
     first = 0 if chain_axis is None else jax.lax.axis_index(chain_axis) * share
     # The last windows would begin beyond the data: they begin at zero, and are dropped or overwritten below.
-    starts = (first + jnp.arange(share)) * size
-    losses = jax.lax.map(lambda start: posterior.losses(posterior.position(), data.batch(jnp.where(start < n, start, 0))), starts)
+    starts = (first + jnp.arange(share, dtype=jnp.int32)) * size
+    losses = jax.lax.map(lambda start: posterior.losses(posterior.position(), data.batch(jnp.where(start < n, start, jnp.zeros_like(start)))), starts)
     if chain_axis is not None:
         losses = jax.lax.all_gather(losses, chain_axis, tiled=True)
     if losses.ndim == 1:

@@ -83,7 +83,7 @@ def take_free(free: Free, params: Params) -> Params:
     """
     chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if is_real(leaf) and path_name(path) in free else None, params)
     if not jax.tree.leaves(chosen):
-        names = ", ".join(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params))
+        names = ", ".join(path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)) or "none"
         raise ValueError(f"free={free!r} selects no weight that can move; the leaves are: {names}.")
     return chosen
 

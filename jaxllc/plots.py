@@ -28,8 +28,8 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
     both = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")[1] if axes is None else axes
     top, bottom = both
     step, llc, error = table["step"].values, table["llc"].values, table["std_error"].values
-    top.fill_between(step, llc - 2 * error, llc + 2 * error, color=BLUE, alpha=0.25, lw=0, label="± 2 standard errors")
-    top.plot(step, llc, color=BLUE, lw=1.5)
+    top.fill_between(step, llc - 2 * error, llc + 2 * error, color=BLUE, alpha=0.35, lw=0)
+    top.errorbar(step, llc, 2 * error, color=BLUE, lw=1, elinewidth=1, capsize=2.5, label="± 2 standard errors")
     top.plot(step[~suspect], llc[~suspect], "o", color=BLUE, ms=4, label="no findings")
     if suspect.any():
         top.plot(step[suspect], llc[suspect], "o", mfc="white", color=BLUE, ms=4, label="with findings")

@@ -89,7 +89,7 @@ class LocalPosterior:
         return losses, grad
 
     def sharpness(self, key: Key, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
-        r"""The largest curvature of $U$ at $w^*$, $n\beta\, h_{\max} + \gamma$, by power iteration on a batch.
+        r"""The largest curvature of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
 
         SGLD is stable for $\epsilon$ below four over this number. Power iteration approaches it from below.
         """

@@ -21,14 +21,13 @@ from jaxllc._typing import Params
 
 if TYPE_CHECKING:
     import xarray
-    import zarr
 
 UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_sampler")
 """Attributes in which a resumed run may differ."""
 
 
 class Store:
-    """Rows of results by training step, at a path.
+    """Rows of results by training step, at a path; nothing is on disk before the first row.
 
     Args:
         path: a directory that this class made, or one that does not exist.
@@ -41,36 +40,64 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str], steps: list[int], attributes: Mapping[str, Any]) -> None:
         self.path = Path(path).absolute()
+        self._steps = steps
+        self._attributes = dict(attributes)
+        self._rows: _Rows | None = None
         there = stored_attributes(self.path)
-        if there is None:
-            _lay_out(self.path, sorted(steps), attributes)
-        else:
+        if there is not None:
             _check_same(self.path, there, attributes)
-            held = [int(step) for step in np.asarray(_array(_open(self.path), results.STEP)[:])]
-            if set(steps) - set(held):
-                _grow(self.path, sorted({*steps, *held}), there)
-        self._group = _open(self.path)
-        self._index = {int(step): i for i, step in enumerate(np.asarray(_array(self._group, results.STEP)[:]))}
 
     def done(self) -> dict[int, int]:
         """Steps whose row is there, with the checksum of their weights."""
-        flags, sums = np.asarray(_array(self._group, "done")[:]), np.asarray(_array(self._group, "checksum")[:])
-        return {step: int(sums[i]) for step, i in self._index.items() if flags[i]}
+        if not self.path.exists():
+            return {}
+        rows = _Rows(self.path)
+        sums = rows.array("checksum")[:]
+        return {step: int(sums[rows.index[step]]) for step in rows.done()}
 
     def write(self, step: int, arrays: Mapping[tuple[str, str], np.ndarray], weights: int) -> None:
         """Write the row of a step, `arrays` without their axis `step`, and then its flag."""
-        i = self._index[step]
-        for (group, name), values in arrays.items():
-            _array(self._group, f"{group}/{name}")[i] = values
-        _array(self._group, "checksum")[i] = weights
-        _array(self._group, "done")[i] = 1
+        if self._rows is None:
+            if not self.path.exists():
+                _lay_out(self.path, self._steps, self._attributes)
+            elif set(self._steps) - set(_Rows(self.path).index):
+                _grow(self.path, self._steps)
+            self._rows = _Rows(self.path)
+        self._rows.write(step, {f"{group}/{name}": values for (group, name), values in arrays.items()} | {"checksum": weights})
 
-    def tree(self) -> "xarray.DataTree":
-        """All rows that are there, in memory."""
-        rows = np.flatnonzero(np.asarray(_array(self._group, "done")[:]))
-        values = {(v.group, v.name): np.asarray(_array(self._group, f"{v.group}/{v.name}")[:])[rows] for v in results.VARIABLES}
-        coords = {name: np.asarray(_array(self._group, name)[:]) for name in (results.STEP, results.CHAIN, results.DRAW)}
-        return results.to_tree(values, coords | {results.STEP: coords[results.STEP][rows]}, dict(self._group.attrs))
+    def tree(self, steps: list[int]) -> "xarray.DataTree":
+        """The rows of some steps that are there, in memory."""
+        rows = _Rows(self.path)
+        chosen = [step for step in rows.done() if step in set(steps)]
+        where = [rows.index[step] for step in chosen]
+        found = {(v.group, v.name): rows.array(f"{v.group}/{v.name}").oindex[where] for v in results.VARIABLES}
+        coords = results.coordinates(chosen, self._attributes["num_chains"], self._attributes["num_draws"])
+        return results.to_tree(found, coords, dict(rows.group.attrs))
+
+
+class _Rows:
+    """The rows of a store that exists, by step."""
+
+    def __init__(self, path: Path) -> None:
+        import zarr
+
+        self.group = zarr.open_group(path, mode="r+")
+        self.index = {int(step): i for i, step in enumerate(self.array(results.STEP)[:])}
+
+    def array(self, name: str) -> Any:
+        return self.group[name]
+
+    def done(self) -> list[int]:
+        flags = self.array("done")[:]
+        return [step for step, i in self.index.items() if flags[i]]
+
+    def read(self, name: str, step: int) -> Any:
+        return np.asarray(self.array(name)[self.index[step]])
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            self.array(name)[self.index[step]] = value
+        self.array("done")[self.index[step]] = 1
 
 
 def checksum(params: Params) -> int:
@@ -78,6 +105,8 @@ def checksum(params: Params) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for name, leaf in sorted(named_leaves(params).items()):
         digest.update(name.encode())
+        if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
 
@@ -88,14 +117,16 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         ValueError: the path holds something that is no store of ours.
     """
+    import zarr
+
     path = Path(path).absolute()
-    old = _beside(path, "old")
-    if not path.exists() and old.exists():  # a replacement was cut between its two renames
-        old.rename(path)
+    replaced = _beside(path, "replaced")
+    if not path.exists() and replaced.exists():  # a replacement was cut between its two renames
+        replaced.rename(path)
     if not path.exists():
         return None
     try:
-        attributes = dict(_open(path).attrs)
+        attributes = dict(zarr.open_group(path, mode="r").attrs)
     except Exception as error:
         raise ValueError(f"{path} exists and is no Zarr store ({type(error).__name__}); pass another store=, or remove it.") from error
     if "data_checksum" not in attributes:
@@ -103,27 +134,18 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return attributes
 
 
-def _open(path: Path) -> "zarr.Group":
-    import zarr
-
-    return zarr.open_group(path, mode="r+")
-
-
-def _array(group: "zarr.Group", name: str) -> Any:
-    return group[name]
-
-
 def _beside(path: Path, word: str) -> Path:
-    return path.with_name(f"{path.name}.{word}")
+    return path.with_name(f".{path.name}.jaxllc-{word}")
 
 
-def _lay_out(path: Path, steps: list[int], attributes: Mapping[str, Any]) -> None:
-    """Make the whole store in a folder beside it, and move it into place."""
+def _lay_out(path: Path, steps: list[int], attributes: Mapping[str, Any], rows: Mapping[int, Mapping[str, Any]] | None = None) -> None:
+    """Make the whole store, with rows that are known already, in a hidden folder beside it, and move it into place."""
     import zarr
 
-    coords = results.coordinates(steps, attributes["num_chains"], attributes["num_draws"])
-    draft = _beside(path, "new")
+    coords = results.coordinates(sorted(steps), attributes["num_chains"], attributes["num_draws"])
+    draft, replaced = _beside(path, "draft"), _beside(path, "replaced")
     shutil.rmtree(draft, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
     draft.parent.mkdir(parents=True, exist_ok=True)
     root = zarr.open_group(draft, mode="w")
     for name, values in coords.items():
@@ -134,28 +156,24 @@ def _lay_out(path: Path, steps: list[int], attributes: Mapping[str, Any]) -> Non
         shape = tuple(len(coords[dim]) for dim in v.dims)
         root.create_array(f"{v.group}/{v.name}", shape=shape, chunks=(1, *shape[1:]), dtype="float32", fill_value=np.nan, dimension_names=v.dims)
     root.attrs.update(dict(attributes))
+    for step, values in (rows or {}).items():
+        _Rows(draft).write(step, values)
+    if path.exists():
+        path.rename(replaced)
     draft.rename(path)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _grow(path: Path, steps: list[int]) -> None:
+    """Replace the store by one that holds more steps, with the rows that are done."""
+    old = _Rows(path)
+    names = [f"{v.group}/{v.name}" for v in results.VARIABLES] + ["checksum"]
+    rows = {step: {name: old.read(name, step) for name in names} for step in old.done()}
+    _lay_out(path, sorted({*steps, *old.index}), dict(old.group.attrs), rows)
 
 
 def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    other = [
-        f"{name} was {there.get(name)} and is {wanted.get(name)}" for name in sorted({*there, *wanted} - {*UNCOMPARED}) if there.get(name) != wanted.get(name)
-    ]
+    names = sorted({*there, *wanted} - {*UNCOMPARED})
+    other = [f"{name} was {there.get(name)} and is {wanted.get(name)}" for name in names if there.get(name) != wanted.get(name)]
     if other:
         raise ValueError(f"the store {path} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")
-
-
-def _grow(path: Path, steps: list[int], attributes: Mapping[str, Any]) -> None:
-    """Replace the store by one that holds more steps, with the rows that are done."""
-    old = Store.__new__(Store)
-    old._group = _open(path)
-    old._index = {int(step): i for i, step in enumerate(np.asarray(_array(old._group, results.STEP)[:]))}
-    draft = _beside(path, "grown")
-    shutil.rmtree(draft, ignore_errors=True)
-    new = Store(draft, steps, attributes)
-    for step, weights in old.done().items():
-        i = old._index[step]
-        new.write(step, {(v.group, v.name): np.asarray(_array(old._group, f"{v.group}/{v.name}")[i]) for v in results.VARIABLES}, weights)
-    path.rename(_beside(path, "old"))
-    draft.rename(path)
-    shutil.rmtree(_beside(path, "old"))

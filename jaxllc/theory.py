@@ -68,7 +68,9 @@ def quadratic_llc(
         gradient: $g$, `[d]`, the gradient of the loss at $w^*$.
     """
     h = np.asarray(curvature, float)
-    g = np.broadcast_to(np.asarray(gradient, float), h.shape)
+    g, s2 = (np.broadcast_to(np.asarray(x, float), h.shape) for x in (gradient, gradient_variance))
+    felt = (h != 0) | (g != 0)  # the loss does not depend on the others, which may wander without end where localization is 0
+    h, g, gradient_variance = h[felt], g[felt], s2[felt]
     variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance) if step_size else quadratic_variance(h, nbeta, localization)
     mean = -nbeta * g / (nbeta * h + localization)
     return float(nbeta * np.sum(g * mean + h / 2 * (mean**2 + variance)))

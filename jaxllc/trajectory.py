@@ -15,6 +15,7 @@ from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
+from jaxllc.engine import check_counts
 from jaxllc.estimators import Settings, progress_bar, run_group, settle
 from jaxllc.free import FreeLike
 from jaxllc.samplers.base import Sampler
@@ -43,7 +44,7 @@ class Trajectory:
         """One row a checkpoint: llc, std_error, loss, mean_loss, rhat, ess, change and its error, findings (see `jaxllc.diagnostics.summary`)."""
         table = diagnostics.summary(self.data).to_dataframe()
         table["findings"] = [" ".join(finding.code for finding in found) for found in self.findings()]
-        return table.loc[:, ["llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "num_diverged", "findings"]]
+        return table.loc[:, ["llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged", "findings"]]
 
     def findings(self) -> list[tuple[Finding, ...]]:
         """For each checkpoint what makes its number suspect."""
@@ -86,7 +87,7 @@ def trajectory(
         checkpoints: any mapping from the training step to the weights; steps are read when their turn comes.
         reference_loss: default the loss at step 0, if there is one and it is the highest: that of the weights at initialisation.
         store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings to resume, also
-            when the run has more checkpoints than before.
+            when the run has more checkpoints than before. The result holds the steps of `checkpoints`, the store all that were ever written.
         group_size: checkpoints that run side by side; the numbers do not depend on it. Default by the number of weights.
 
     Raises:
@@ -94,6 +95,8 @@ def trajectory(
             settings, data or weights.
     """
     steps = _steps(checkpoints)
+    if group_size is not None:
+        check_counts(group_size=group_size)
     default = sampler is None
     there = stored_attributes(store) if store is not None else None
     if sampler is None and there and "default_sampler" in there:
@@ -104,6 +107,8 @@ def trajectory(
         num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, mesh=mesh,
     )  # fmt: skip
     attributes = settings.attributes() | {"data_checksum": checksum(settings.data.arrays)}
+    if reference_loss is not None:
+        attributes["reference_loss"] = float(reference_loss)
     if default and isinstance(settings.sampler, SGLD):
         attributes["default_sampler"] = float(np.asarray(settings.sampler.step_size))
 
@@ -118,11 +123,12 @@ def trajectory(
         with progress_bar(settings.num_steps * len(pending), progress) as on_steps:
             for group in groups:
                 for step, values, weights in _run(settings, checkpoints, group, size, on_steps):
-                    rows[step] = values
                     if kept:
                         kept.write(step, values, weights)
+                    else:
+                        rows[step] = values
     if kept:
-        tree = kept.tree()
+        tree = kept.tree(steps)
     else:
         values = {name: np.stack([rows[step][name] for step in steps]) for name in rows[steps[0]]}
         tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws), attributes)
@@ -133,8 +139,11 @@ def trajectory(
 
 
 def _steps(checkpoints: Mapping[int, Params]) -> list[int]:
-    if not len(checkpoints):
-        raise ValueError(f"there are no checkpoints in {checkpoints!r}.")
+    if not isinstance(checkpoints, Mapping):
+        way = "wrap a directory in jaxllc.OrbaxCheckpoints" if isinstance(checkpoints, str | os.PathLike) else "use a dictionary from the step to the weights"
+        raise TypeError(f"checkpoints must be a mapping from the training step to the weights, got {type(checkpoints).__name__}; {way}.")
+    if not checkpoints:
+        raise ValueError(f"there are no checkpoints: {checkpoints!r} is empty.")
     wrong = [step for step in checkpoints if not isinstance(step, int | np.integer)]
     if wrong:
         raise ValueError(f"checkpoints must be keyed by training step, an int; got {wrong[0]!r}.")
@@ -161,6 +170,10 @@ def _check_alike(weights: Mapping[int, Params]) -> None:
 def _check_weights(checkpoints: Mapping[int, Params], done: Mapping[int, int], store: Any) -> None:
     """Raise where the first or the last step that is stored was computed from other weights: the store is of another run."""
     stored = [step for step in sorted(done) if step in checkpoints]
+    if done and not stored:
+        raise ValueError(
+            f"the store {store} holds none of the steps of these checkpoints but {format_steps(list(done))}, so it is of another run; use another store=."
+        )
     for step in {*stored[:1], *stored[-1:]}:
         if checksum(checkpoints[step]) != done[step]:
             raise ValueError(
@@ -170,8 +183,6 @@ def _check_weights(checkpoints: Mapping[int, Params], done: Mapping[int, int], s
 
 def _group_size(asked: int | None, params: Params, num_chains: int, num_pending: int) -> int:
     """Checkpoints in one program: as asked, or as many as stay within `RESIDENT_WEIGHTS`; the groups are made even."""
-    if asked is not None and asked < 1:
-        raise ValueError(f"group_size must be at least 1, got {asked}.")
     num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
     most = asked or max(1, RESIDENT_WEIGHTS // (num_weights * num_chains))
     return math.ceil(num_pending / math.ceil(num_pending / most))

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 
 from jaxllc import OrbaxCheckpoints
 
@@ -141,6 +142,20 @@ def test_a_tree_that_does_not_match(run):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves tasks behind that failed with the read
+def test_named_items_are_found_by_like(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(model=ocp.args.StandardSave(weights(3)), opt=ocp.args.StandardSave({"m": weights(0)})))
+    assert_weights(OrbaxCheckpoints(tmp_path, like=PARAMS)[3], 3)
+
+
+def test_an_nnx_state_is_read_by_plain_names(tmp_path):
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave(nnx.state(model)))
+    found = OrbaxCheckpoints(tmp_path, like={"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})[1]
+    np.testing.assert_array_equal(found["kernel"], model.kernel[...])
+
+
 def test_a_damaged_checkpoint_is_named(run, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

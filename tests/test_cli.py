@@ -27,6 +27,14 @@ def test_a_wrong_verb_is_refused():
     assert "demo" in done.stderr
 
 
+def test_the_demo_refuses_the_folder_of_another_run(tmp_path):
+    (tmp_path / "demo.json").write_text('{"num_steps": 7, "seed": 0}')
+    done = jaxllc("demo", "--quick", "--out", str(tmp_path))
+    assert done.returncode != 0
+    assert "holds the demo of {'num_steps': 7, 'seed': 0}" in done.stderr
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.slow
 def test_the_quick_demo_and_its_second_call(tmp_path):
     first = jaxllc("demo", "--quick", "--no-progress", "--out", str(tmp_path / "demo"))

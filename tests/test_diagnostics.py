@@ -19,9 +19,11 @@ def ar1(count, rho=0.9, mean=10.0, seed=0):
     return x + mean
 
 
-def tree(llc, gaussian=100.0, loss=2.0, **attributes):
+def tree(llc, gaussian=100.0, loss=2.0, step_bias=0.1, **attributes):
     llc = np.asarray(llc, np.float32)
-    trace = Trace(llc, np.full_like(llc, loss), np.full(len(llc), loss), np.full(llc.shape[:2], gaussian) + np.linspace(-1, 1, llc.shape[1]))
+    trace = Trace(
+        llc, np.full_like(llc, loss), np.full_like(llc, step_bias), np.full(len(llc), loss), np.full(llc.shape[:2], gaussian) + np.linspace(-1, 1, llc.shape[1])
+    )
     coords = results.coordinates(list(range(len(llc))), *llc.shape[1:])
     return results.to_tree(results.arrays(trace, 1.0), coords, {"nbeta": 1.0, **attributes})
 
@@ -85,6 +87,26 @@ def test_when_all_chains_diverge_the_value_is_nan():
 
 def test_chains_that_disagree():
     assert codes(ar1(1) + 4 * np.arange(CHAINS)[:, None]) == ["rhat", "ess"]
+
+
+def test_a_step_that_is_too_large():
+    assert codes(ar1(1), step_bias=2.0) == ["step-size"]
+    assert codes(ar1(1), step_bias=0.9) == []
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+def test_a_chain_that_broke_in_the_middle_has_no_part_in_the_drift(bad):
+    draws = ar1(1) + np.linspace(0, 1, DRAWS)
+    whole = diagnostics.summary(tree(draws[:, 1:]))
+    draws[0, 0, 500] = bad
+    for name in ("drift", "drift_error", "step_bias"):
+        assert diagnostics.summary(tree(draws))[name].values[0] == pytest.approx(whole[name].values[0])
+
+
+def test_a_noisy_control_tells_nothing():
+    draws = tree(ar1(1, mean=300))
+    draws["constant_data/gaussian_llc"][:] = np.array([250.0, 900, 700, 400, 2000, 600, 300, 250])
+    assert diagnostics.findings(draws) == [()]
 
 
 def test_few_effective_draws():

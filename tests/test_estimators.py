@@ -1,5 +1,9 @@
 """One checkpoint through the public verb."""
 
+import subprocess
+import sys
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,11 +87,11 @@ def test_a_chain_that_diverges_is_told(key):
 
 
 def test_a_loss_that_is_not_finite_at_the_center(key):
-    with pytest.raises(ValueError, match=r"the loss at w\* \(params\) is nan; these weights are not finite: b"):
+    with pytest.raises(ValueError, match=r"the loss at w\* \(params\) is not finite; these weights are not finite: b"):
         jaxllc.estimate(quadratic_loss, PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
     with pytest.raises(ValueError, match="all weights are finite, so loss_fn or the data"):
         jaxllc.estimate(lambda p, b: jnp.log(-(b[:, 0] ** 2)), PROBLEM.params, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
-    with pytest.raises(ValueError, match="so no step size follows from it; pass sampler="):
+    with pytest.raises(ValueError, match=r"curvature at params is nan, from which no step size follows; .*pass sampler="):
         jaxllc.estimate(lambda p, b: jnp.sum(p["b"] ** 4) + 0 * b[:, 0], PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, **SHORT)
 
 
@@ -104,6 +108,77 @@ def test_a_loss_that_is_not_finite_at_the_center(key):
 def test_bad_options_are_named(options, told, key):
     with pytest.raises(ValueError, match=told):
         jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.rows, key=key, sampler=jaxllc.SGLD(1e-3), **(SHORT | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"nbeta": "100"}, "nbeta must be one number, got '100'"),
+        ({"nbeta": np.ones(3)}, "nbeta must be one number"),
+        ({"sampler": 1e-4}, r"sampler must be a sampler such as jaxllc\.SGLD"),
+    ],
+)
+def test_wrong_types_are_named(options, told, key):
+    with pytest.raises(TypeError, match=told):
+        jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.rows, key=key, **({"sampler": jaxllc.SGLD(1e-3)} | SHORT | options))
+
+
+def test_swapped_arguments_are_named(key):
+    with pytest.raises(TypeError, match="loss_fn must be a function"):
+        jaxllc.estimate(PROBLEM.params, quadratic_loss, PROBLEM.rows, key=key, **SHORT)
+
+
+def test_a_negative_step_size_is_refused(key):
+    with pytest.raises(ValueError, match=r"every number of SGLD\(step_size=-0.001.* at least 0, got -0.001"):
+        jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.rows, key=key, sampler=jaxllc.SGLD(-1e-3), **SHORT)
+
+
+def test_a_stiff_quadratic_tells_the_bias_of_its_step(key):
+    """All directions stiff: the diagnostic is the exact excess over the continuous law, within 4 standard errors."""
+
+    def loss_fn(params, batch):
+        return 0.5 * jnp.sum(params["w"] ** 2 * jnp.asarray([1.0, 4.0, 9.0])) + batch @ params["w"]
+
+    rows = np.asarray(jax.random.normal(key, (300, 3)))
+    rows = rows - rows.mean(0)
+    data = jaxllc.InMemory.of(rows, 30)
+    est = jaxllc.estimate(
+        loss_fn, {"w": jnp.zeros(3)}, data, key=key, sampler=jaxllc.SGLD(2e-3), nbeta=100.0, localization=1e-3, num_draws=8000, progress=False
+    )
+    variance = jaxllc.theory.window_variance(np.asarray(data.arrays)[:300], 30)
+    excess = jaxllc.theory.quadratic_llc([1, 4, 9], 100.0, 1e-3, step_size=2e-3, gradient_variance=variance) - 1.5
+    bias = float(est.data["sample_stats/step_bias"].mean())
+    assert abs(bias - excess) < 4 * est.std_error
+    assert excess > 20 * est.std_error
+    assert [finding.code for finding in est.findings] == ["step-size"]
+
+
+def test_one_trace_also_with_the_default_step_size(key):
+    chex.clear_trace_counter()
+
+    @chex.assert_max_traces(n=1)
+    def loss_fn(params, batch):
+        return quadratic_loss(params, batch)
+
+    est = jaxllc.estimate(loss_fn, PROBLEM.params, PROBLEM.data, key=key, **SHORT)
+    traj = jaxllc.trajectory(loss_fn, {0: PROBLEM.params, 1: PROBLEM.params}, PROBLEM.data, key=key, **SHORT)
+    np.testing.assert_allclose(traj.data["posterior/llc"][0], est.data["posterior/llc"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("promotion", ["standard", "strict"])
+def test_double_precision(promotion):
+    """In a process of its own: with 64-bit numbers enabled, weights that have them keep them."""
+    code = (
+        "import jax; jax.config.update('jax_enable_x64', True); jax.config.update('jax_num_cpu_devices', 2)\n"
+        f"jax.config.update('jax_numpy_dtype_promotion', {promotion!r})\n"
+        "import jaxllc, numpy as np, jax.numpy as jnp\n"
+        "loss = lambda p, b: 0.5 * jnp.sum(p['w'] ** 2) + b @ p['w']\n"
+        "rows = np.random.default_rng(0).normal(size=(210, 3)); rows -= rows.mean(0)\n"
+        "est = jaxllc.estimate(loss, {'w': np.zeros(3)}, rows, key=jax.random.key(0), batch_size=50, progress=False)\n"
+        "assert abs(est.llc - 1.46) < 0.2, est"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_an_old_key_is_refused():

@@ -36,7 +36,9 @@ def test_the_readme_runs(tmp_path):
     done = python("\n".join(blocks), tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "llc.png").exists()
-    assert "λ̂ = " in done.stdout
+    value, error = re.search(r"λ̂ = ([\d.]+) ± ([\d.]+)", done.stdout).groups()
+    assert abs(float(value) - 50) < 5, "the deep linear net of the second example has λ = 50"
+    assert float(error) < 1
     assert len([line for line in done.stdout.splitlines() if re.match(r"(20|40|80)\s+-?\d", line)]) == 3
 
 

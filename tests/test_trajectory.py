@@ -69,7 +69,7 @@ def test_a_store_gives_what_memory_gives(tmp_path):
     stored, plain = follow(store=tmp_path / "llc.zarr"), follow()
     np.testing.assert_array_equal(draws(stored), draws(plain))
     assert stored.data.attrs["sampler"] == plain.data.attrs["sampler"]
-    assert not list(tmp_path.glob("*.new"))
+    assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
 
 
 def test_a_store_opens_with_xarray_alone(tmp_path):
@@ -116,7 +116,7 @@ def test_a_run_that_grew_keeps_its_rows(tmp_path):
 def test_a_replacement_that_was_cut_is_repaired(tmp_path):
     """Killed between the two renames: the old store lies beside its place."""
     first = follow(store=tmp_path / "llc.zarr")
-    (tmp_path / "llc.zarr").rename(tmp_path / "llc.zarr.old")
+    (tmp_path / "llc.zarr").rename(tmp_path / ".llc.zarr.jaxllc-replaced")
     np.testing.assert_array_equal(draws(follow(store=tmp_path / "llc.zarr")), draws(first))
 
 
@@ -182,10 +182,46 @@ def test_what_is_no_store_is_left_alone(tmp_path):
 
 def test_a_bad_checkpoint_is_named_and_the_good_ones_are_kept(tmp_path):
     bad = RUN | {30: PROBLEM.params | {"a": jnp.full(2, jnp.nan)}}
-    with pytest.raises(ValueError, match=r"the loss at w\* \(step 30\) is nan; these weights are not finite: a"):
+    with pytest.raises(ValueError, match=r"the loss at w\* \(step 30\) is not finite; these weights are not finite: a"):
         follow(bad, store=tmp_path / "llc.zarr", group_size=2)
     np.testing.assert_array_equal(zarr.open_group(tmp_path / "llc.zarr", mode="r")["done"][:], [1, 1, 0, 0, 0])
     assert len(follow(store=tmp_path / "llc.zarr").table()) == 5
+
+
+@pytest.mark.parametrize("options", [{"num_draws": 0}, {"num_chains": 0}, {"group_size": 0}, {"free": "nothing"}, {"nbeta": -1.0}])
+def test_bad_options_leave_no_store_behind(options, tmp_path):
+    with pytest.raises(ValueError, match="at least 1|selects no weight|must be finite and positive"):
+        follow(store=tmp_path / "llc.zarr", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_steps_of_another_run_are_refused(tmp_path):
+    follow({0: RUN[0], 10: RUN[10]}, store=tmp_path / "llc.zarr")
+    with pytest.raises(ValueError, match="holds none of the steps of these checkpoints but 0, 10"):
+        follow({5: RUN[40]}, store=tmp_path / "llc.zarr")
+    assert list(follow({10: RUN[10]}, store=tmp_path / "llc.zarr").table().index) == [10]
+
+
+def test_files_of_others_beside_a_store_are_left_alone(tmp_path):
+    (tmp_path / "llc.zarr.old").mkdir()
+    follow({0: RUN[0]}, store=tmp_path / "llc.zarr")
+    follow(store=tmp_path / "llc.zarr")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["llc.zarr", "llc.zarr.old"]
+
+
+def test_what_a_killed_replacement_left_is_cleared(tmp_path):
+    follow({0: RUN[0]}, store=tmp_path / "llc.zarr")
+    (tmp_path / ".llc.zarr.jaxllc-replaced" / "posterior").mkdir(parents=True)
+    assert len(follow(store=tmp_path / "llc.zarr").table()) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "told"), [("run/checkpoints", r"wrap a directory in jaxllc\.OrbaxCheckpoints"), ([PROBLEM.params], "got list; use a dictionary")]
+)
+def test_what_is_no_mapping_is_named(checkpoints, told):
+    with pytest.raises(TypeError, match=told):
+        follow(checkpoints)
 
 
 def test_bad_data_leaves_no_store_behind(tmp_path):

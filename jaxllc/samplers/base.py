@@ -13,6 +13,8 @@ class Info(NamedTuple):
 
     losses: jax.Array
     """Losses of the step's batch at the position *before* the step, as `LocalPosterior.losses` gives them."""
+    step_bias: jax.Array
+    r"""What the finite step adds to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
 
 
 class Sampler(Protocol):

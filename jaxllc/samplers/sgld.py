@@ -53,4 +53,16 @@ class SGLD:
             step_size, nbeta, localization = (jnp.asarray(x, w.dtype) for x in (self.step_size, posterior.nbeta, posterior.localization))
             return w - step_size / 2 * (nbeta * g + localization * (w - center)) + jnp.sqrt(step_size) * xi
 
-        return SGLDState(jax.tree.map(move, state.position, grad, posterior.position(), noise)), Info(losses)
+        bias = step_bias(self.step_size, jax.tree.map(lambda g: jnp.asarray(posterior.nbeta, g.dtype) * g, grad))
+        return SGLDState(jax.tree.map(move, state.position, grad, posterior.position(), noise)), Info(losses, bias)
+
+
+def step_bias(step_size: Scalar, drift: Params) -> jax.Array:
+    r"""$\frac{\epsilon}{8} \lVert n\beta g \rVert^2$, whose mean is what a finite step and the noise of its batches add to $\hat\lambda$.
+
+    A stationary law keeps $E\lVert w - w^*\rVert^2$ from step to step, hence
+    $E[(w - w^*) \cdot \nabla U] = d + \frac{\epsilon}{4} E\lVert \nabla U\rVert^2$, the second term being the excess over the continuous law. On a quadratic
+    $n\beta L$ is half of $n\beta\, (w - w^*) \cdot \nabla L$, so half of the excess is that of $\hat\lambda$: exactly so where $n\beta h \gg \gamma$.
+    """
+    squares = [jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(drift)]
+    return jnp.asarray(step_size, squares[0].dtype) / 8 * sum(square.astype(squares[0].dtype) for square in squares)
