@@ -1,8 +1,8 @@
 """Training runs on disk as lazy mappings from the training step to the weights."""
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         self.like = like
         self.item = item
         self._paths = _step_paths(self.directory)
+        self._layout: tuple[str, tuple[str, ...], Any] | None = None
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._paths)
@@ -57,8 +58,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         if step not in self._paths:
             raise KeyError(f"no checkpoint at step {step} in {self.directory}; it holds {format_steps(self)}.")
         try:
-            keys, read = self._locate(step)
-            saved = read()
+            keys, saved = self._read(step)
         except _NotThereError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds; what the reader needs is which folder
@@ -67,8 +67,20 @@ class OrbaxCheckpoints(Mapping[int, Params]):
             ) from error
         return saved if self.like is None else _as_like(saved, self.like, f"step {step} in {self.directory}" + (f", item {'/'.join(keys)}" if keys else ""))
 
-    def _locate(self, step: int) -> tuple[tuple[str, ...], Callable[[], Params]]:
-        """The path of the weights in the saved tree, and what reads them."""
+    def _read(self, step: int) -> tuple[tuple[str, ...], Params]:
+        """The path of the weights in the saved tree, and the weights; a run has one layout, so the last one found is tried first."""
+        if self._layout is not None:
+            name, keys, metadata = self._layout
+            with contextlib.suppress(Exception):
+                return keys, _restore(self._paths[step] / name, keys, metadata)
+        self._layout = None
+        name, keys, metadata = self._locate(step)
+        saved = _restore(self._paths[step] / name, keys, metadata)
+        self._layout = name, keys, metadata
+        return keys, saved
+
+    def _locate(self, step: int) -> tuple[str, tuple[str, ...], Any]:
+        """The item of a checkpoint that holds the weights, their path in its tree, and their metadata."""
         items = {path.name: path for path in sorted(self._paths[step].iterdir()) if (path / "_METADATA").exists()}
         trees = {name: _metadata(path) for name, path in items.items()}
 
@@ -85,8 +97,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         for wanted in candidates:
             found = find(wanted)
             if found is not None and (self.item is not None or wanted[-1:] == ("params",) or self._is_whole(found[2])):
-                name, keys, metadata = found
-                return keys, partial(_restore, items[name], keys, metadata)
+                return found
         told = "; ".join(f"{name}: {', '.join(_children(tree))}" for name, tree in trees.items()) or "no tree of arrays"
         place = f"the checkpoint at step {step} in {self.directory}"
         if self.item is None and self.like is not None and len(trees) == 1:

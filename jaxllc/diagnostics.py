@@ -60,7 +60,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "ess": ess,
         "loss": center_loss,
         "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
-        "step_bias": _over_chains(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias").mean(-1), np.nan))[0],
+        "step_bias": _over_chains(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
         "drift": drift,
         "drift_error": drift_error,

@@ -262,7 +262,10 @@ def _block(
 
 def _batched(function: Callable[..., Any], width: int, *arguments: Any) -> Any:
     """`vmap` over the leading axis, or a loop of `vmap`s of the given width."""
-    if width >= jax.tree.leaves(arguments)[0].shape[0]:
+    size = jax.tree.leaves(arguments)[0].shape[0]
+    if size == 1:  # a batch axis of one keeps a matrix product from the fast path of a CPU
+        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], arguments)))
+    if width >= size:
         return jax.vmap(function)(*arguments)
     return jax.lax.map(lambda each: function(*each), arguments, batch_size=width if width > 1 else None)
 

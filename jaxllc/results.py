@@ -1,7 +1,8 @@
 """The schema of results: the one file that knows the names of groups, variables and axes.
 
     /posterior      llc (step, chain, draw)
-    /sample_stats   loss, center_loss (step, chain, draw): of the draw's batch, at the draw and at w*, nats per example; step_bias
+    /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example; less llc / nbeta it is that of the batch at w*
+                    step_bias (step, chain): what the finite step adds to llc
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
     attributes      every setting, the key, versions
 
@@ -33,8 +34,7 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss),
     Variable("sample_stats", "loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss + trace.excess_loss),
-    Variable("sample_stats", "center_loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss),
-    Variable("sample_stats", "step_bias", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.step_bias),
+    Variable("sample_stats", "step_bias", (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
     Variable("constant_data", "full_center_loss", (STEP,), lambda trace, nbeta: trace.full_center_loss),
     Variable("constant_data", "gaussian_llc", (STEP, CHAIN), lambda trace, nbeta: trace.gaussian_llc),
 )

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,9 +18,6 @@ import numpy as np
 from jaxllc import results
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
-
-if TYPE_CHECKING:
-    import xarray
 
 UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_sampler")
 """Attributes in which a resumed run may differ."""
@@ -65,14 +62,10 @@ class Store:
             self._rows = _Rows(self.path)
         self._rows.write(step, {f"{group}/{name}": values for (group, name), values in arrays.items()} | {"checksum": weights})
 
-    def tree(self, steps: list[int]) -> "xarray.DataTree":
-        """The rows of some steps that are there, in memory."""
-        rows = _Rows(self.path)
-        chosen = [step for step in rows.done() if step in set(steps)]
-        where = [rows.index[step] for step in chosen]
-        found = {(v.group, v.name): rows.array(f"{v.group}/{v.name}").oindex[where] for v in results.VARIABLES}
-        coords = results.coordinates(chosen, self._attributes["num_chains"], self._attributes["num_draws"])
-        return results.to_tree(found, coords, dict(rows.group.attrs))
+    def read(self, step: int) -> dict[tuple[str, str], np.ndarray]:
+        """The arrays of a step that is done, without their axis `step`."""
+        rows = self._rows or _Rows(self.path)
+        return {(v.group, v.name): rows.read(f"{v.group}/{v.name}", step) for v in results.VARIABLES}
 
 
 class _Rows:
@@ -82,10 +75,13 @@ class _Rows:
         import zarr
 
         self.group = zarr.open_group(path, mode="r+")
+        self._arrays: dict[str, Any] = {}
         self.index = {int(step): i for i, step in enumerate(self.array(results.STEP)[:])}
 
     def array(self, name: str) -> Any:
-        return self.group[name]
+        if name not in self._arrays:
+            self._arrays[name] = self.group[name]
+        return self._arrays[name]
 
     def done(self) -> list[int]:
         flags = self.array("done")[:]
@@ -154,7 +150,9 @@ def _lay_out(path: Path, steps: list[int], attributes: Mapping[str, Any], rows: 
         root.create_array(name, shape=(len(steps),), chunks=(1,), dtype=dtype, fill_value=0, dimension_names=(results.STEP,))
     for v in results.VARIABLES:
         shape = tuple(len(coords[dim]) for dim in v.dims)
-        root.create_array(f"{v.group}/{v.name}", shape=shape, chunks=(1, *shape[1:]), dtype="float32", fill_value=np.nan, dimension_names=v.dims)
+        root.create_array(
+            f"{v.group}/{v.name}", shape=shape, chunks=(1, *shape[1:]), compressors=None, dtype="float32", fill_value=np.nan, dimension_names=v.dims
+        )
     root.attrs.update(dict(attributes))
     for step, values in (rows or {}).items():
         _Rows(draft).write(step, values)

@@ -123,15 +123,13 @@ def trajectory(
         with progress_bar(settings.num_steps * len(pending), progress) as on_steps:
             for group in groups:
                 for step, values, weights in _run(settings, checkpoints, group, size, on_steps):
+                    rows[step] = values
                     if kept:
                         kept.write(step, values, weights)
-                    else:
-                        rows[step] = values
     if kept:
-        tree = kept.tree(steps)
-    else:
-        values = {name: np.stack([rows[step][name] for step in steps]) for name in rows[steps[0]]}
-        tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws), attributes)
+        rows |= {step: kept.read(step) for step in steps if step not in rows}
+    values = {name: np.stack([rows[step][name] for step in steps]) for name in rows[steps[0]]}
+    tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws), attributes)
     reference = _reference_loss(tree) if reference_loss is None else float(reference_loss)
     if reference is not None:
         tree.attrs["reference_loss"] = reference

@@ -1,6 +1,9 @@
 """Orbax directories as users write them, and what goes wrong with them."""
 
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -141,27 +144,20 @@ def test_a_tree_that_does_not_match(run):
         OrbaxCheckpoints(run, like=PARAMS | {"scale": jnp.ones(2)})[0]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax leaves tasks behind that failed with the read
-def test_named_items_are_found_by_like(tmp_path):
-    with ocp.CheckpointManager(tmp_path) as manager:
-        manager.save(3, args=ocp.args.Composite(model=ocp.args.StandardSave(weights(3)), opt=ocp.args.StandardSave({"m": weights(0)})))
-    assert_weights(OrbaxCheckpoints(tmp_path, like=PARAMS)[3], 3)
-
-
-def test_an_nnx_state_is_read_by_plain_names(tmp_path):
-    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-    with ocp.CheckpointManager(tmp_path) as manager:
-        manager.save(1, args=ocp.args.StandardSave(nnx.state(model)))
-    found = OrbaxCheckpoints(tmp_path, like={"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})[1]
-    np.testing.assert_array_equal(found["kernel"], model.kernel[...])
-
-
 def test_a_damaged_checkpoint_is_named(run, tmp_path):
+    """In a process of its own: a read that fails leaves tasks of Orbax behind, whose complaints would reach other tests."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     for path in (copy / "10").rglob("manifest.ocdbt"):
         path.unlink()
-    checkpoints = OrbaxCheckpoints(copy, like=PARAMS)
-    with pytest.raises(ValueError, match=r"step 10, .* cannot be read"):
-        checkpoints[10]
-    assert_weights(checkpoints[300], 300)
+    code = (
+        "import jaxllc\n"
+        f"checkpoints = jaxllc.OrbaxCheckpoints({str(copy)!r}, item='params')\n"
+        "assert checkpoints[0]['scale'] == 2\n"
+        "try: checkpoints[10]\n"
+        "except ValueError as error: print(error)\n"
+        "assert checkpoints[300]['scale'] == 302\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"step 10, .*run/10, cannot be read \(ValueError: .*leave this step out or save it again", done.stdout, re.S)
