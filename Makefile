@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint readme clean
+.PHONY: demo test test-all lint readme rivals clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,15 @@ lint: $(VENV)/.installed
 
 readme: $(VENV)/.installed  ## run the examples of the README
 	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
+
+rivals:  ## what the benchmarks compare with, each in an environment of its own under .rivals/
+	$(PYTHON) -m venv .rivals/devinterp1
+	.rivals/devinterp1/bin/pip install --quiet torch==2.13.0 devinterp==1.3.2
+	$(PYTHON) -m venv .rivals/devinterp2
+	.rivals/devinterp2/bin/pip install --quiet torch==2.13.0 devinterp==2.0.1
+	$(PYTHON) -m venv .rivals/canonical
+	.rivals/canonical/bin/pip install --quiet torch==2.13.0 numpy pandas tqdm
+	.rivals/canonical/bin/pip install --quiet --no-deps --ignore-requires-python canonical-interp==0.2.7
 
 clean:
 	rm -rf $(VENV) demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache

@@ -161,3 +161,17 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"step 10, .*run/10, cannot be read \(ValueError: .*leave this step out or save it again", done.stdout, re.S)
+
+
+def test_named_items_are_found_by_like(tmp_path):
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(3, args=ocp.args.Composite(model=ocp.args.StandardSave(weights(3)), opt=ocp.args.StandardSave({"m": weights(0)})))
+    assert_weights(OrbaxCheckpoints(tmp_path, like=PARAMS)[3], 3)
+
+
+def test_an_nnx_state_is_read_by_plain_names(tmp_path):
+    model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+    with ocp.CheckpointManager(tmp_path) as manager:
+        manager.save(1, args=ocp.args.StandardSave(nnx.state(model)))
+    found = OrbaxCheckpoints(tmp_path, like={"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)})[1]
+    np.testing.assert_array_equal(found["kernel"], model.kernel[...])
