@@ -15,13 +15,13 @@ from typing import Any
 
 os.environ.setdefault("DEVICES", "1")
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
+import jax
+import jax.numpy as jnp
 
-import jaxllc  # noqa: E402
-from benchmarks.throughput import MEDIUM, SMALL, Case, deep_linear, language_model  # noqa: E402
-from benchmarks.timing import save  # noqa: E402
-from jaxllc import engine  # noqa: E402
+import jaxllc
+from benchmarks.throughput import MEDIUM, SMALL, Case, deep_linear, language_model
+from benchmarks.timing import save
+from jaxllc import engine
 
 STEPS = 200
 
@@ -69,14 +69,14 @@ def per_chain(case: Case) -> dict[str, Any]:
 def peak_mebibytes(num_draws: int, num_checkpoints: int) -> float:
     """Peak resident memory of a process that runs a trajectory of the small net into a store, at a fixed group size."""
     code = (
-        "import resource, tempfile, jax, jaxllc\n"
+        "import re, tempfile, jax, jaxllc\n"
         "from benchmarks import throughput as t\n"
         "case = t.SMALL(0)\n"
         f"run = {{step: case.params for step in range({num_checkpoints})}}\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    jaxllc.trajectory(case.loss_fn, run, case.data, key=jax.random.key(0), sampler=jaxllc.SGLD(1e-6), nbeta=1000.0, batch_size=500,\n"
         f"        num_draws={num_draws}, num_burn_in=0, store=folder + '/llc.zarr', group_size=5, progress=False)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read()).group(1)) / 1024)"
     )
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
@@ -98,7 +98,8 @@ def main() -> None:
         print(f"| {line['what']} | ≤ 1 | {line['measured']:.2f} | {line['ours']:.2f} · {line['bare']:.2f} |")
     print(f"\nPeak of a process with 5 checkpoints × 8 chains × {draws} draws: {base:.0f} MiB.")
     for line in growth:
-        print(f"With {line['what']}: {line['more_than_base']:+.0f} MiB, of which the draws that are returned, as arrays, are about {line['results_returned_add']:.0f} MiB.")
+        more, returned = line["more_than_base"], line["results_returned_add"]
+        print(f"With {line['what']}: {more:+.0f} MiB, of which the draws that are returned, as arrays, are about {returned:.0f} MiB.")
     print(save("memory", {"rows": rows, "base_mebibytes": base, "growth": growth}, options.quick))
 
 

@@ -41,7 +41,9 @@ def counts(case: Case) -> tuple[float, float]:
 def main() -> None:
     """Count, compute, print, keep."""
     path = RESULTS / "throughput.json"
-    measured = {line["what"].split(" (")[0]: line["ours_us"] for line in reversed(json.loads(path.read_text())["rows"]) if "ours_us" in line} if path.exists() else {}
+    measured = (
+        {line["what"].split(" (")[0]: line["ours_us"] for line in reversed(json.loads(path.read_text())["rows"]) if "ours_us" in line} if path.exists() else {}
+    )
     rows = []
     for case in (SMALL(0), MEDIUM(0), WIDE(0), language_model(0)):
         flops, moved = counts(case)

@@ -9,6 +9,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -20,8 +21,8 @@ from benchmarks.timing import interleaved, save, seconds
 from jaxllc.engine import sample
 from jaxllc.trajectory import RESIDENT_WEIGHTS
 
-CHAIN_STEPS = 32_000
-"""of a timed run of the small net: about a second."""
+CHAIN_STEPS = 16_000
+"""of a timed run of the small net: about half a second."""
 
 
 def cost(case: Case, num_chains: int, num_checkpoints: int, chain_steps: int) -> Callable[[], float]:
@@ -44,14 +45,14 @@ def cost(case: Case, num_chains: int, num_checkpoints: int, chain_steps: int) ->
 
 def measure(quick: bool) -> dict[str, list[dict[str, Any]]]:
     """The curves, by what varies."""
-    repeats, small, medium = (2, CHAIN_STEPS // 4, 800) if quick else (5, CHAIN_STEPS, 6400)
+    repeats, small, medium = (2, CHAIN_STEPS // 4, 800) if quick else (5, CHAIN_STEPS, 3200)
     small_net, medium_net = SMALL(0), MEDIUM(0)
     curves = {
         "chains, small net": {count: cost(small_net, count, 1, small) for count in (4, 16, 64, 256)},
         "chains, medium net": {count: cost(medium_net, count, 1, medium) for count in (4, 16, 64, 256)},
-        "checkpoints, 8 chains, small net": {count: cost(small_net, 8, count, small * count // 10) for count in (10, 100, 1000)},
+        "checkpoints, 8 chains, small net": {count: cost(small_net, 8, count, small * factor) for count, factor in ((10, 2), (100, 6), (1000, 30))},
         "weights, batch 64, 8 chains": {
-            sum(a * b for a, b in zip(widths, widths[1:], strict=False)): cost(deep_linear(widths, 64, 0), 8, 1, steps)
+            sum(a * b for a, b in pairwise(widths)): cost(deep_linear(widths, 64, 0), 8, 1, steps)
             for widths, steps in (((10, 20, 20, 10), small), ((50,) * 4, small), ((100,) * 4, medium * 2), ((200,) * 4, medium), ((580,) * 4, medium // 8))
         },
         "batch, medium net, 8 chains": {size: cost(deep_linear((100,) * 4, size, 0), 8, 1, medium) for size in (32, 128, 512, 2048)},

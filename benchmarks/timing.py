@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+
+Name = TypeVar("Name")
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,9 +45,9 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def interleaved(runs: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+def interleaved(runs: Mapping[Name, Callable[[], float]], repeats: int) -> dict[Name, list[float]]:
     """`repeats` figures of each, taken in turns, so that a slow minute of the machine is shared by all."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[Name, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             found[name].append(run())
