@@ -17,7 +17,7 @@ _SHUFFLE_SEED = 0
 class InMemory:
     """Arrays on the device, shuffled once, of which a batch is a contiguous window that begins anywhere.
 
-    A window costs a copy where a gather of rows costs a third of a small gradient. All windows are equally likely and wrap
+    A window costs a copy, less than a gather of rows at random. All windows are equally likely and wrap
     around the end, so each example is equally likely in a batch, and a batch never holds an example twice.
     The order is fixed (it does not depend on any key), so it is the same for all chains, checkpoints and calls.
 

@@ -1,6 +1,6 @@
 r"""Noise for a step, drawn for a whole tree at once: the only file that knows how.
 
-Rademacher signs, 32 to a random word, cost a tenth of threefry Gaussians on a CPU. The Euler scheme has weak order one, and so matching
+Rademacher signs, 32 to a random word, cost a fraction of threefry Gaussians on a CPU (see docs/performance.md). The Euler scheme has weak order one, and so matching
 moments up to the third are enough (Kloeden & Platen 1992, ch. 14): for the mean of a loss both kinds are equally right.
 """
 
