@@ -273,8 +273,8 @@ def _batched(function: Callable[..., Any], width: int, *arguments: Any) -> Any:
 def _widths(one_chain: Callable[..., Any], chains: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, reference: Any) -> tuple[int, int]:
     """How many chains and checkpoints to run side by side on one device.
 
-    All of them on an accelerator. On a CPU as many as keep what one step writes within the caches: a vmapped step beyond them is up to
-    1.6 times slower than one chain after the other. Checkpoints come first, since they share batches and noise.
+    All of them on an accelerator. On a CPU as many as keep what one step writes within the caches: a vmapped step beyond them is
+    slower than one chain after the other. Checkpoints come first, since they share batches and noise.
     """
     num_chains, num_checkpoints = chains.size, jax.tree.leaves(posterior.center)[0].shape[0]
     if jax.default_backend() != "cpu":
