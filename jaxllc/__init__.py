@@ -13,18 +13,35 @@ from jaxllc.engine import Trace, sample
 from jaxllc.estimators import Estimate, estimate
 from jaxllc.free import Free, Paths
 from jaxllc.posterior import LocalPosterior, default_nbeta
+from jaxllc.samplers.gradients import ControlVariate, Minibatch
+from jaxllc.samplers.mcmc import HMC, MALA, MCLMC, NUTS, BlackJAX
+from jaxllc.samplers.precondition import Adam, Identity, RMSProp
+from jaxllc.samplers.sghmc import SGHMC
 from jaxllc.samplers.sgld import SGLD
+from jaxllc.samplers.sgnht import SGNHT
 from jaxllc.trajectory import Trajectory, trajectory
 
 __all__ = [
+    "HMC",
+    "MALA",
+    "MCLMC",
+    "NUTS",
+    "SGHMC",
     "SGLD",
+    "SGNHT",
+    "Adam",
+    "BlackJAX",
+    "ControlVariate",
     "Estimate",
     "Finding",
     "Free",
+    "Identity",
     "InMemory",
     "LocalPosterior",
+    "Minibatch",
     "OrbaxCheckpoints",
     "Paths",
+    "RMSProp",
     "Trace",
     "Trajectory",
     "default_nbeta",

@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without an axis `step`.
 
-    `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `llc` and its `std_error`; `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
     `step_bias`, about what the finite step and its batches' noise add to `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` chains;
     `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before and its error, both from
     the differences of the same chains, which share their random numbers.
@@ -60,6 +60,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "ess": ess,
         "loss": center_loss,
         "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
+        "wbic": _wbic(tree, center_loss + llc / float(tree.attrs["nbeta"])),
         "step_bias": _over_chains(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
         "drift": drift,
@@ -120,6 +121,11 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
             )
         )
     return tuple(found)
+
+
+def _wbic(tree: "xarray.DataTree", mean_loss: np.ndarray) -> np.ndarray:
+    n, nbeta = int(tree.attrs.get("num_examples", 1)), float(tree.attrs["nbeta"])
+    return n * mean_loss if np.isclose(nbeta * np.log(n), n, rtol=1e-6) else np.full_like(mean_loss, np.nan)
 
 
 def _is_finite(draws: np.ndarray) -> np.ndarray:

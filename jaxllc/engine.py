@@ -14,25 +14,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllc._tree import at_least_float32, broadcast_leading
-from jaxllc._typing import Key
+from jaxllc._typing import Key, Params
+from jaxllc.batching import batched, even_width, side_by_side
 from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
+from jaxllc.reference import Reference, center_gradient, center_losses, gaussian_llc, paired
 from jaxllc.samplers.base import Sampler
-from jaxllc.samplers.noise import gaussian
 
 BLOCK = 256
 """Steps between two returns to the host: what a progress bar, an interrupt or a store can see."""
-
-CACHE_BYTES = 2**22
-"""What the steps that run side by side on one CPU core may write."""
-
-CONTROL_DRAWS = 16
-"""Gradient-free Gaussian draws a chain, for the control of `Trace.gaussian_llc`."""
 
 
 class Trace(NamedTuple):
@@ -59,9 +53,10 @@ class NotFiniteError(ValueError):
 
 
 def default_mesh(num_chains: int, num_checkpoints: int = 1) -> Mesh:
-    """All devices that divide the work evenly, as a mesh with axes `step` and `chain`."""
-    chain_devices = math.gcd(jax.device_count(), num_chains)
-    step_devices = math.gcd(jax.device_count() // chain_devices, num_checkpoints)
+    """As many devices as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first."""
+    available = jax.device_count()
+    shapes = [(s, c) for c in range(1, available + 1) for s in range(1, available // c + 1) if num_chains % c == 0 and num_checkpoints % s == 0]
+    step_devices, chain_devices = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]))
     devices = np.asarray(jax.devices()[: chain_devices * step_devices]).reshape(step_devices, chain_devices)
     return Mesh(devices, ("step", "chain"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -100,12 +95,16 @@ def sample(
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
-        ValueError: a count below its least value, a mesh that does not divide the work, or a loss of the wrong shape.
+        ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or minibatches for a sampler
+            that needs all data.
     """
     check_counts(num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning)
-    if not stacked:
-        posterior = dataclasses.replace(posterior, center=broadcast_leading(posterior.center, 1))
-    num_checkpoints = jax.tree.leaves(posterior.center)[0].shape[0]
+    posterior = dataclasses.replace(posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None)
+    num_checkpoints = _num_centers(posterior)
+    if getattr(sampler, "full_batch", False) and data.batch_size < data.num_examples:
+        raise ValueError(
+            f"{type(sampler).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; pass batch_size=None."
+        )
     mesh = mesh or default_mesh(num_chains, num_checkpoints)
     _check_mesh(mesh, num_chains, num_checkpoints)
 
@@ -115,24 +114,40 @@ def sample(
     )
     sampler = jax.tree.map(lambda x: per_checkpoint(at_least_float32(x)), sampler)
 
-    total = num_burn_in + (num_draws - 1) * thinning + 1
-    block = math.ceil(total / math.ceil(total / BLOCK))
-    state, reference, control = _start(key, sampler, posterior, data, mesh=mesh, num_chains=num_chains)
+    # Placed once: a program that finds its arguments elsewhere copies them again at each call.
+    data = jax.device_put(data, NamedSharding(mesh, P()))
+    sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(_axes(mesh)[0])))
+
+    state, reference, center_grad, control = _start(key, sampler, posterior, data, mesh=mesh, num_chains=num_chains)
+    posterior = dataclasses.replace(posterior, center_grad=center_grad)
     full_center_loss = _fetch(reference.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
-    losses: list[np.ndarray] = []
-    pending = None
+
+    total = num_burn_in + (num_draws - 1) * thinning + 1
+    block = math.ceil(total / math.ceil(total / BLOCK))
+    kept = np.empty((3, num_checkpoints, num_chains, num_draws), full_center_loss.dtype)
+    pending: tuple[int, jax.Array] | None = None
+
+    def keep(first: int, running: jax.Array) -> None:
+        """Of a block that began at a step, the draws."""
+        steps = range(first, min(first + block, total))
+        draws = [step for step in steps if step >= num_burn_in and (step - num_burn_in) % thinning == 0]
+        found = _fetch(running)
+        if draws:
+            at = (draws[0] - num_burn_in) // thinning
+            kept[..., at : at + len(draws)] = found[..., draws[0] - first : draws[-1] - first + 1 : thinning]
+        if on_steps is not None:
+            on_steps(len(steps))
+
     for first in range(0, total, block):
         state, running = _block(key, sampler, posterior, data, state, reference.by_example, first, mesh=mesh, num_chains=num_chains, num_steps=block)
         if pending is not None:
-            losses.append(_fetch(pending))
-            _tell(on_steps, block)
-        pending = running
-    losses.append(_fetch(pending))
-    _tell(on_steps, total - block * (len(losses) - 1))
+            keep(*pending)
+        pending = first, running
+    assert pending is not None
+    keep(*pending)
 
-    kept = np.concatenate(losses, axis=-1)[..., num_burn_in:total:thinning]
     trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control))
     return trace if stacked else Trace(*(x[0] for x in trace))
 
@@ -157,11 +172,6 @@ def _sharpness(posterior: LocalPosterior, data: InMemory, *, mesh: Mesh) -> jax.
     return measure(posterior, data)
 
 
-def _tell(on_steps: Callable[[int], Any] | None, steps: int) -> None:
-    if on_steps is not None:
-        on_steps(steps)
-
-
 def _check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int) -> None:
     unknown = set(mesh.axis_names) - {"chain", "step"}
     if unknown:
@@ -183,9 +193,8 @@ def _fetch(array: Any) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
-class _Reference(NamedTuple):
-    by_example: jax.Array | None  # [K, ...]: losses at the centre, laid out like the data; None where loss_fn gives means only
-    mean: jax.Array  # [K]
+def _num_centers(posterior: LocalPosterior) -> int:
+    return jax.tree.leaves(posterior.center)[0].shape[0]
 
 
 def _axes(mesh: Mesh) -> tuple[str | None, str | None]:
@@ -193,22 +202,36 @@ def _axes(mesh: Mesh) -> tuple[str | None, str | None]:
 
 
 @partial(jax.jit, static_argnames=("mesh", "num_chains"))
-def _start(key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, num_chains: int) -> tuple[Any, _Reference, jax.Array]:
-    """States at the centres, the losses there, and the Gaussian control."""
+def _start(
+    key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, num_chains: int
+) -> tuple[Any, Reference, Params | None, jax.Array]:
+    """States at the centres, the losses there, the gradient there if the sampler needs it, and the Gaussian control."""
     step_axis, chain_axis = _axes(mesh)
+    devices = 1 if chain_axis is None else mesh.shape[chain_axis]
+    wants_gradient = getattr(getattr(sampler, "gradient", None), "needs_center_grad", False)
 
-    def start(key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, chains: jax.Array) -> tuple[Any, _Reference, jax.Array]:
-        reference = jax.vmap(lambda p: _center_losses(p, data, mesh, chain_axis))(posterior)
+    def start(key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, chains: jax.Array) -> tuple[Any, Reference, Params | None, jax.Array]:
         state = jax.vmap(lambda s, p: s.init(p.position()))(sampler, posterior)
-        states = broadcast_leading(state, chains.size)
-        control = jax.vmap(lambda p, r: _gaussian_llc(key, chains, p, data, r), out_axes=0)(posterior, reference.by_example)
-        return states, reference, control
+
+        def at_center(posterior: LocalPosterior) -> tuple[Reference, Params | None]:
+            gradient = center_gradient(posterior, data, devices, chain_axis) if wants_gradient else None
+            return center_losses(posterior, data, devices, chain_axis), gradient
+
+        one = jax.tree.map(lambda leaf: leaf[0], posterior)
+        most = side_by_side(lambda p: p.losses(p.position(), data.batch(jnp.zeros((), jnp.int32))), one)
+        reference, gradient = batched(at_center, even_width(_num_centers(posterior), most), posterior)
+
+        def control(posterior: LocalPosterior, by_example: jax.Array | None) -> jax.Array:
+            return batched(lambda chain: gaussian_llc(key, chain, posterior, data, by_example), even_width(chains.size, most), chains)
+
+        controls = batched(control, even_width(_num_centers(posterior), most // chains.size), posterior, reference.by_example)
+        return broadcast_leading(state, chains.size), reference, gradient, controls
 
     return jax.shard_map(
         start,
         mesh=mesh,
         in_specs=(P(), P(step_axis), P(step_axis), P(), P(chain_axis)),
-        out_specs=(P(chain_axis, step_axis), P(step_axis), P(step_axis, chain_axis)),
+        out_specs=(P(chain_axis, step_axis), P(step_axis), P(step_axis), P(step_axis, chain_axis)),
         check_vma=False,
     )(key, sampler, posterior, data, jnp.arange(num_chains))
 
@@ -240,15 +263,19 @@ def _block(
                 noise_key, batch_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, chain), t))
                 window = data.window(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, data.batch(window))
-                return state, jnp.stack([*_paired(info.losses, posterior, data, window, reference), info.step_bias])
+                return state, jnp.stack([*paired(info.losses, posterior, data, window, reference), info.step_bias])
 
             return jax.lax.scan(step, state, first + jnp.arange(num_steps))
 
         def one_group(chain: jax.Array, state: Any) -> tuple[Any, jax.Array]:
-            return _batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, reference)
+            return batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, reference)
 
-        chain_width, checkpoint_width = _widths(one_chain, chains, state, sampler, posterior, reference)
-        state, losses = _batched(one_group, chain_width, chains, state)
+        # Checkpoints come first, since they share batches and noise.
+        first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, reference)), _num_centers(posterior)
+        most = side_by_side(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
+        checkpoint_width = even_width(num_checkpoints, most)
+        chain_width = even_width(chains.size, most // num_checkpoints)
+        state, losses = batched(one_group, chain_width, chains, state)
         return state, jnp.transpose(losses, (3, 1, 0, 2))
 
     return jax.shard_map(
@@ -258,91 +285,3 @@ def _block(
         out_specs=(P(chain_axis, step_axis), P(None, step_axis, chain_axis)),
         check_vma=False,
     )(key, sampler, posterior, data, state, reference, first, jnp.arange(num_chains))
-
-
-def _batched(function: Callable[..., Any], width: int, *arguments: Any) -> Any:
-    """`vmap` over the leading axis, or a loop of `vmap`s of the given width."""
-    size = jax.tree.leaves(arguments)[0].shape[0]
-    if size == 1:  # a batch axis of one keeps a matrix product from the fast path of a CPU
-        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], arguments)))
-    if width >= size:
-        return jax.vmap(function)(*arguments)
-    return jax.lax.map(lambda each: function(*each), arguments, batch_size=width if width > 1 else None)
-
-
-def _widths(one_chain: Callable[..., Any], chains: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, reference: Any) -> tuple[int, int]:
-    """How many chains and checkpoints to run side by side on one device.
-
-    All of them on an accelerator. On a CPU as many as keep what one step writes within the caches: a vmapped step beyond them is
-    slower than one chain after the other. Checkpoints come first, since they share batches and noise.
-    """
-    num_chains, num_checkpoints = chains.size, jax.tree.leaves(posterior.center)[0].shape[0]
-    if jax.default_backend() != "cpu":
-        return num_chains, num_checkpoints
-    first = jax.tree.map(lambda leaf: leaf[0], (sampler, posterior, reference))
-    jaxpr = jax.make_jaxpr(one_chain)(chains[0], jax.tree.map(lambda leaf: leaf[0, 0], state), *first)
-    side_by_side = max(1, CACHE_BYTES // _bytes_written(jaxpr.jaxpr))
-    checkpoint_width = math.gcd(num_checkpoints, side_by_side) if side_by_side < num_checkpoints else num_checkpoints
-    chain_width = max(
-        width for width in range(1, num_chains + 1) if num_chains % width == 0 and width * checkpoint_width <= max(side_by_side, checkpoint_width)
-    )
-    return chain_width, checkpoint_width
-
-
-def _bytes_written(jaxpr: Any) -> int:
-    """Bytes of all intermediate results of a program, before any fusion."""
-    total: int = 0
-    for equation in jaxpr.eqns:
-        inner = [_bytes_written(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(equation.params)]
-        total += sum(inner) if inner else sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "size"))
-    return total
-
-
-def _paired(losses: jax.Array, posterior: LocalPosterior, data: InMemory, window: jax.Array, reference: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-    """What the losses of a batch exceed those of the same examples at the centre by, on average, and the mean loss there."""
-    center = posterior.losses(posterior.position(), data.batch(window)) if reference is None else data.slice(reference, window)
-    return (losses - center).mean(), center.mean()
-
-
-def _center_losses(posterior: LocalPosterior, data: InMemory, mesh: Mesh, chain_axis: str | None) -> _Reference:
-    """Losses of all examples at the centre, in batches as large as the chains', each device doing its share of them."""
-    devices = 1 if chain_axis is None else mesh.shape[chain_axis]
-    n, size = data.num_examples, data.batch_size
-    share = math.ceil(math.ceil(n / size) / devices)
-    first = 0 if chain_axis is None else jax.lax.axis_index(chain_axis) * share
-    # The last windows would begin beyond the data: they begin at zero, and are dropped or overwritten below.
-    starts = (first + jnp.arange(share, dtype=jnp.int32)) * size
-    losses = jax.lax.map(lambda start: posterior.losses(posterior.position(), data.batch(jnp.where(start < n, start, jnp.zeros_like(start)))), starts)
-    if chain_axis is not None:
-        losses = jax.lax.all_gather(losses, chain_axis, tiled=True)
-    if losses.ndim == 1:
-        return _Reference(None, _mean_of_means(losses, posterior, data))
-    by_example = losses.reshape(-1)[:n]
-    return _Reference(data.wrap(by_example), by_example.mean())
-
-
-def _mean_of_means(means: jax.Array, posterior: LocalPosterior, data: InMemory) -> jax.Array:
-    """The mean over all examples where only means of batches are known: the last, shorter batch is run by itself."""
-    n, size = data.num_examples, data.batch_size
-    whole, rest = divmod(n, size)
-    total = size * means[:whole].sum()
-    if rest:
-        total += rest * posterior.losses(posterior.position(), jax.tree.map(lambda leaf: leaf[whole * size : n], data.arrays))
-    return total / n
-
-
-def _gaussian_llc(key: Key, chains: jax.Array, posterior: LocalPosterior, data: InMemory, reference: jax.Array | None) -> jax.Array:
-    r"""$n\beta\,(E[L(w^* + z)] - L(w^*))$ with $z \sim N(0, 1/\gamma)$, `[C]`: the control that no gradient went into."""
-
-    def draw(key: Key) -> jax.Array:
-        noise_key, batch_key = jax.random.split(key)
-        window = data.window(batch_key)
-        center = posterior.position()
-        position = jax.tree.map(lambda w, z: w + z / jnp.sqrt(posterior.localization).astype(w.dtype), center, gaussian(noise_key, center))
-        excess, _ = _paired(posterior.losses(position, data.batch(window)), posterior, data, window, reference)
-        return jnp.asarray(posterior.nbeta) * excess
-
-    # Steps count from 0 upwards; the control's keys lie far beyond any of them.
-    places = jnp.uint32(2**32 - 1) - jnp.arange(CONTROL_DRAWS, dtype=jnp.uint32)
-    of_chain = jax.vmap(lambda chain: jax.lax.map(lambda t: draw(jax.random.fold_in(jax.random.fold_in(key, chain), t)), places).mean())
-    return of_chain(chains)

@@ -12,24 +12,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, results
-from jaxllc._tree import is_real, named_leaves, stack
+from jaxllc._tree import at_least_float32, is_real, named_leaves, stack
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import NotFiniteError, check_counts, default_mesh, sample, sharpness
+from jaxllc.engine import NotFiniteError, Trace, check_counts, default_mesh, sample, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.base import Sampler
+from jaxllc.samplers.precondition import Identity
 from jaxllc.samplers.sgld import SGLD
 
 if TYPE_CHECKING:
     import xarray
 
-SHARE_OF_LIMIT = 1 / 64
-r"""The default step size, as a share of $4/a$, where SGLD becomes unstable along the largest curvature $a$ at $w^*$.
-
-Along that direction it adds a 63rd. Chains meet larger curvatures away from $w^*$: in a deep linear net with $\lambda = 50$ a share of 1/8 gave 105.
-"""
+DEFAULT_SAMPLER = SGLD(step_size=None)
+"""What samples where none is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +46,11 @@ class Estimate:
     def std_error(self) -> float:
         """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of the step-size bias."""
         return self._value("std_error")
+
+    @property
+    def wbic(self) -> float:
+        r"""$n\, E[L_n(w)]$ in nats, the widely applicable Bayesian information criterion (Watanabe 2013); NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data."""
+        return self._value("wbic")
 
     @property
     def rhat(self) -> float:
@@ -94,6 +97,7 @@ class Settings:
     num_draws: int
     num_burn_in: int
     thinning: int
+    extrapolate: bool = False
     mesh: Mesh | None = None
 
     def posterior(self, center: Params) -> LocalPosterior:
@@ -110,7 +114,7 @@ class Settings:
         return {
             "loss_fn": f"{getattr(self.loss_fn, '__module__', '')}.{getattr(self.loss_fn, '__qualname__', type(self.loss_fn).__name__)}",
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
-            "sampler": _describe(self.sampler),
+            "sampler": describe(self.sampler),
             "nbeta": float(self.nbeta),
             "localization": float(self.localization),
             "free": repr(self.free),
@@ -120,6 +124,7 @@ class Settings:
             "num_draws": self.num_draws,
             "num_burn_in": self.num_burn_in,
             "thinning": self.thinning,
+            "extrapolate": self.extrapolate,
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
         }
 
@@ -139,6 +144,7 @@ def estimate(
     num_draws: int = 1000,
     num_burn_in: int = 500,
     thinning: int = 1,
+    extrapolate: bool = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     reference_loss: float | None = None,
@@ -151,7 +157,7 @@ def estimate(
         params: $w^*$, a pytree of arrays.
         data: a pytree of arrays with one leading axis, the examples.
         key: a typed key, `jax.random.key(seed)`.
-        sampler: default plain SGLD, its step size from the largest curvature at $w^*$.
+        sampler: how chains move; default `DEFAULT_SAMPLER`. A step size of None is a share of the largest that is stable at $w^*$.
         nbeta: $n\beta$; default $n / \ln n$ for the $n$ examples of `data`. Where the loss is a mean over tokens, $n$ counts tokens: pass
             `default_nbeta(num_tokens)`.
         localization: $\gamma$, the strength of the pull to $w^*$.
@@ -161,6 +167,8 @@ def estimate(
         num_draws: draws kept from each.
         num_burn_in: steps before the first draw.
         thinning: steps from one draw to the next.
+        extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the first at
+            each draw: the coefficient at $\epsilon \to 0$, as far as its bias is linear in $\epsilon$, at twice the cost.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
@@ -173,7 +181,7 @@ def estimate(
     """
     settings = settle(
         loss_fn, {"params": params}, data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
-        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, mesh=mesh,
+        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, extrapolate=extrapolate, mesh=mesh,
     )  # fmt: skip
     with progress_bar(settings.num_steps, progress) as on_steps:
         values = run_group(settings, {"params": params}, on_steps)
@@ -207,16 +215,19 @@ def settle(
         raise TypeError(f"sampler must be a sampler such as jaxllc.SGLD(step_size=1e-5), got {sampler!r}.")
     _check_number("nbeta", nbeta, positive=True)
     _check_number("localization", localization, positive=False)
+    sampler = DEFAULT_SAMPLER if sampler is None else sampler
     for number in jax.tree.leaves(sampler):
-        _check_number(f"every number of {_describe(sampler)}", number, positive=False)
-    check_counts(**{name: count for name, count in counts.items() if name != "mesh"})
+        _check_number(f"every number of {describe(sampler)}", number, positive=False)
+    check_counts(**{name: count for name, count in counts.items() if name not in ("mesh", "extrapolate")})
     selection = as_free(free)
     for params in examples.values():
         take_free(selection, params)
     data = data if isinstance(data, InMemory) else InMemory.of(data, batch_size)
     nbeta = default_nbeta(data.num_examples) if nbeta is None else float(nbeta)
-    settings = Settings(loss_fn, data, key, SGLD(0.0) if sampler is None else sampler, nbeta, float(localization), selection, **counts)
-    if sampler is not None:
+    settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts)
+    if settings.extrapolate and not hasattr(sampler, "step_size"):
+        raise TypeError(f"extrapolate=True halves the step size, and {describe(sampler)} has none.")
+    if not needs_step_size(sampler):
         return settings
     mesh = settings.mesh or default_mesh(settings.num_chains)
     curvatures = {name: sharpness(settings.posterior(params), data, mesh) for name, params in examples.items()}
@@ -224,9 +235,27 @@ def settle(
         if not (np.isfinite(curvature) and curvature > 0):
             raise ValueError(
                 f"the largest curvature at {_checkpoint(name)} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
-                "or pass sampler=SGLD(step_size)."
+                f"or pass sampler={type(sampler).__name__}(step_size)."
             )
-    return dataclasses.replace(settings, sampler=SGLD(SHARE_OF_LIMIT * 4 / max(curvatures.values())))
+    return dataclasses.replace(settings, sampler=with_step_size(sampler, sampler.share_of_limit * 4 / max(curvatures.values())))
+
+
+def needs_step_size(sampler: Sampler | None) -> bool:
+    """Whether the step size is left open, to follow from the curvature at the checkpoints."""
+    sampler = DEFAULT_SAMPLER if sampler is None else sampler
+    return getattr(sampler, "step_size", 0.0) is None
+
+
+def with_step_size(sampler: Sampler | None, step_size: float) -> Any:
+    """The sampler with this step size.
+
+    Raises:
+        ValueError: a preconditioner sets the scale, so none follows from the curvature.
+    """
+    sampler = DEFAULT_SAMPLER if sampler is None else sampler
+    if not isinstance(getattr(sampler, "preconditioner", Identity()), Identity):
+        raise ValueError(f"{describe(sampler)} has a preconditioner, which changes what a step size means; pass step_size as a number.")
+    return dataclasses.replace(sampler, step_size=step_size)  # type: ignore[type-var]
 
 
 def _check_number(name: str, value: Any, *, positive: bool) -> None:
@@ -249,11 +278,16 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
     Raises:
         ValueError: the loss at a checkpoint is not finite.
     """
+    centers = list(checkpoints.values())
+    sampler = settings.sampler
+    if settings.extrapolate:
+        centers = [*centers, *centers]
+        sampler = _and_half_the_step(sampler, len(checkpoints))
     try:
         trace = sample(
             settings.key,
-            settings.sampler,
-            settings.posterior(stack(list(checkpoints.values()))),
+            sampler,
+            settings.posterior(stack(centers)),
             settings.data,
             num_chains=settings.num_chains,
             num_draws=settings.num_draws,
@@ -264,23 +298,38 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
             on_steps=on_steps,
         )
     except NotFiniteError as error:
-        name, params = list(checkpoints.items())[error.index]
+        name, params = list(checkpoints.items())[error.index % len(checkpoints)]
         bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
         raise ValueError(f"the loss at w* ({_checkpoint(name)}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
-    return results.arrays(trace, settings.nbeta)
+    return results.arrays(_extrapolated(trace, len(checkpoints)) if settings.extrapolate else trace, settings.nbeta)
 
 
-def _describe(sampler: Any) -> str:
+def _and_half_the_step(sampler: Any, count: int) -> Any:
+    """One sampler for a stack of twice as many centres, whose second half has half the step size."""
+    factor = jnp.concatenate([jnp.ones(count), jnp.full(count, 0.5)])
+    widened = jax.tree.map(lambda x: jnp.broadcast_to(at_least_float32(x), 2 * count), sampler)
+    return dataclasses.replace(widened, step_size=jax.tree.map(lambda x: x * factor.astype(x.dtype), widened.step_size))
+
+
+def _extrapolated(trace: Trace, count: int) -> Trace:
+    """Twice what half the step gives, less what the whole step gives."""
+    return Trace(*(2 * x[count:] - x[:count] for x in trace))
+
+
+def describe(sampler: Any) -> str:
     """A sampler as the call that makes it, with its numbers."""
-    fields = dataclasses.fields(sampler)
-    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name))}' for f in fields)})"
+    if not dataclasses.is_dataclass(sampler):
+        return repr(sampler)
+    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name))}' for f in dataclasses.fields(sampler))})"
 
 
 def _plain(value: Any) -> str:
     if dataclasses.is_dataclass(value):
-        return _describe(value)
-    return repr(value) if isinstance(value, str) else repr(float(value))
+        return describe(value)
+    if callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
+    return repr(value) if value is None or isinstance(value, str | bool | int | tuple) else repr(float(value))
 
 
 class progress_bar:

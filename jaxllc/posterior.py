@@ -42,6 +42,7 @@ class LocalPosterior:
         nbeta: $n\beta$, where $n$ counts what the loss is a mean over.
         localization: $\gamma$, in units of one over weights squared.
         free: which leaves move.
+        center_grad: $\nabla L_n(w^*)$ of all data, a position, for gradient estimators that need it; `jaxllc.sample` fills it in.
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)
@@ -49,6 +50,7 @@ class LocalPosterior:
     nbeta: Scalar
     localization: Scalar = 1.0
     free: Free = struct.field(pytree_node=False, default=Free())
+    center_grad: Params | None = None
 
     def position(self) -> Params:
         """The free weights of the centre, where chains start."""

@@ -19,7 +19,7 @@ from jaxllc import results
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 
-UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_sampler")
+UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_step_size")
 """Attributes in which a resumed run may differ."""
 
 

@@ -27,7 +27,7 @@ def quadratic_variance(curvature: ArrayLike, nbeta: float, localization: float) 
     return 1 / (nbeta * np.asarray(curvature, float) + localization)
 
 
-def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_size: float, gradient_variance: ArrayLike = 0.0) -> np.ndarray:
+def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_size: ArrayLike, gradient_variance: ArrayLike = 0.0) -> np.ndarray:
     r"""Stationary variance of SGLD along each axis of a quadratic.
 
     $$\frac{\epsilon + (\epsilon n\beta / 2)^2 s^2}{\epsilon a (1 - \epsilon a / 4)}, \qquad a = n\beta h + \gamma.$$
@@ -36,16 +36,51 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
 
     Args:
         curvature: $h$, `[d]`.
+        step_size: $\epsilon$, or $\epsilon G$ along each axis for a preconditioner $G$ that stays as it is.
         gradient_variance: $s^2$, `[d]`, the variance of the minibatch gradient of the mean loss along each axis (if it does not depend on $w$).
 
     Raises:
         ValueError: $\epsilon a \ge 4$ somewhere, where no stationary law exists.
     """
     a = nbeta * np.asarray(curvature, float) + localization
-    if np.any(step_size * a >= 4):
-        raise ValueError(f"SGLD is unstable: step_size × (nbeta h + localization) reaches {np.max(step_size * a):.3g}; it must stay below 4.")
+    step_size = np.asarray(step_size, float)
+    _check_stable("SGLD", step_size * a)
     noise = step_size + (step_size * nbeta / 2) ** 2 * np.asarray(gradient_variance, float)
     return noise / (step_size * a * (1 - step_size * a / 4))
+
+
+def sghmc_variance(
+    curvature: ArrayLike, nbeta: float, localization: float, step_size: float, friction: float, gradient_variance: ArrayLike = 0.0
+) -> np.ndarray:
+    r"""Stationary variance of the positions of `jaxllc.SGHMC` along each axis of a quadratic, from the fixed point of its step's covariance.
+
+    With exact gradients it is $1/a$ at any step and friction; noise of the gradients adds about $h n^2\beta^2 s^2 / (2 \alpha a)$.
+
+    Args:
+        curvature: $h$, `[d]`.
+        step_size: $\epsilon$, the square of the time step.
+        friction: $\alpha$.
+        gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
+
+    Raises:
+        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary law exists.
+    """
+    a = np.atleast_1d(nbeta * np.asarray(curvature, float) + localization)
+    _check_stable("SGHMC", step_size * a)
+    time = math.sqrt(step_size)
+    kept = math.exp(-friction * time)
+    heat = nbeta**2 * np.broadcast_to(np.asarray(gradient_variance, float), a.shape)
+    ones = np.ones_like(a)
+    step = np.stack([np.stack([1 - time**2 * (1 + kept) * a / 2, time * (1 + kept) / 2 * ones], -1), np.stack([-kept * time * a, kept * ones], -1)], -2)
+    by_gradient, by_noise = np.array([time**2 * (1 + kept) / 2, kept * time]), math.sqrt(1 - kept**2) * np.array([time / 2, 1.0])
+    added = heat[:, None, None] * np.outer(by_gradient, by_gradient) + np.outer(by_noise, by_noise)
+    grown = np.einsum("nij,nkl->nikjl", step, step).reshape(-1, 4, 4)
+    return np.linalg.solve(np.eye(4) - grown, added.reshape(-1, 4, 1))[:, 0, 0]
+
+
+def _check_stable(name: str, product: np.ndarray) -> None:
+    if np.any(product >= 4):
+        raise ValueError(f"{name} is unstable: step_size × (nbeta h + localization) reaches {np.max(product):.3g}; it must stay below 4.")
 
 
 def quadratic_llc(
@@ -56,6 +91,7 @@ def quadratic_llc(
     step_size: float = 0.0,
     gradient_variance: ArrayLike = 0.0,
     gradient: ArrayLike = 0.0,
+    variance: ArrayLike | None = None,
 ) -> float:
     r"""$n\beta\,(E[L(w)] - L(w^*))$ for $L(w^* + x) = L(w^*) + g \cdot x + \frac12 \sum_j h_j x_j^2$.
 
@@ -66,14 +102,18 @@ def quadratic_llc(
         step_size: $\epsilon$ of SGLD; 0 is continuous time.
         gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
         gradient: $g$, `[d]`, the gradient of the loss at $w^*$.
+        variance: `[d]`, the stationary variance along each axis, of another sampler than SGLD.
     """
     h = np.asarray(curvature, float)
     g, s2 = (np.broadcast_to(np.asarray(x, float), h.shape) for x in (gradient, gradient_variance))
     felt = (h != 0) | (g != 0)  # the loss does not depend on the others, which may wander without end where localization is 0
     h, g, gradient_variance = h[felt], g[felt], s2[felt]
-    variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance) if step_size else quadratic_variance(h, nbeta, localization)
+    if variance is not None:
+        spread = np.asarray(variance, float)[felt]
+    else:
+        spread = sgld_variance(h, nbeta, localization, step_size, gradient_variance) if step_size else quadratic_variance(h, nbeta, localization)
     mean = -nbeta * g / (nbeta * h + localization)
-    return float(nbeta * np.sum(g * mean + h / 2 * (mean**2 + variance)))
+    return float(nbeta * np.sum(g * mean + h / 2 * (mean**2 + spread)))
 
 
 def window_variance(per_example: ArrayLike, batch_size: int) -> np.ndarray:
@@ -105,6 +145,40 @@ def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | Non
         raise ValueError(f"powers {list(powers)} hold no positive number, so K is constant and has no learning coefficient.")
     least = min(values)
     return LearningCoefficient(least, sum(math.isclose(value, least) for value in values))
+
+
+def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: float) -> float:
+    r"""$n\beta\, E[K(w)]$ for $K = \prod_j w_j^{2 k_j}$ under $e^{-n\beta K(w) - \frac{\gamma}{2} \lVert w \rVert^2}$: what $\hat\lambda$ is at a finite temperature.
+
+    By quadrature over a grid in $\log |w_j|$, whose trapezoidal rule converges exponentially; for two variables the grid is a square. As $n\beta \to \infty$ it goes to
+    $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
+
+    Args:
+        powers: $k_j$, one or two of them.
+
+    Raises:
+        ValueError: more than two variables, or no localisation.
+    """
+    if not 1 <= len(powers) <= 2:
+        raise ValueError(f"quadrature is over one or two variables, got the powers {list(powers)}.")
+    if localization <= 0:
+        raise ValueError(f"localization must be positive, got {localization}: without it the density may not be integrable.")
+    grid = np.linspace(-45.0, 0.5 * math.log(60 / localization) + 1.0, 2001)
+    logs = np.meshgrid(*[grid] * len(powers), indexing="ij", sparse=True)
+    log_k = sum(2 * k * x for k, x in zip(powers, logs, strict=True))
+    energy = nbeta * np.exp(np.minimum(log_k, 700.0))
+    log_density = sum(x - localization / 2 * np.exp(2 * x) for x in logs) - energy  # the Jacobian of w = e^x is e^x
+    density = np.exp(log_density - np.max(log_density))
+    return float((density * energy).sum() / density.sum())
+
+
+def sum_of_powers_llc(powers: Sequence[int]) -> float:
+    r"""$n\beta\, E[K] = \sum_j 1 / (2 k_j)$ for $K = \sum_j w_j^{2 k_j}$ without localisation, at every temperature: the equipartition theorem.
+
+    Args:
+        powers: $k_j$, all positive.
+    """
+    return float(sum(1 / (2 * k) for k in powers))
 
 
 def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:

@@ -16,10 +16,9 @@ from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.engine import check_counts
-from jaxllc.estimators import Settings, progress_bar, run_group, settle
+from jaxllc.estimators import Settings, needs_step_size, progress_bar, run_group, settle, with_step_size
 from jaxllc.free import FreeLike
 from jaxllc.samplers.base import Sampler
-from jaxllc.samplers.sgld import SGLD
 from jaxllc.store import Store, checksum, stored_attributes
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ def trajectory(
     num_draws: int = 1000,
     num_burn_in: int = 500,
     thinning: int = 1,
+    extrapolate: bool = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     reference_loss: float | None = None,
@@ -97,20 +97,20 @@ def trajectory(
     steps = _steps(checkpoints)
     if group_size is not None:
         check_counts(group_size=group_size)
-    default = sampler is None
+    chosen = needs_step_size(sampler)
     there = stored_attributes(store) if store is not None else None
-    if sampler is None and there and "default_sampler" in there:
-        sampler = SGLD(there["default_sampler"])
-    probed = {} if sampler is not None else {step: checkpoints[step] for step in {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}}
+    if chosen and there and "default_step_size" in there:
+        sampler = with_step_size(sampler, there["default_step_size"])
+    probed = {} if not needs_step_size(sampler) else {step: checkpoints[step] for step in {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}}
     settings = settle(
         loss_fn, probed, data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
-        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, mesh=mesh,
+        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, extrapolate=extrapolate, mesh=mesh,
     )  # fmt: skip
     attributes = settings.attributes() | {"data_checksum": checksum(settings.data.arrays)}
     if reference_loss is not None:
         attributes["reference_loss"] = float(reference_loss)
-    if default and isinstance(settings.sampler, SGLD):
-        attributes["default_sampler"] = float(np.asarray(settings.sampler.step_size))
+    if chosen:
+        attributes["default_step_size"] = float(np.asarray(settings.sampler.step_size))  # pyright: ignore[reportAttributeAccessIssue]
 
     kept = Store(store, steps, attributes) if store is not None else None
     done = kept.done() if kept else {}

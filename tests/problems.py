@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllc import InMemory, LocalPosterior
-from jaxllc.theory import quadratic_llc, window_variance
+from flax import struct
+
+from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior
+from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
 """A flat direction, one where the localisation rules (nbeta h is below gamma), and stiffer ones."""
@@ -47,10 +49,41 @@ class Quadratic:
     def posterior(self):
         return LocalPosterior(quadratic_loss, self.params, self.nbeta, self.localization)
 
-    def exact_llc(self, step_size=0.0):
-        """The stationary mean of the discretised chain, with the noise of its batches (continuous and without noise for step size 0)."""
-        variance = window_variance(np.asarray(self.data.arrays)[: self.num_examples], self.batch_size) if step_size else 0.0
-        return quadratic_llc(CURVATURE, self.nbeta, self.localization, step_size=step_size, gradient_variance=variance, gradient=self.rows.mean(0))
+    def exact_llc(self, sampler=None, moved=0.0):
+        """The stationary mean of the discretised chain, with the noise of its batches; of the continuous law for a corrected sampler or None.
+
+        Where the centre is `moved` by a number, the loss slopes there.
+        """
+        noise = 0.0 if isinstance(getattr(sampler, "gradient", None), ControlVariate) else window_variance(self.shuffled, self.batch_size)
+        match sampler:
+            case SGLD(preconditioner=Frozen(scale)):
+                variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size * np.asarray(scale), noise)
+            case SGLD():
+                variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, noise)
+            case SGHMC():
+                friction = 2 * self.localization**0.5 if sampler.friction is None else sampler.friction
+                variance = sghmc_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, friction, noise)
+            case _:
+                variance = None
+        return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance)
+
+    @property
+    def shuffled(self):
+        """The gradients of the examples in the order of `InMemory`."""
+        return np.asarray(self.data.arrays)[: self.num_examples]
+
+
+@struct.dataclass
+class Frozen:
+    """A preconditioner that never moves."""
+
+    scale: tuple[float, ...] = struct.field(pytree_node=False, default=(0.3, 2.0, 1.0, 0.5, 0.2))
+
+    def init(self, position):
+        return {"a": jnp.asarray(self.scale[:2], jnp.float32), "b": jnp.asarray(self.scale[2:], jnp.float32)}
+
+    def update(self, grad, state):
+        return grad, state, state
 
 
 def quadratic_loss(params, batch):

@@ -66,7 +66,8 @@ def test_the_default_mesh_takes_the_devices_that_divide_the_work():
     """conftest.py makes four."""
     assert dict(default_mesh(8, 1).shape) == {"step": 1, "chain": 4}
     assert dict(default_mesh(6, 4).shape) == {"step": 2, "chain": 2}
-    assert dict(default_mesh(3, 5).shape) == {"step": 1, "chain": 1}
+    assert dict(default_mesh(3, 5).shape) == {"step": 1, "chain": 3}
+    assert dict(default_mesh(1, 5).shape) == {"step": 1, "chain": 1}
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -89,7 +90,7 @@ def test_narrow_loops_are_the_wide_ones(key, monkeypatch):
     """One chain and one checkpoint after the other, as a CPU's caches may ask for."""
     posterior = PROBLEM.posterior().replace(center=stack([shifted(PROBLEM.params, by) for by in (0.0, 0.1)]))
     wide = run(key, posterior, stacked=True)
-    monkeypatch.setattr("jaxllc.engine.CACHE_BYTES", 1)
+    monkeypatch.setattr("jaxllc.batching.CACHE_BYTES", 1)
     jax.clear_caches()
     assert_same(run(key, posterior, stacked=True), wide)
 

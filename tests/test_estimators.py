@@ -34,7 +34,7 @@ def test_what_an_estimate_shows(key):
     assert est.data["posterior/llc"].dims == ("chain", "draw")
     assert est.data["sample_stats/loss"].shape == (4, 100)
     assert est.llc == pytest.approx(float(est.data["posterior/llc"].mean()), rel=1e-6)
-    assert est.data.attrs["sampler"] == "SGLD(step_size=0.002, noise='rademacher')"
+    assert est.data.attrs["sampler"] == "SGLD(step_size=0.002, preconditioner=Identity(), gradient=Minibatch(), noise='rademacher')"
     assert est.data.attrs["key"] == [0, 0]
     assert set(est.data.attrs["versions"]) == {"jaxllc", "jax", "numpy"}
     assert all(finding.code in str(est) for finding in est.findings)
@@ -187,5 +187,5 @@ def test_an_old_key_is_refused():
 
 
 def test_an_unknown_noise_is_refused():
-    with pytest.raises(ValueError, match="choose one of 'rademacher', 'gaussian'"):
+    with pytest.raises(ValueError, match="choose one of 'rademacher', 'five-point', 'gaussian'"):
         jaxllc.SGLD(1e-3, noise="cauchy")

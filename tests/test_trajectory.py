@@ -237,7 +237,7 @@ def test_a_default_step_size_survives_resumption(tmp_path):
     follow(part, sampler=None, store=tmp_path / "llc.zarr")
     grown = follow(sampler=None, store=tmp_path / "llc.zarr")
     assert len(grown.table()) == 5
-    assert "default_sampler" in stored_attributes(tmp_path / "llc.zarr")
+    assert "default_step_size" in stored_attributes(tmp_path / "llc.zarr")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,17 @@
 """What every sampler is: hyperparameters as data, and two pure methods."""
 
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
+from flax import struct
 
-from jaxllc._typing import Batch, Key, Params
+from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
+
+Schedule: TypeAlias = Callable[[jax.Array], jax.Array]
+"""A number as a function of the step of the chain, such as those of optax."""
 
 
 class Info(NamedTuple):
@@ -14,7 +20,7 @@ class Info(NamedTuple):
     losses: jax.Array
     """Losses of the step's batch at the position *before* the step, as `LocalPosterior.losses` gives them."""
     step_bias: jax.Array
-    r"""What the finite step adds to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
+    r"""What the finite step and noisy gradients add to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
 
 
 class Sampler(Protocol):
@@ -27,3 +33,47 @@ class Sampler(Protocol):
     def step(self, key: Key, state: Any, posterior: LocalPosterior, batch: Batch) -> tuple[Any, Info]:
         """One step on one batch."""
         ...
+
+
+@struct.dataclass
+class Scheduled:
+    """A schedule times a number that may be swept. A new schedule is a new program; a new factor is not."""
+
+    schedule: Schedule = struct.field(pytree_node=False)
+    factor: Scalar = 1.0
+
+    def __call__(self, count: jax.Array) -> jax.Array:
+        """The value at a step."""
+        with jax.numpy_dtype_promotion("standard"):  # optax divides integers
+            return jnp.asarray(self.factor) * self.schedule(count)
+
+
+class HasStepSize:
+    """For dataclasses of samplers with a field `step_size`: schedules become data, and the value at a step is read in one place."""
+
+    step_size: Any
+
+    def __post_init__(self) -> None:
+        """Wrap a schedule."""
+        if callable(self.step_size) and not isinstance(self.step_size, Scheduled):
+            object.__setattr__(self, "step_size", Scheduled(self.step_size))
+
+    def step_size_at(self, count: jax.Array) -> jax.Array:
+        r"""$\epsilon$ at a step of the chain, in float32 at least.
+
+        Raises:
+            ValueError: the step size was left open, which `jaxllc.estimate` and `jaxllc.trajectory` fill in from the curvature at $w^*$.
+        """
+        if self.step_size is None:
+            raise ValueError(f"{type(self).__name__}(step_size=None) has no step size yet; jaxllc.estimate chooses one, jaxllc.sample needs a number.")
+        return jnp.asarray(self.step_size(count) if callable(self.step_size) else self.step_size)
+
+
+def zeros(like: Params) -> Params:
+    """Zeros in the structure, shapes and dtypes of `like`."""
+    return jax.tree.map(jnp.zeros_like, like)
+
+
+def no_count() -> jax.Array:
+    """The number of steps of a chain that has made none."""
+    return jnp.zeros((), jnp.int32)

@@ -1,0 +1,50 @@
+"""Side by side or one after the other: how many calls of a program one device should run as one `vmap`."""
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend.core import jaxprs_in_params
+
+CACHE_BYTES = 2**22
+"""What the calls that run side by side on one CPU core may write."""
+
+
+def side_by_side(function: Callable[..., Any], *arguments: Any) -> int:
+    """How many calls to run side by side on one device: any number on an accelerator; on a CPU as many as keep what they write within its caches.
+
+    A vmapped step beyond the caches is slower than one chain after the other.
+
+    Args:
+        function: what would be batched.
+        arguments: of one call, arrays or their shapes.
+    """
+    if jax.default_backend() != "cpu":
+        return sys.maxsize
+    return max(1, CACHE_BYTES // max(1, bytes_written(jax.make_jaxpr(function)(*arguments).jaxpr)))
+
+
+def bytes_written(jaxpr: Any) -> int:
+    """Bytes of all intermediate results of a program, before any fusion."""
+    total: int = 0
+    for equation in jaxpr.eqns:
+        inner = [bytes_written(getattr(sub, "jaxpr", sub)) for sub in jaxprs_in_params(equation.params)]
+        total += sum(inner) if inner else sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars if hasattr(v.aval, "size"))
+    return total
+
+
+def even_width(size: int, most: int) -> int:
+    """The width of even groups of at most `most` that `size` calls are cut into; the last group may be smaller."""
+    return math.ceil(size / math.ceil(size / max(1, most)))
+
+
+def batched(function: Callable[..., Any], width: int, *arguments: Any) -> Any:
+    """`vmap` over the leading axis, or a loop of `vmap`s of the given width."""
+    size = jax.tree.leaves(arguments)[0].shape[0]
+    if size == 1:  # a batch axis of one keeps a matrix product from the fast path of a CPU
+        return jax.tree.map(lambda leaf: leaf[None], function(*jax.tree.map(lambda leaf: leaf[0], arguments)))
+    if width >= size:
+        return jax.vmap(function)(*arguments)
+    return jax.lax.map(lambda each: function(*each), arguments, batch_size=width if width > 1 else None)

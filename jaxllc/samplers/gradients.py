@@ -1,0 +1,54 @@
+r"""Estimates of $\nabla L_n(w)$ from one minibatch."""
+
+from typing import Protocol
+
+import jax
+from flax import struct
+
+from jaxllc._typing import Batch, Params
+from jaxllc.posterior import LocalPosterior
+
+
+class GradientEstimator(Protocol):
+    """An unbiased estimate of the gradient of the mean loss."""
+
+    needs_center_grad: bool
+    r"""Whether it reads `LocalPosterior.center_grad`, $\nabla L_n(w^*)$."""
+
+    def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
+        """Losses of the batch at the position, and the estimate."""
+        ...
+
+
+@struct.dataclass
+class Minibatch:
+    """The gradient of the minibatch's mean loss: one gradient a step."""
+
+    needs_center_grad = False
+
+    def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
+        """Losses of the batch at the position, and their mean's gradient."""
+        return posterior.loss_and_grad(position, batch)
+
+
+@struct.dataclass
+class ControlVariate:
+    r"""$g_B(w) - g_B(w^*) + \nabla L_n(w^*)$: what the minibatch says of the *change* since the centre (Baker et al. 2019, arXiv:1706.05439).
+
+    Its noise vanishes at $w^*$ and grows with the distance from it, where the plain minibatch's noise is always that of the data. It costs two gradients a step, and one
+    of all data for each checkpoint.
+    """
+
+    needs_center_grad = True
+
+    def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
+        """Losses of the batch at the position, and the estimate.
+
+        Raises:
+            ValueError: the posterior does not know its gradient at the centre.
+        """
+        if posterior.center_grad is None:
+            raise ValueError("ControlVariate needs LocalPosterior.center_grad, the full-data gradient at w*; jaxllc.sample and all verbs above fill it in.")
+        losses, here = posterior.loss_and_grad(position, batch)
+        _, there = posterior.loss_and_grad(posterior.position(), batch)
+        return losses, jax.tree.map(lambda g, g_center, full: g - g_center + full, here, there, posterior.center_grad)

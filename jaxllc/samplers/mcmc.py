@@ -1,0 +1,236 @@
+r"""Any algorithm of BlackJAX on the loss of all data: MALA, HMC, NUTS, MCLMC. The only file that knows BlackJAX.
+
+$n\beta$ stands in the density and the temperature is one, so that the pull to $w^*$ is not tempered. In BlackJAX's own units a step of MALA is half of our $\epsilon$,
+and one of HMC and NUTS is its root.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxllc._typing import Batch, Key, Params, Scalar
+from jaxllc.posterior import LocalPosterior
+from jaxllc.samplers.base import HasStepSize, Info, no_count
+
+
+class BlackJAXState(NamedTuple):
+    """The state of the algorithm, and the number of steps."""
+
+    inner: Any
+    count: jax.Array
+
+    @property
+    def position(self) -> Params:
+        """The free weights."""
+        return self.inner.position
+
+
+class _OnAllData:
+    """The common part: a step builds the density of the posterior and makes one step of the algorithm."""
+
+    full_batch = True
+    """`jaxllc.sample` refuses minibatches."""
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights."""
+        raise NotImplementedError
+
+    def init(self, position: Params) -> BlackJAXState:
+        """A chain that starts at `position`."""
+
+        def flat(position: Params) -> jax.Array:
+            return jnp.asarray(sum(0 * leaf.sum() for leaf in jax.tree.leaves(position)))
+
+        with _strictness("standard", "allow")():
+            return BlackJAXState(_init(self.algorithm(flat, _size(position)), position, _raw(jax.random.key(0))), no_count())
+
+    def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
+        """One step; `batch` is all data."""
+
+        as_asked = _strictness()
+
+        def log_density(position: Params) -> jax.Array:
+            with as_asked():
+                return -_potential(position, posterior, batch)
+
+        start_key, step_key = (_raw(k) for k in jax.random.split(key))
+        with _strictness("standard", "allow")():
+            inner = self._move(start_key, step_key, state, log_density)
+        losses = posterior.losses(state.position, batch)
+        return BlackJAXState(inner, state.count + 1), Info(losses, jnp.zeros((), losses.dtype))
+
+    def _move(self, start_key: Key, step_key: Key, state: BlackJAXState, log_density: Callable[[Params], jax.Array]) -> Any:
+        algorithm = self.algorithm(log_density, _size(state.position))
+        # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
+        fresh = _init(algorithm, state.position, start_key)
+        known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
+        inner = jax.tree.map(lambda new, old: jnp.where(state.count == 0, new, old), fresh, state.inner)._replace(**known)
+        moved, _ = algorithm.step(step_key, inner)
+        return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
+
+
+def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """A context with the given rules of promotion, by default with those that hold now: BlackJAX mixes dtypes and ranks, whatever our caller asks of his own code."""
+    dtypes, ranks = dtypes or jax.config.jax_numpy_dtype_promotion, ranks or jax.config.jax_numpy_rank_promotion
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
+            yield
+
+    return context
+
+
+def _raw(key: Key) -> jax.Array:
+    """An untyped key: the checker of key reuse takes BlackJAX's loops over typed ones, once batched, for reuse."""
+    return jax.random.bits(key, jax.random.key_data(jax.random.key(0)).shape, jnp.uint32)
+
+
+def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax.Array:
+    loss = posterior.losses(position, batch).mean()
+    nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (posterior.nbeta, posterior.localization))
+    pulls = [jnp.sum(jnp.square(w - c)).astype(loss.dtype) for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)]
+    return nbeta * loss + localization / 2 * jnp.asarray(sum(pulls))
+
+
+def _init(algorithm: Any, position: Params, key: Key) -> Any:
+    return algorithm.init(position, key)
+
+
+def _size(position: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(position))
+
+
+@struct.dataclass
+class MALA(_OnAllData, HasStepSize):
+    r"""SGLD's step on all data, accepted or not (Metropolis-adjusted Langevin): exact at any $\epsilon$.
+
+    Args:
+        step_size: $\epsilon$ of $w' = w - \frac{\epsilon}{2} \nabla U + \sqrt\epsilon\, \xi$. None leaves it to `jaxllc.estimate`.
+    """
+
+    step_size: Scalar | None
+
+    share_of_limit = 1 / 16
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """`blackjax.mala`."""
+        import blackjax  # loaded by those who use it
+
+        return blackjax.mala(log_density, self.step_size_at(no_count()) / 2)
+
+
+@struct.dataclass
+class HMC(_OnAllData, HasStepSize):
+    r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h = \sqrt\epsilon$, accepted or not. One such step is MALA's.
+
+    Args:
+        step_size: $\epsilon = h^2$. None leaves it to `jaxllc.estimate`.
+        num_integration_steps: leapfrog steps a draw, a gradient each.
+    """
+
+    step_size: Scalar | None
+    num_integration_steps: int = struct.field(pytree_node=False, default=10)
+
+    share_of_limit = 1 / 8
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """`blackjax.hmc`."""
+        import blackjax
+
+        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(no_count())), jnp.ones(num_weights), self.num_integration_steps)
+
+
+@struct.dataclass
+class NUTS(_OnAllData, HasStepSize):
+    r"""The no-U-turn sampler (Hoffman & Gelman, arXiv:1111.4246) with unit masses: HMC that chooses its length.
+
+    Chains that run side by side all wait for the longest trajectory.
+
+    Args:
+        step_size: $\epsilon = h^2$, see `HMC`. None leaves it to `jaxllc.estimate`.
+        max_num_doublings: a draw takes at most two to this power of leapfrog steps.
+    """
+
+    step_size: Scalar | None
+    max_num_doublings: int = struct.field(pytree_node=False, default=8)
+
+    share_of_limit = 1 / 8
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """`blackjax.nuts`."""
+        import blackjax
+
+        step_size = jnp.sqrt(self.step_size_at(no_count()))
+        return blackjax.nuts(log_density, step_size, jnp.ones(num_weights), max_num_doublings=self.max_num_doublings)
+
+
+@struct.dataclass
+class MCLMC(_OnAllData, HasStepSize):
+    r"""Microcanonical Langevin Monte Carlo (Robnik & Seljak, arXiv:2212.08549), uncorrected: a direction of fixed speed that loses its memory over a length.
+
+    Its law is right only for small steps; nothing is accepted or refused.
+
+    Args:
+        step_size: $\epsilon$: a step moves the $d$ weights by $\sqrt{\epsilon d}$ in all, as one of SGLD does on average. None leaves it to `jaxllc.estimate`.
+        memory: steps over which the direction is forgotten.
+    """
+
+    step_size: Scalar | None
+    memory: Scalar = 30.0
+
+    share_of_limit = 1 / 32
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """`blackjax.mclmc`."""
+        import blackjax
+
+        step = jnp.sqrt(self.step_size_at(no_count()) * num_weights)
+        return blackjax.mclmc(log_density, jnp.asarray(self.memory, step.dtype) * step, step)
+
+
+@jax.tree_util.register_pytree_node_class
+class BlackJAX(_OnAllData):
+    """Any algorithm of BlackJAX, by the function that makes it from a log density, such as `blackjax.barker`.
+
+    Args:
+        algorithm: `algorithm(log_density, **parameters)` gives a `SamplingAlgorithm` whose state has a `position`.
+        parameters: its arguments, in BlackJAX's own units; floats may be swept, everything else is static.
+    """
+
+    def __init__(self, algorithm: Callable[..., Any], **parameters: Any) -> None:
+        self._make = algorithm
+        self.parameters = parameters
+
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+        """The algorithm with its parameters."""
+        return self._make(log_density, **self.parameters)
+
+    def replace(self, **parameters: Any) -> "BlackJAX":
+        """The same algorithm with other parameters."""
+        return BlackJAX(self._make, **(self.parameters | parameters))
+
+    def __repr__(self) -> str:
+        name = getattr(self._make, "__name__", None) or type(self._make).__name__
+        return f"BlackJAX({name}, {', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+    def tree_flatten(self) -> tuple[list[Any], Any]:
+        """Floats are leaves."""
+        swept = {name: value for name, value in self.parameters.items() if _is_swept(value)}
+        static: Mapping[str, Any] = {name: value for name, value in self.parameters.items() if name not in swept}
+        return list(swept.values()), (self._make, tuple(swept), tuple(static.items()))
+
+    @classmethod
+    def tree_unflatten(cls, auxiliary: Any, leaves: list[Any]) -> "BlackJAX":
+        """From the leaves."""
+        make, names, static = auxiliary
+        return cls(make, **dict(zip(names, leaves, strict=True)), **dict(static))
+
+
+def _is_swept(value: Any) -> bool:
+    """Floats, and whatever stands in the place of one while JAX rebuilds the tree; not what is static by its nature."""
+    return not (value is None or callable(value) or isinstance(value, bool | int | str))

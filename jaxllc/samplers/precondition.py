@@ -1,0 +1,112 @@
+r"""Diagonal preconditioners $G$, which follow the gradients of the *loss*: the pull to $w^*$ does not enter them, but is scaled by them, as are drift and noise."""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxllc._typing import Params, Scalar
+from jaxllc.samplers.base import no_count, zeros
+
+
+class Preconditioner(Protocol):
+    """A pytree of hyperparameters with a state of its own."""
+
+    def init(self, position: Params) -> Any:
+        """The state before the first gradient."""
+        ...
+
+    def update(self, grad: Params, state: Any) -> tuple[Params, Params | None, Any]:
+        """From the gradient of the mean loss: the gradient to follow, the diagonal of $G$ (None for the identity), and the next state."""
+        ...
+
+
+@struct.dataclass
+class Identity:
+    """No preconditioning."""
+
+    def init(self, position: Params) -> None:
+        """Nothing to keep."""
+
+    def update(self, grad: Params, state: None) -> tuple[Params, None, None]:
+        """The gradient as it is."""
+        return grad, None, None
+
+
+class Moments(NamedTuple):
+    """Exponential means of the gradient and of its square, each `float[...]` like the weights, and how many gradients went into them."""
+
+    first: Params | None
+    second: Params
+    count: jax.Array
+
+
+@struct.dataclass
+class RMSProp:
+    r"""$G = 1 / (\sqrt{\hat v} + \delta)$ with $v$ the exponential mean of $g^2$ (Li et al., arXiv:1512.07666).
+
+    $\hat v$ is free of the bias of its start at zero. The correction $\Gamma = \nabla \cdot G$ is left out, as is usual: the law is that of a *frozen* $G$ only as far as $G$
+    moves slowly, which long memory and a large $\delta$ see to.
+
+    Args:
+        decay: of the mean, per step.
+        eps: $\delta$, which bounds $G$ by its inverse; in units of the gradient of the mean loss.
+    """
+
+    decay: Scalar = 0.99
+    eps: Scalar = 0.1
+
+    def init(self, position: Params) -> Moments:
+        """No gradient seen."""
+        return Moments(None, zeros(position), no_count())
+
+    def update(self, grad: Params, state: Moments) -> tuple[Params, Params, Moments]:
+        """The gradient as it is, $G$, and the moments with this gradient in them."""
+        count = state.count + 1
+        second = _mean(self.decay, state.second, jax.tree.map(jnp.square, grad))
+        return grad, _scale(_unbiased(self.decay, second, count), self.eps), Moments(None, second, count)
+
+
+@struct.dataclass
+class Adam:
+    r"""RMSProp's $G$, and the drift follows the exponential mean of the gradients (Kim, Song & Liang, arXiv:2009.09535).
+
+    A drift with memory does not leave the posterior as it is, also not for small steps at a fixed memory.
+
+    Args:
+        b1: memory of the mean gradient, per step.
+        b2: memory of the mean square.
+        eps: $\delta$, see `RMSProp`.
+    """
+
+    b1: Scalar = 0.9
+    b2: Scalar = 0.99
+    eps: Scalar = 0.1
+
+    def init(self, position: Params) -> Moments:
+        """No gradient seen."""
+        return Moments(zeros(position), zeros(position), no_count())
+
+    def update(self, grad: Params, state: Moments) -> tuple[Params, Params, Moments]:
+        """The mean gradient, $G$, and the moments with this gradient in them."""
+        count = state.count + 1
+        first = _mean(self.b1, state.first, grad)
+        second = _mean(self.b2, state.second, jax.tree.map(jnp.square, grad))
+        return _unbiased(self.b1, first, count), _scale(_unbiased(self.b2, second, count), self.eps), Moments(first, second, count)
+
+
+def _mean(decay: Scalar, old: Params, new: Params) -> Params:
+    def mix(o: jax.Array, n: jax.Array) -> jax.Array:
+        d = jnp.asarray(decay, o.dtype)
+        return d * o + (1 - d) * n
+
+    return jax.tree.map(mix, old, new)
+
+
+def _unbiased(decay: Scalar, mean: Params, count: jax.Array) -> Params:
+    return jax.tree.map(lambda m: m / (1 - jnp.asarray(decay, m.dtype) ** count.astype(m.dtype)), mean)
+
+
+def _scale(second: Params, eps: Scalar) -> Params:
+    return jax.tree.map(lambda v: 1 / (jnp.sqrt(v) + jnp.asarray(eps, v.dtype)), second)

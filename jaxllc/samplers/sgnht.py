@@ -1,0 +1,87 @@
+r"""Langevin dynamics with a thermostat (SGNHT, Ding et al. 2014): the friction itself moves until the momenta have the right temperature.
+
+The splitting of `sghmc` with half a step of the thermostat on each side of O, symmetric as in BADODAB (Leimkuhler & Shang, arXiv:1505.06889).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxllc._typing import Batch, Key, Params, Scalar
+from jaxllc.posterior import LocalPosterior
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_count, zeros
+from jaxllc.samplers.gradients import GradientEstimator, Minibatch
+from jaxllc.samplers.noise import NOISES, check_noise
+from jaxllc.samplers.sghmc import drift, kick, refresh
+
+
+class SGNHTState(NamedTuple):
+    r"""The free weights, their momenta, the thermostat $\zeta$ (its excess over the friction $\alpha$), and the number of steps."""
+
+    position: Params
+    momentum: Params
+    thermostat: jax.Array
+    count: jax.Array
+
+
+@struct.dataclass
+class SGNHT(HasStepSize):
+    r"""$dw = v\,dt$, $dv = -\nabla U\,dt - (\alpha + \zeta) v\,dt + \sqrt{2\alpha}\,dW$, $d\zeta = (\lVert v\rVert^2 / d - 1)\,dt$, unit masses, $h = \sqrt\epsilon$ a step.
+
+    Noise of unknown size in the gradients, if it is the same in all directions, is taken up by $\zeta$. In the stationary law the mean of $\lVert v\rVert^2 / d$ is one.
+
+    Args:
+        step_size: $\epsilon = h^2$, see `SGHMC`.
+        friction: $\alpha$, see `SGHMC`.
+        gradient: how the gradient is estimated.
+        noise: see `SGHMC`.
+
+    Raises:
+        ValueError: `noise` has another name.
+    """
+
+    step_size: Scalar | Schedule | None
+    friction: Scalar | None = None
+    gradient: GradientEstimator = Minibatch()
+    noise: str = struct.field(pytree_node=False, default="five-point")
+
+    share_of_limit = 1 / 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_noise(self.noise)
+
+    def init(self, position: Params) -> SGNHTState:
+        """A chain that starts at `position` without thermostat; its momenta are drawn in the first step."""
+        dtype = jax.tree.leaves(position)[0].dtype
+        return SGNHTState(position, zeros(position), jnp.zeros((), dtype), no_count())
+
+    def step(self, key: Key, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
+        """One step on one batch; `Info` tells the losses before it."""
+        dtype = state.thermostat.dtype
+        friction = 2 * jnp.sqrt(jnp.asarray(posterior.localization, dtype)) if self.friction is None else jnp.asarray(self.friction, dtype)
+        time = jnp.sqrt(self.step_size_at(state.count).astype(dtype))
+        first = state.count == 0
+        losses, grad = self.gradient(state.position, posterior, batch)
+        kicked = kick(time, state.position, state.momentum, grad, posterior)
+        thermostat = jnp.where(first, jnp.zeros((), dtype), state.thermostat + time / 2 * _excess(kicked))
+        # O with friction r = alpha + zeta of either sign: v' = e^{-rh} v + sqrt(2 alpha (1 - e^{-2rh}) / 2r) xi.
+        rate = (friction + thermostat) * time
+        small = jnp.abs(rate) < 1e-4
+        safe = jnp.where(small, jnp.ones_like(rate), rate)
+        spread = 2 * friction * time * jnp.where(small, 1 - rate, -jnp.expm1(-2 * safe) / (2 * safe))
+        kept = jnp.where(first, jnp.zeros_like(rate), jnp.exp(-rate))
+        amplitude = jnp.where(first, jnp.ones_like(rate), jnp.sqrt(spread))
+        momentum = refresh(kept, amplitude, kicked, NOISES[self.noise](key, state.position))
+        position = drift(time, drift(time, state.position, kicked), momentum)
+        thermostat += jnp.where(first, jnp.zeros((), dtype), time / 2 * _excess(momentum))
+        return SGNHTState(position, momentum, thermostat, state.count + 1), Info(losses, jnp.zeros((), dtype))
+
+
+def _excess(momentum: Params) -> jax.Array:
+    r"""$\lVert v \rVert^2 / d - 1$."""
+    leaves = jax.tree.leaves(momentum)
+    squares = jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(leaves[0].dtype) for leaf in leaves))
+    return squares / sum(leaf.size for leaf in leaves) - 1
