@@ -223,7 +223,7 @@ def settle(
     for name, curvature in curvatures.items():
         if not (np.isfinite(curvature) and curvature > 0):
             raise ValueError(
-                f"the largest curvature at {_checkpoint(name)} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
+                f"the largest curvature at {name} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
                 "or pass sampler=SGLD(step_size)."
             )
     return dataclasses.replace(settings, sampler=SGLD(SHARE_OF_LIMIT * 4 / max(curvatures.values())))
@@ -239,12 +239,8 @@ def _check_number(name: str, value: Any, *, positive: bool) -> None:
         raise ValueError(f"{name} must be finite and {'positive' if positive else 'at least 0'}, got {value}.")
 
 
-def _checkpoint(name: Any) -> str:
-    return "params" if name == "params" else f"step {name}"
-
-
 def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[tuple[str, str], np.ndarray]:
-    """The arrays of the schema for a group of checkpoints, which run in one program.
+    """The arrays of the schema for a group of checkpoints, by the names that messages give them, which run in one program.
 
     Raises:
         ValueError: the loss at a checkpoint is not finite.
@@ -267,7 +263,7 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
         name, params = list(checkpoints.items())[error.index]
         bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
-        raise ValueError(f"the loss at w* ({_checkpoint(name)}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
+        raise ValueError(f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
     return results.arrays(trace, settings.nbeta)
 
 
