@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +61,4 @@ def shapes(observables: Observables, params: Params) -> dict[str, list[int]]:
 
 def observe(observables: Observables, stacked: Params) -> dict[str, np.ndarray]:
     """Each observable of a stack of checkpoints, `[K, ...]` in float32; one program for all stacks of a size."""
-    return {name: np.asarray(value, np.float32) for name, value in _observe(stacked, tuple(observables.items())).items()}
-
-
-@partial(jax.jit, static_argnums=1)
-def _observe(stacked: Params, observables: tuple[tuple[str, Callable[[Params], jax.Array]], ...]) -> dict[str, Any]:
-    return {name: jax.vmap(jax.jit(function))(stacked) for name, function in observables}
+    return {name: np.asarray(jax.vmap(jax.jit(function))(stacked), np.float32) for name, function in observables.items()}

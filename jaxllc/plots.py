@@ -27,13 +27,14 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
     table = diagnostics.summary(tree)
     both = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")[1] if axes is None else axes
     top, bottom = both
-    several = RUN in table.dims
+    several = table.sizes.get(RUN, 1) > 1
     step, llc = table["step"].values, np.atleast_2d(table["llc"].values)
     suspect = np.reshape([bool(found) for found in diagnostics.findings(tree)], llc.shape)
-    curves = diagnostics.over_runs(tree) if several else table
+    curves = diagnostics.over_runs(tree) if several else table.squeeze([axis for axis in table.dims if axis == RUN])
     mean, error = curves["llc"].values, curves["std_error"].values
     top.fill_between(step, mean - 2 * error, mean + 2 * error, color=BLUE, alpha=0.35, lw=0)
-    top.errorbar(step, mean, 2 * error, color=BLUE, lw=1.5 if several else 1, elinewidth=1, capsize=2.5, label=f"{'mean ' * several}± 2 standard errors")
+    label = f"mean of {len(llc)} runs ± 2 standard errors" if several else "± 2 standard errors"
+    top.errorbar(step, mean, 2 * error, color=BLUE, lw=1.5 if several else 1, elinewidth=1, capsize=2.5, label=label)
     for run in llc if several else ():
         top.plot(step, run, color=BLUE, lw=0.6, alpha=0.6)
     points = dict(color=BLUE, ms=2.5 if several else 4, mew=0.6 if several else 1, ls="none")

@@ -207,7 +207,7 @@ def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any])
 
 
 def _check_runs(path: Path, rows: Iterable[Row]) -> None:
-    there = {row.run for row in _Rows(path).index}
+    there = dict.fromkeys(row.run for row in _Rows(path).index)
     if (None in there) != any(row.run is None for row in rows):
         runs = ", ".join(map(repr, there))
         way = "one training run without a name; pass its mapping alone" if None in there else f"the training runs {runs}; pass {{name: mapping}}"
