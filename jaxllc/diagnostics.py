@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxllc.results import STEP, values, with_steps
+from jaxllc.results import STEP, row_axes, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -33,12 +33,13 @@ class Finding(NamedTuple):
 
 
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
-    r"""One value a checkpoint, of a result with or without an axis `step`.
+    r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`; `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
     `step_bias`, about what the finite step and its batches' noise add to `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` chains;
-    `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before and its error, both from
-    the differences of the same chains, which share their random numbers.
+    `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
+    error, both from the differences of the same chains, which share their random numbers.
     """
     import xarray as xr
 
@@ -48,11 +49,11 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     llc, std_error, rhat, ess = _moments(draws)
     third = max(draws.shape[-1] // 3, 1)
     kept = np.where(_is_finite(draws)[..., None], draws, np.nan)
-    drift, drift_error = _over_chains(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
-    change, change_error = np.full((2, len(draws)), np.nan)
-    if len(draws) > 1:
+    drift, drift_error = _over_last(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
+    change, change_error = np.full((2, *llc.shape), np.nan)
+    if llc.shape[-1] > 1:
         with np.errstate(invalid="ignore"):
-            change[1:], change_error[1:], _, _ = _moments(np.diff(draws, axis=0))
+            change[..., 1:], change_error[..., 1:], _, _ = _moments(np.diff(draws, axis=-3))
     columns = {
         "llc": llc,
         "std_error": std_error,
@@ -61,23 +62,47 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "loss": center_loss,
         "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
         "wbic": _wbic(tree, center_loss + llc / float(tree.attrs["nbeta"])),
-        "step_bias": _over_chains(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
+        "step_bias": _over_last(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
         "drift": drift,
         "drift_error": drift_error,
         "change": change,
         "change_error": change_error,
     }
-    return xr.Dataset({name: (STEP, value) for name, value in columns.items()}, {STEP: tree.coords[STEP]} if STEP in tree.coords else None)
+    axes = row_axes(tree["posterior/llc"].dims)
+    return xr.Dataset({name: (axes, value) for name, value in columns.items()}, {axis: tree.coords[axis] for axis in axes if axis in tree.coords})
+
+
+def over_runs(tree: "xarray.DataTree") -> "xarray.Dataset":
+    r"""Means over the training runs of a result with an axis `run`, by step: `llc` and its `std_error`, `loss`, `mean_loss`.
+
+    The error is that of the mean as an estimate for all runs that might have been. The runs' spread alone, $s / \sqrt R$, misses the noise that they
+    share, having the same random numbers: $s^2 / R + c$ is unbiased for the square of the error, where $c$ is the covariance of the Monte-Carlo noise of two
+    runs, and follows from the Monte-Carlo error of a run and that of the mean. Runs without a finite chain at a step are left out of it; NaN for one run.
+    """
+    import xarray as xr
+
+    table = summary(tree)
+    draws, llc, own = values(tree, "posterior/llc"), table["llc"].values, table["std_error"].values
+    there = np.isfinite(llc)
+    count = there.sum(0)
+    mean, spread = _over_last(llc.T)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        together = _moments(np.where(there[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
+        shared = (count * together**2 - np.where(there, own**2, 0).sum(0) / count) / (count - 1)
+    means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0))}
+    means |= {name: _over_last(table[name].values.T)[0] for name in ("loss", "mean_loss")}
+    return xr.Dataset({name: (STEP, value) for name, value in means.items()}, {STEP: table[STEP]})
 
 
 def findings(tree: "xarray.DataTree") -> list[tuple[Finding, ...]]:
-    """For each checkpoint what makes its number suspect; nothing where nothing does."""
+    """For each checkpoint what makes its number suspect, run after run; nothing where nothing does."""
     tree = with_steps(tree)
     table = summary(tree)
     control = values(tree, "constant_data/gaussian_llc")
     reference = tree.attrs.get("reference_loss")
-    return [_findings({str(name): float(column[i]) for name, column in table.items()}, control.shape[1], control[i], reference) for i in range(len(control))]
+    rows = np.ndindex(control.shape[:-1])
+    return [_findings({str(name): float(column.values[i]) for name, column in table.items()}, control.shape[-1], control[i], reference) for i in rows]
 
 
 def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
@@ -111,7 +136,7 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
                 "a stronger localization stays in it",
             )
         )
-    cloud, cloud_error = _over_chains(control[None])
+    cloud, cloud_error = _over_last(control[None])
     near = max(RELATIVE * abs(row["llc"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
     if abs(float(cloud[0]) - row["llc"]) < near < MAX_NEAR * abs(row["llc"]):
         found.append(
@@ -134,9 +159,11 @@ def _is_finite(draws: np.ndarray) -> np.ndarray:
 
 
 def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error, R-hat and ESS of each row of `[step, chain, draw]`, over its finite chains."""
+    """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains."""
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
 
+    shape = draws.shape[:-2]
+    draws = draws.reshape(-1, *draws.shape[-2:])
     good = _is_finite(draws)
     result = np.full((4, len(draws)), np.nan)
     # Rows with the same number of finite chains go through ArviZ together.
@@ -149,14 +176,15 @@ def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             result[3, rows] = array_stats.ess(chains, method="mean")
             if count > 1:
                 result[2, rows] = array_stats.rhat(chains, method="rank")
-    return result[0], result[1], result[2], result[3]
+    mean, error, rhat, ess = result.reshape(4, *shape)
+    return mean, error, rhat, ess
 
 
-def _over_chains(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over the finite chains of `[step, chain]` and its standard error (NaN for one chain, whose spread is unknown)."""
+def _over_last(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over what is finite along the last axis, chains or runs, and its standard error (NaN for one, whose spread is unknown)."""
     good = np.isfinite(values)
     count = good.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(good, values, 0).sum(-1) / count
-        squares = np.where(good, values - mean[:, None], 0) ** 2
+        squares = np.where(good, values - mean[..., None], 0) ** 2
         return mean, np.sqrt(squares.sum(-1) / (count - 1) / count)

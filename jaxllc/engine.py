@@ -103,7 +103,8 @@ def sample(
     num_checkpoints = _num_centers(posterior)
     if getattr(sampler, "full_batch", False) and data.batch_size < data.num_examples:
         raise ValueError(
-            f"{type(sampler).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; pass batch_size=None."
+            f"{type(sampler).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; "
+            "pass batch_size=None."
         )
     mesh = mesh or default_mesh(num_chains, num_checkpoints)
     _check_mesh(mesh, num_chains, num_checkpoints)

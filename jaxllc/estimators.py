@@ -49,7 +49,10 @@ class Estimate:
 
     @property
     def wbic(self) -> float:
-        r"""$n\, E[L_n(w)]$ in nats, the widely applicable Bayesian information criterion (Watanabe 2013); NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data."""
+        r"""$n\, E[L_n(w)]$ in nats, the widely applicable Bayesian information criterion (Watanabe 2013).
+
+        NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data.
+        """
         return self._value("wbic")
 
     @property
@@ -167,8 +170,8 @@ def estimate(
         num_draws: draws kept from each.
         num_burn_in: steps before the first draw.
         thinning: steps from one draw to the next.
-        extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the first at
-            each draw: the coefficient at $\epsilon \to 0$, as far as its bias is linear in $\epsilon$, at twice the cost.
+        extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the
+            first at each draw: the coefficient at $\epsilon \to 0$, as far as its bias is linear in $\epsilon$, at twice the cost.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
@@ -234,10 +237,12 @@ def settle(
     for name, curvature in curvatures.items():
         if not (np.isfinite(curvature) and curvature > 0):
             raise ValueError(
-                f"the largest curvature at {_checkpoint(name)} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
+                f"the largest curvature at {name} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
                 f"or pass sampler={type(sampler).__name__}(step_size)."
             )
-    return dataclasses.replace(settings, sampler=with_step_size(sampler, sampler.share_of_limit * 4 / max(curvatures.values())))
+    return dataclasses.replace(
+        settings, sampler=with_step_size(sampler, getattr(sampler, "share_of_limit", DEFAULT_SAMPLER.share_of_limit) * 4 / max(curvatures.values()))
+    )
 
 
 def needs_step_size(sampler: Sampler | None) -> bool:
@@ -268,12 +273,8 @@ def _check_number(name: str, value: Any, *, positive: bool) -> None:
         raise ValueError(f"{name} must be finite and {'positive' if positive else 'at least 0'}, got {value}.")
 
 
-def _checkpoint(name: Any) -> str:
-    return "params" if name == "params" else f"step {name}"
-
-
 def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[tuple[str, str], np.ndarray]:
-    """The arrays of the schema for a group of checkpoints, which run in one program.
+    """The arrays of the schema for a group of checkpoints, by the names that messages give them, which run in one program.
 
     Raises:
         ValueError: the loss at a checkpoint is not finite.
@@ -301,7 +302,7 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
         name, params = list(checkpoints.items())[error.index % len(checkpoints)]
         bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
-        raise ValueError(f"the loss at w* ({_checkpoint(name)}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
+        raise ValueError(f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
     return results.arrays(_extrapolated(trace, len(checkpoints)) if settings.extrapolate else trace, settings.nbeta)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxllc import diagnostics
+from jaxllc.results import RUN
 
 if TYPE_CHECKING:
     import xarray
@@ -15,28 +16,38 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":
     r"""$\hat\lambda$ with its error band of two standard errors, above the loss at the checkpoint, over the training step on a log axis.
 
-    Checkpoints with findings are hollow.
+    Several training runs are thin lines, and the band is that of their mean (see `jaxllc.diagnostics.over_runs`). Checkpoints with findings are hollow.
 
     Args:
-        tree: a result of several checkpoints.
+        tree: a result of several checkpoints, of one training run or of several.
         axes: two matplotlib axes, default of a new figure.
     """
     import matplotlib.pyplot as plt
 
     table = diagnostics.summary(tree)
-    suspect = np.array([bool(found) for found in diagnostics.findings(tree)])
     both = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")[1] if axes is None else axes
     top, bottom = both
-    step, llc, error = table["step"].values, table["llc"].values, table["std_error"].values
-    top.fill_between(step, llc - 2 * error, llc + 2 * error, color=BLUE, alpha=0.35, lw=0)
-    top.errorbar(step, llc, 2 * error, color=BLUE, lw=1, elinewidth=1, capsize=2.5, label="± 2 standard errors")
-    top.plot(step[~suspect], llc[~suspect], "o", color=BLUE, ms=4, label="no findings")
+    several = table.sizes.get(RUN, 1) > 1
+    step, llc = table["step"].values, np.atleast_2d(table["llc"].values)
+    suspect = np.reshape([bool(found) for found in diagnostics.findings(tree)], llc.shape)
+    curves = diagnostics.over_runs(tree) if several else table.squeeze([axis for axis in table.dims if axis == RUN])
+    mean, error = curves["llc"].values, curves["std_error"].values
+    top.fill_between(step, mean - 2 * error, mean + 2 * error, color=BLUE, alpha=0.35, lw=0)
+    label = f"mean of {len(llc)} runs ± 2 standard errors" if several else "± 2 standard errors"
+    top.errorbar(step, mean, 2 * error, color=BLUE, lw=1.5 if several else 1, elinewidth=1, capsize=2.5, label=label)
+    for run in llc if several else ():
+        top.plot(step, run, color=BLUE, lw=0.6, alpha=0.6)
+    points = dict(color=BLUE, ms=2.5 if several else 4, mew=0.6 if several else 1, ls="none")
+    steps = np.broadcast_to(step, llc.shape)
+    top.plot(steps[~suspect], llc[~suspect], "o", label="no findings", **points)
     if suspect.any():
-        top.plot(step[suspect], llc[suspect], "o", mfc="white", color=BLUE, ms=4, label="with findings")
+        top.plot(steps[suspect], llc[suspect], "o", mfc="white", label="with findings", **points)
     top.set_ylabel("local learning coefficient λ̂")
     top.legend(frameon=False, fontsize="small")
-    bottom.plot(step, table["mean_loss"].values, color=GREY, lw=1.2, ls="--", label="mean over the posterior")
-    bottom.plot(step, table["loss"].values, color=ORANGE, lw=1.5, label="at the checkpoint")
+    bottom.plot(step, curves["mean_loss"].values, color=GREY, lw=1.2, ls="--", label="mean over the posterior")
+    bottom.plot(step, curves["loss"].values, color=ORANGE, lw=1.5, label="at the checkpoint")
+    for run in table["loss"].values if several else ():
+        bottom.plot(step, run, color=ORANGE, lw=0.6, alpha=0.6)
     bottom.set_ylabel("loss (nats)")
     bottom.legend(frameon=False, fontsize="small")
     bottom.set_xlabel("training step")

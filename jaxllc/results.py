@@ -4,12 +4,14 @@
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example; less llc / nbeta it is that of the batch at w*
                     step_bias (step, chain): what the finite step adds to llc
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
+    /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
     attributes      every setting, the key, versions
 
-A result of one checkpoint has no axis `step`. The groups are those of the ArviZ schema.
+A result of several training runs has an axis `run` before `step`; one of a single checkpoint has neither. Below the surface there is one axis of
+`Row`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,18 @@ from jaxllc.engine import Trace
 if TYPE_CHECKING:
     import xarray
 
-STEP, CHAIN, DRAW = "step", "chain", "draw"
+RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
+OBSERVABLES = "observables"
+
+
+class Row(NamedTuple):
+    """Where a checkpoint stands: in which training run, None where there is but one without a name, and at which step."""
+
+    run: str | None
+    step: int
+
+    def __str__(self) -> str:
+        return f"step {self.step}" if self.run is None else f"step {self.step} of run {self.run!r}"
 
 
 class Variable(NamedTuple):
@@ -45,24 +58,52 @@ def arrays(trace: Trace, nbeta: float) -> dict[tuple[str, str], np.ndarray]:
     return {(v.group, v.name): np.asarray(v.of(trace, nbeta), np.float32) for v in VARIABLES}
 
 
-def coordinates(steps: list[int], num_chains: int, num_draws: int) -> dict[str, np.ndarray]:
-    """The coordinate of each axis."""
-    return {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)}
+def names(observables: Iterable[str]) -> list[tuple[str, str]]:
+    """Group and name of each array of a result."""
+    return [*((v.group, v.name) for v in VARIABLES), *((OBSERVABLES, name) for name in observables)]
+
+
+def row_dims(group: str, name: str, num_dims: int) -> tuple[str, ...]:
+    """The axes of an array at one checkpoint."""
+    if group == OBSERVABLES:
+        return tuple(f"{name}_dim_{i}" for i in range(num_dims))
+    return next(v.dims[1:] for v in VARIABLES if (v.group, v.name) == (group, name))
+
+
+def coordinates(steps: list[int], num_chains: int, num_draws: int, runs: Sequence[str | None] = (None,)) -> dict[str, np.ndarray]:
+    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of `runs` and `steps`, in its order."""
+    named = {} if None in runs else {RUN: np.asarray(runs)}
+    return named | {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)}
+
+
+def row_axes(coords: Container[str]) -> tuple[str, ...]:
+    """The axes over which checkpoints are spread: `run`, where there is one, and `step`."""
+    return (RUN, STEP) if RUN in coords else (STEP,)
 
 
 def to_tree(found: Mapping[tuple[str, str], np.ndarray], coords: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> "xarray.DataTree":
-    """A labelled result of several checkpoints, its coordinates in the root for all groups."""
+    """A labelled result of checkpoints, whose axis of rows leads in each array of `found`; its coordinates are in the root for all groups."""
     import xarray as xr
 
+    axes = row_axes(coords)
     groups: dict[str, dict[str, Any]] = {}
-    for v in VARIABLES:
-        groups.setdefault(v.group, {})[v.name] = (v.dims, found[v.group, v.name])
+    for (group, name), array in found.items():
+        whole = array.reshape(*(len(coords[axis]) for axis in axes), *array.shape[1:])
+        groups.setdefault(group, {})[name] = ((*axes, *row_dims(group, name, array.ndim - 1)), whole)
     return xr.DataTree.from_dict({"/": xr.Dataset(coords=dict(coords), attrs=dict(attributes)), **{name: xr.Dataset(group) for name, group in groups.items()}})
 
 
 def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
     """The numbers of one variable, by group and name, in float64."""
     return np.asarray(tree[path].values, np.float64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def scalars(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
+    """The observables that are one number a checkpoint, by name."""
+    if OBSERVABLES not in tree.children:
+        return {}
+    axes = row_axes(tree.coords)  # pyright: ignore[reportArgumentType]
+    return {str(name): array.values for name, array in tree[OBSERVABLES].to_dataset(inherit=False).items() if array.dims == axes}  # pyright: ignore
 
 
 def only_step(tree: "xarray.DataTree") -> "xarray.DataTree":

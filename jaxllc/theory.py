@@ -148,10 +148,10 @@ def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | Non
 
 
 def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: float) -> float:
-    r"""$n\beta\, E[K(w)]$ for $K = \prod_j w_j^{2 k_j}$ under $e^{-n\beta K(w) - \frac{\gamma}{2} \lVert w \rVert^2}$: what $\hat\lambda$ is at a finite temperature.
+    r"""$n\beta\, E[K(w)]$ for $K = \prod_j w_j^{2 k_j}$ under $e^{-n\beta K(w) - \frac{\gamma}{2} \lVert w \rVert^2}$: $\hat\lambda$ at a finite temperature.
 
-    By quadrature over a grid in $\log |w_j|$, whose trapezoidal rule converges exponentially; for two variables the grid is a square. As $n\beta \to \infty$ it goes to
-    $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
+    By quadrature over a grid in $\log |w_j|$, whose trapezoidal rule converges exponentially; for two variables the grid is a square. As
+    $n\beta \to \infty$ it goes to $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
 
     Args:
         powers: $k_j$, one or two of them.

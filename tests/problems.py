@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from flax import struct
 
 from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior

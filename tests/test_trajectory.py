@@ -128,9 +128,9 @@ def test_killed_between_checkpoints_the_result_is_the_same(tmp_path):
         "from test_trajectory import follow\n"
         "from jaxllc.store import Store\n"
         "write = Store.write\n"
-        "def fatal(self, step, *rest):\n"
-        "    if step == 20: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    write(self, step, *rest)\n"
+        "def fatal(self, row, *rest):\n"
+        "    if row.step == 20: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    write(self, row, *rest)\n"
         "Store.write = fatal\n"
         f"follow(store={str(tmp_path / 'llc.zarr')!r}, group_size=2)\n"
     )

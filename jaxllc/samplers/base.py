@@ -1,7 +1,7 @@
 """What every sampler is: hyperparameters as data, and two pure methods."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ class Info(NamedTuple):
     losses: jax.Array
     """Losses of the step's batch at the position *before* the step, as `LocalPosterior.losses` gives them."""
     step_bias: jax.Array
-    r"""What the finite step and noisy gradients add to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
+    r"""What finite steps and noisy gradients add to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
 
 
 class Sampler(Protocol):
@@ -52,11 +52,14 @@ class HasStepSize:
     """For dataclasses of samplers with a field `step_size`: schedules become data, and the value at a step is read in one place."""
 
     step_size: Any
+    share_of_limit: ClassVar[float]
+    """A default step size, as a share of $4 / a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$."""
 
     def __post_init__(self) -> None:
         """Wrap a schedule."""
-        if callable(self.step_size) and not isinstance(self.step_size, Scheduled):
-            object.__setattr__(self, "step_size", Scheduled(self.step_size))
+        schedule: Any = self.step_size
+        if callable(schedule) and not isinstance(schedule, Scheduled):
+            object.__setattr__(self, "step_size", Scheduled(schedule))
 
     def step_size_at(self, count: jax.Array) -> jax.Array:
         r"""$\epsilon$ at a step of the chain, in float32 at least.
@@ -74,6 +77,6 @@ def zeros(like: Params) -> Params:
     return jax.tree.map(jnp.zeros_like, like)
 
 
-def no_count() -> jax.Array:
+def no_steps() -> jax.Array:
     """The number of steps of a chain that has made none."""
     return jnp.zeros((), jnp.int32)

@@ -35,8 +35,8 @@ class Minibatch:
 class ControlVariate:
     r"""$g_B(w) - g_B(w^*) + \nabla L_n(w^*)$: what the minibatch says of the *change* since the centre (Baker et al. 2019, arXiv:1706.05439).
 
-    Its noise vanishes at $w^*$ and grows with the distance from it, where the plain minibatch's noise is always that of the data. It costs two gradients a step, and one
-    of all data for each checkpoint.
+    Its noise vanishes at $w^*$ and grows with the distance from it, where the plain minibatch's noise is always that of the data. It costs two
+    gradients a step, and one of all data for each checkpoint.
     """
 
     needs_center_grad = True

@@ -1,12 +1,12 @@
 r"""Any algorithm of BlackJAX on the loss of all data: MALA, HMC, NUTS, MCLMC. The only file that knows BlackJAX.
 
-$n\beta$ stands in the density and the temperature is one, so that the pull to $w^*$ is not tempered. In BlackJAX's own units a step of MALA is half of our $\epsilon$,
-and one of HMC and NUTS is its root.
+$n\beta$ stands in the density and the temperature is one, so that the pull to $w^*$ is not tempered. In BlackJAX's own units a step of MALA is half
+of our $\epsilon$, and one of HMC and NUTS is its root.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, no_count
+from jaxllc.samplers.base import HasStepSize, Info, no_steps
 
 
 class BlackJAXState(NamedTuple):
     """The state of the algorithm, and the number of steps."""
 
     inner: Any
-    count: jax.Array
+    steps: jax.Array
 
     @property
     def position(self) -> Params:
@@ -46,11 +46,10 @@ class _OnAllData:
             return jnp.asarray(sum(0 * leaf.sum() for leaf in jax.tree.leaves(position)))
 
         with _strictness("standard", "allow")():
-            return BlackJAXState(_init(self.algorithm(flat, _size(position)), position, _raw(jax.random.key(0))), no_count())
+            return BlackJAXState(_init(self.algorithm(flat, _size(position)), position, _raw(jax.random.key(0))), no_steps())
 
     def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
         """One step; `batch` is all data."""
-
         as_asked = _strictness()
 
         def log_density(position: Params) -> jax.Array:
@@ -61,21 +60,22 @@ class _OnAllData:
         with _strictness("standard", "allow")():
             inner = self._move(start_key, step_key, state, log_density)
         losses = posterior.losses(state.position, batch)
-        return BlackJAXState(inner, state.count + 1), Info(losses, jnp.zeros((), losses.dtype))
+        return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype))
 
     def _move(self, start_key: Key, step_key: Key, state: BlackJAXState, log_density: Callable[[Params], jax.Array]) -> Any:
         algorithm = self.algorithm(log_density, _size(state.position))
         # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
         fresh = _init(algorithm, state.position, start_key)
         known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
-        inner = jax.tree.map(lambda new, old: jnp.where(state.count == 0, new, old), fresh, state.inner)._replace(**known)
+        inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
         moved, _ = algorithm.step(step_key, inner)
         return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
 
 
 def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A context with the given rules of promotion, by default with those that hold now: BlackJAX mixes dtypes and ranks, whatever our caller asks of his own code."""
-    dtypes, ranks = dtypes or jax.config.jax_numpy_dtype_promotion, ranks or jax.config.jax_numpy_rank_promotion
+    """A context with the given rules of promotion, by default those that hold now: BlackJAX mixes dtypes and ranks, whatever is asked of other code."""
+    config: Any = jax.config
+    dtypes, ranks = dtypes or config.jax_numpy_dtype_promotion, ranks or config.jax_numpy_rank_promotion
 
     @contextlib.contextmanager
     def context() -> Iterator[None]:
@@ -115,13 +115,13 @@ class MALA(_OnAllData, HasStepSize):
 
     step_size: Scalar | None
 
-    share_of_limit = 1 / 16
+    share_of_limit: ClassVar[float] = 1 / 16
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
         """`blackjax.mala`."""
         import blackjax  # loaded by those who use it
 
-        return blackjax.mala(log_density, self.step_size_at(no_count()) / 2)
+        return blackjax.mala(log_density, self.step_size_at(no_steps()) / 2)
 
 
 @struct.dataclass
@@ -136,13 +136,13 @@ class HMC(_OnAllData, HasStepSize):
     step_size: Scalar | None
     num_integration_steps: int = struct.field(pytree_node=False, default=10)
 
-    share_of_limit = 1 / 8
+    share_of_limit: ClassVar[float] = 1 / 8
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
         """`blackjax.hmc`."""
         import blackjax
 
-        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(no_count())), jnp.ones(num_weights), self.num_integration_steps)
+        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(no_steps())), jnp.ones(num_weights), self.num_integration_steps)
 
 
 @struct.dataclass
@@ -159,13 +159,13 @@ class NUTS(_OnAllData, HasStepSize):
     step_size: Scalar | None
     max_num_doublings: int = struct.field(pytree_node=False, default=8)
 
-    share_of_limit = 1 / 8
+    share_of_limit: ClassVar[float] = 1 / 8
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
         """`blackjax.nuts`."""
         import blackjax
 
-        step_size = jnp.sqrt(self.step_size_at(no_count()))
+        step_size = jnp.sqrt(self.step_size_at(no_steps()))
         return blackjax.nuts(log_density, step_size, jnp.ones(num_weights), max_num_doublings=self.max_num_doublings)
 
 
@@ -183,13 +183,13 @@ class MCLMC(_OnAllData, HasStepSize):
     step_size: Scalar | None
     memory: Scalar = 30.0
 
-    share_of_limit = 1 / 32
+    share_of_limit: ClassVar[float] = 1 / 32
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
         """`blackjax.mclmc`."""
         import blackjax
 
-        step = jnp.sqrt(self.step_size_at(no_count()) * num_weights)
+        step = jnp.sqrt(self.step_size_at(no_steps()) * num_weights)
         return blackjax.mclmc(log_density, jnp.asarray(self.memory, step.dtype) * step, step)
 
 

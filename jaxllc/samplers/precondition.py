@@ -1,4 +1,7 @@
-r"""Diagonal preconditioners $G$, which follow the gradients of the *loss*: the pull to $w^*$ does not enter them, but is scaled by them, as are drift and noise."""
+r"""Diagonal preconditioners $G$, which follow the gradients of the *loss*.
+
+The pull to $w^*$ does not enter them, but is scaled by them, as are drift and noise.
+"""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxllc._typing import Params, Scalar
-from jaxllc.samplers.base import no_count, zeros
+from jaxllc.samplers.base import no_steps, zeros
 
 
 class Preconditioner(Protocol):
@@ -39,15 +42,15 @@ class Moments(NamedTuple):
 
     first: Params | None
     second: Params
-    count: jax.Array
+    steps: jax.Array
 
 
 @struct.dataclass
 class RMSProp:
     r"""$G = 1 / (\sqrt{\hat v} + \delta)$ with $v$ the exponential mean of $g^2$ (Li et al., arXiv:1512.07666).
 
-    $\hat v$ is free of the bias of its start at zero. The correction $\Gamma = \nabla \cdot G$ is left out, as is usual: the law is that of a *frozen* $G$ only as far as $G$
-    moves slowly, which long memory and a large $\delta$ see to.
+    $\hat v$ is free of the bias of its start at zero. The correction $\Gamma = \nabla \cdot G$ is left out, as is usual: the law is that of a *frozen*
+    $G$ only as far as $G$ moves slowly, which long memory and a large $\delta$ see to.
 
     Args:
         decay: of the mean, per step.
@@ -59,11 +62,11 @@ class RMSProp:
 
     def init(self, position: Params) -> Moments:
         """No gradient seen."""
-        return Moments(None, zeros(position), no_count())
+        return Moments(None, zeros(position), no_steps())
 
     def update(self, grad: Params, state: Moments) -> tuple[Params, Params, Moments]:
         """The gradient as it is, $G$, and the moments with this gradient in them."""
-        count = state.count + 1
+        count = state.steps + 1
         second = _mean(self.decay, state.second, jax.tree.map(jnp.square, grad))
         return grad, _scale(_unbiased(self.decay, second, count), self.eps), Moments(None, second, count)
 
@@ -86,11 +89,11 @@ class Adam:
 
     def init(self, position: Params) -> Moments:
         """No gradient seen."""
-        return Moments(zeros(position), zeros(position), no_count())
+        return Moments(zeros(position), zeros(position), no_steps())
 
     def update(self, grad: Params, state: Moments) -> tuple[Params, Params, Moments]:
         """The mean gradient, $G$, and the moments with this gradient in them."""
-        count = state.count + 1
+        count = state.steps + 1
         first = _mean(self.b1, state.first, grad)
         second = _mean(self.b2, state.second, jax.tree.map(jnp.square, grad))
         return _unbiased(self.b1, first, count), _scale(_unbiased(self.b2, second, count), self.eps), Moments(first, second, count)

@@ -1,11 +1,12 @@
 r"""Underdamped Langevin dynamics on minibatches (SGHMC, Chen et al., arXiv:1402.4102) by the splitting BAOAB (Leimkuhler & Matthews, arXiv:1203.5428).
 
-With unit mass, momentum $v$, friction $\alpha$ and $h = \sqrt\epsilon$: a kick $v \mathrel{-}= h \nabla U(w)$ (B), half a drift $w \mathrel{+}= \frac{h}{2} v$ (A), an exact
-Ornstein-Uhlenbeck step $v \mathrel{:=} e^{-\alpha h} v + \sqrt{1 - e^{-2 \alpha h}}\, \xi$ (O), half a drift (A). The two half kicks that meet at one position are one, so a step
-costs one gradient. At infinite friction a step is $w' = w - \frac{\epsilon}{2} \nabla U + \sqrt\epsilon\, \frac{\xi + \xi'}{2}$, each $\xi$ serving two steps.
+With unit mass, momentum $v$, friction $\alpha$ and $h = \sqrt\epsilon$, a step is a kick $v \mathrel{-}= h \nabla U(w)$ (B), half a drift
+$w \mathrel{+}= \frac{h}{2} v$ (A), an exact Ornstein-Uhlenbeck step $v \mathrel{:=} e^{-\alpha h} v + \sqrt{1 - e^{-2 \alpha h}}\, \xi$ (O), and half a
+drift (A). The two half kicks that meet at one position are one, so it costs one gradient. At infinite friction it is
+$w' = w - \frac{\epsilon}{2} \nabla U + \sqrt\epsilon\, \frac{\xi + \xi'}{2}$, each $\xi$ serving two steps.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_count, zeros
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps, zeros
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import NOISES, check_noise
 
@@ -23,7 +24,7 @@ class SGHMCState(NamedTuple):
 
     position: Params
     momentum: Params
-    count: jax.Array
+    steps: jax.Array
 
 
 @struct.dataclass
@@ -48,7 +49,7 @@ class SGHMC(HasStepSize):
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="five-point")
 
-    share_of_limit = 1 / 8
+    share_of_limit: ClassVar[float] = 1 / 8
     """A default step size, as a share of the limit of stability at the largest curvature at $w^*$ (see `SGLD.share_of_limit`)."""
 
     def __post_init__(self) -> None:
@@ -57,19 +58,19 @@ class SGHMC(HasStepSize):
 
     def init(self, position: Params) -> SGHMCState:
         """A chain that starts at `position`; its momenta are drawn in the first step."""
-        return SGHMCState(position, zeros(position), no_count())
+        return SGHMCState(position, zeros(position), no_steps())
 
     def step(self, key: Key, state: SGHMCState, posterior: LocalPosterior, batch: Batch) -> tuple[SGHMCState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         friction = 2 * jnp.sqrt(jnp.asarray(posterior.localization)) if self.friction is None else jnp.asarray(self.friction)
-        time = jnp.sqrt(self.step_size_at(state.count))
+        time = jnp.sqrt(self.step_size_at(state.steps))
         losses, grad = self.gradient(state.position, posterior, batch)
         kicked = kick(time, state.position, state.momentum, grad, posterior)
-        kept = jnp.where(state.count == 0, jnp.zeros_like(time), jnp.exp(-friction.astype(time.dtype) * time))
+        kept = jnp.where(state.steps == 0, jnp.zeros_like(time), jnp.exp(-friction.astype(time.dtype) * time))
         xi = NOISES[self.noise](key, state.position)
         momentum = refresh(kept, jnp.sqrt(1 - kept**2), kicked, xi)
         position = drift(time, drift(time, state.position, kicked), momentum)
-        return SGHMCState(position, momentum, state.count + 1), Info(losses, heat(kicked))
+        return SGHMCState(position, momentum, state.steps + 1), Info(losses, heat(kicked))
 
 
 def kick(time: jax.Array, position: Params, momentum: Params, grad: Params, posterior: LocalPosterior) -> Params:
@@ -93,6 +94,9 @@ def refresh(kept: jax.Array, amplitude: jax.Array, momentum: Params, xi: Params)
 
 
 def heat(kicked: Params) -> jax.Array:
-    r"""$\frac12 (\lVert v \rVert^2 - d)$ after a kick: its mean is zero on a quadratic with exact gradients, and otherwise about what the chain's excess temperature adds to $\hat\lambda$."""
+    r"""$\frac12 (\lVert v \rVert^2 - d)$ after a kick, whose mean is about what the chain's excess temperature adds to $\hat\lambda$.
+
+    It is zero on a quadratic with exact gradients, at any step.
+    """
     squares = [jnp.vdot(leaf, leaf) - leaf.size for leaf in jax.tree.leaves(kicked)]
     return 0.5 * jnp.asarray(sum(square.astype(squares[0].dtype) for square in squares))

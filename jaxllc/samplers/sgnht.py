@@ -3,7 +3,7 @@ r"""Langevin dynamics with a thermostat (SGNHT, Ding et al. 2014): the friction 
 The splitting of `sghmc` with half a step of the thermostat on each side of O, symmetric as in BADODAB (Leimkuhler & Shang, arXiv:1505.06889).
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_count, zeros
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps, zeros
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import NOISES, check_noise
 from jaxllc.samplers.sghmc import drift, kick, refresh
@@ -23,14 +23,17 @@ class SGNHTState(NamedTuple):
     position: Params
     momentum: Params
     thermostat: jax.Array
-    count: jax.Array
+    steps: jax.Array
 
 
 @struct.dataclass
 class SGNHT(HasStepSize):
-    r"""$dw = v\,dt$, $dv = -\nabla U\,dt - (\alpha + \zeta) v\,dt + \sqrt{2\alpha}\,dW$, $d\zeta = (\lVert v\rVert^2 / d - 1)\,dt$, unit masses, $h = \sqrt\epsilon$ a step.
+    r"""Langevin dynamics whose friction holds the momenta at the right temperature, $h = \sqrt\epsilon$ a step, unit masses.
 
-    Noise of unknown size in the gradients, if it is the same in all directions, is taken up by $\zeta$. In the stationary law the mean of $\lVert v\rVert^2 / d$ is one.
+    $$dw = v\,dt, \quad dv = -\nabla U\,dt - (\alpha + \zeta) v\,dt + \sqrt{2\alpha}\,dW, \quad d\zeta = (\lVert v\rVert^2 / d - 1)\,dt.$$
+
+    Noise of unknown size in the gradients, if it is the same in all directions, is taken up by $\zeta$. In the stationary law the mean of
+    $\lVert v\rVert^2 / d$ is one.
 
     Args:
         step_size: $\epsilon = h^2$, see `SGHMC`.
@@ -47,7 +50,7 @@ class SGNHT(HasStepSize):
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="five-point")
 
-    share_of_limit = 1 / 8
+    share_of_limit: ClassVar[float] = 1 / 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,14 +59,14 @@ class SGNHT(HasStepSize):
     def init(self, position: Params) -> SGNHTState:
         """A chain that starts at `position` without thermostat; its momenta are drawn in the first step."""
         dtype = jax.tree.leaves(position)[0].dtype
-        return SGNHTState(position, zeros(position), jnp.zeros((), dtype), no_count())
+        return SGNHTState(position, zeros(position), jnp.zeros((), dtype), no_steps())
 
     def step(self, key: Key, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         dtype = state.thermostat.dtype
         friction = 2 * jnp.sqrt(jnp.asarray(posterior.localization, dtype)) if self.friction is None else jnp.asarray(self.friction, dtype)
-        time = jnp.sqrt(self.step_size_at(state.count).astype(dtype))
-        first = state.count == 0
+        time = jnp.sqrt(self.step_size_at(state.steps).astype(dtype))
+        first = state.steps == 0
         losses, grad = self.gradient(state.position, posterior, batch)
         kicked = kick(time, state.position, state.momentum, grad, posterior)
         thermostat = jnp.where(first, jnp.zeros((), dtype), state.thermostat + time / 2 * _excess(kicked))
@@ -77,7 +80,7 @@ class SGNHT(HasStepSize):
         momentum = refresh(kept, amplitude, kicked, NOISES[self.noise](key, state.position))
         position = drift(time, drift(time, state.position, kicked), momentum)
         thermostat += jnp.where(first, jnp.zeros((), dtype), time / 2 * _excess(momentum))
-        return SGNHTState(position, momentum, thermostat, state.count + 1), Info(losses, jnp.zeros((), dtype))
+        return SGNHTState(position, momentum, thermostat, state.steps + 1), Info(losses, jnp.zeros((), dtype))
 
 
 def _excess(momentum: Params) -> jax.Array:
