@@ -20,6 +20,7 @@ from jaxllc.estimators import Settings, progress_bar, run_group, settle
 from jaxllc.free import FreeLike
 from jaxllc.samplers.base import Sampler
 from jaxllc.samplers.sgld import SGLD
+from jaxllc.stages import CERTAINTY, stages
 from jaxllc.store import Store, checksum, stored_attributes
 
 if TYPE_CHECKING:
@@ -49,6 +50,10 @@ class Trajectory:
     def findings(self) -> list[tuple[Finding, ...]]:
         """For each checkpoint what makes its number suspect."""
         return diagnostics.findings(self.data)
+
+    def stages(self, *, certainty: float = CERTAINTY) -> "pandas.DataFrame":
+        """Stages of development, one row each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
+        return stages(self.data, certainty=certainty)
 
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes."""

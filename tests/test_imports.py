@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "jaxllc"
 
 ROOMS = (
     ("_typing", "_tree"),
-    ("posterior", "free", "data", "checkpoints", "theory", "models"),
+    ("posterior", "free", "data", "checkpoints", "theory", "models", "smoothing"),
     ("samplers",),
     ("engine",),
     ("results",),
-    ("diagnostics",),
+    ("diagnostics", "stages"),
     ("estimators",),
     ("store",),
     ("plots",),
