@@ -25,7 +25,7 @@ PRIOR = {
     "wobble": (-2.0, 2.0),
     "memory": (np.log(3.0), 1.0),
     "scatter": (-2.0, 2.0),
-    "growth": (0.0, 2.0),
+    "growth": (0.0, 1.25),
     "error_scale": (0.0, 1.2),
 }
 """Mean and standard deviation of the logarithm of each setting (of `growth` itself), where x spans one, y has variance one and `memory` counts points."""
@@ -138,9 +138,7 @@ def _covariances(setting: dict[str, float], u: np.ndarray, index: np.ndarray, sq
     return matern + LINE**2 * (1 + centred[:, None] * centred), noise, by
 
 
-def _most_probable(
-    u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.ndarray, start: dict[str, float] | None = None
-) -> dict[str, float]:
+def _most_probable(u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.ndarray, start: dict[str, float] | None = None) -> dict[str, float]:
     """The settings of highest posterior density, by quasi-Newton steps with exact gradients, near a start or anywhere."""
     from scipy.linalg import lapack
     from scipy.optimize import minimize
@@ -164,6 +162,7 @@ def _most_probable(
         return float(value), gradient + away / width
 
     bounds = [(m - 4 * w, m + 4 * w) if name != "length" else (np.log(0.02), np.log(2.0)) for name, m, w in zip(names, middle, width, strict=True)]
+
     def top(theta: np.ndarray, bounds: list[tuple[float, float]]) -> "OptimizeResult":
         return minimize(objective, np.clip(theta, *np.transpose(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=dict(ftol=1e-6))
 

@@ -132,9 +132,7 @@ def stages(tree: "xarray.DataTree", *, certainty: float = CERTAINTY) -> "pandas.
     chains = values(tree, "posterior/llc").mean(-1).T[:, known]
     chains = chains[np.isfinite(chains).all(1)]
     has_errors = np.isfinite(error).all() and (error > 0).all()
-    return find_stages(
-        step, llc, error if has_errors else None, loss, chains=chains if len(chains) >= MIN_CHAINS else None, certainty=certainty
-    )
+    return find_stages(step, llc, error if has_errors else None, loss, chains=chains if len(chains) >= MIN_CHAINS else None, certainty=certainty)
 
 
 def recurring(table: "pandas.DataFrame") -> "pandas.DataFrame":
