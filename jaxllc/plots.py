@@ -61,7 +61,7 @@ def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np
     colors = {"A": BLUE, "B": ORANGE, "undecided": GREY}
     for ax in np.ravel(axes):
         for _, stage in stages.iterrows():
-            ax.axvspan(stage["start"], stage["end"], color=colors[stage["type"]], alpha=0.12, lw=0, zorder=0)
+            ax.axvspan(stage["start"], stage["end"], color=colors[str(stage["type"])], alpha=0.12, lw=0, zorder=0)
         for _, stage in stages.iloc[:-1].iterrows():
             ax.axvspan(stage["end_low"], stage["end_high"], color=GREY, alpha=0.35, lw=0, zorder=0)
             ax.axvline(stage["end"], color=GREY, lw=0.8, zorder=0)

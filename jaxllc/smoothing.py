@@ -2,8 +2,10 @@ r"""The slope of a noisy curve, with its uncertainty: a Gaussian process that le
 
 $$y_i = f(x_i) + \eta_i + \zeta_i$$
 
-$f$ is a straight line plus a Matérn-5/2 process, so it has a slope, $\eta$ an Ornstein-Uhlenbeck process over the *index* of the point (the wobble that neighbours
-share), and $\zeta$ white, of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths are those of the highest posterior under broad
+$f$ is a straight line plus a Matérn-5/2 process, so it has a slope, $\eta$ an Ornstein-Uhlenbeck process over the *index* of the point (the wobble that
+neighbours
+share), and $\zeta$ white, of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths are those of the highest
+posterior under broad
 priors, so measured errors that are too small, too large, or none at all are put right by the scatter itself. Rasmussen and Williams,
 *Gaussian Processes for Machine Learning* (2006), chapters 2, 5 and section 9.4 (slopes).
 """
@@ -11,7 +13,6 @@ priors, so measured errors that are too small, too large, or none at all are put
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -41,29 +42,29 @@ RESOLUTION = 1 / 400
 
 
 class Slope(NamedTuple):
-    """The law of df/dx on an even grid: Gaussian, and its mean is linear in the data."""
+    """The law of df/dx on an even grid: Gaussian. `x` and `mean` are `[grid]`, `covariance` is `[grid, grid]`."""
 
-    x: Float[np.ndarray, " grid"]
-    mean: Float[np.ndarray, " grid"]
-    covariance: Float[np.ndarray, "grid grid"]
+    x: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
 
-    def change(self, start: int, end: int) -> Float[np.ndarray, " grid"]:
-        """Weights w of the change $f(x_{end}) - f(x_{start}) = w \\cdot f'$, by the trapezium rule."""
+    def change(self, start: int, end: int) -> np.ndarray:
+        r"""Weights w of the change $f(x_{end}) - f(x_{start}) = w \cdot f'$, by the trapezium rule."""
         weights = np.zeros(len(self.x))
         weights[start : end + 1] = self.x[1] - self.x[0]
         weights[[start, end]] /= 2
         return weights if end > start else np.zeros(len(self.x))
 
-    def contrast(self, weights: Float[np.ndarray, " grid"]) -> tuple[float, float]:
-        """Mean and standard deviation of $w \\cdot f'$."""
+    def contrast(self, weights: np.ndarray) -> tuple[float, float]:
+        r"""Mean and standard deviation of $w \cdot f'$."""
         return float(weights @ self.mean), float(np.sqrt(max(weights @ self.covariance @ weights, 0.0)))
 
 
 def slope(
-    x: Float[np.ndarray, " n"],
-    y: Float[np.ndarray, " n"],
-    error: Float[np.ndarray, " n"] | None = None,
-    chains: Float[np.ndarray, "chain n"] | None = None,
+    x: np.ndarray,
+    y: np.ndarray,
+    error: np.ndarray | None = None,
+    chains: np.ndarray | None = None,
     *,
     num_grid: int = 384,
 ) -> Slope:
@@ -152,7 +153,7 @@ def _most_probable(u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         smooth, noise, by = _covariances(named(theta), u, index, squares)
         lower = np.linalg.cholesky(smooth + noise)
-        inverse = lapack.dpotri(lower, lower=1)[0]
+        inverse = lapack.dpotri(lower, lower=1)[0]  # pyright: ignore[reportAttributeAccessIssue]
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         solved = inverse @ z
         away = (theta - middle) / width

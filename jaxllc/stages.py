@@ -1,7 +1,8 @@
 r"""Stages of development: where $\hat\lambda(t)$ turns or pauses, and what the loss does meanwhile (Hoogland et al., arXiv:2402.02364).
 
 $\hat\lambda$ and the loss are smoothed over the logarithm of the step (`jaxllc.smoothing`). A boundary is either a *turn*, an extremum with a certain change
-on both sides, or a *pause*, where the slope is certainly smaller than before and after. Each stage between two boundaries has a type: A, $\hat\lambda$ rises and the loss
+on both sides, or a *pause*, where the slope is certainly smaller than before and after. Each stage between two boundaries has a type: A, $\hat\lambda$ rises
+and the loss
 falls; B, $\hat\lambda$ falls and the loss does not rise; or undecided.
 """
 
@@ -9,7 +10,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from jaxllc import diagnostics
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MIN_CHECKPOINTS = 8
 MIN_CHAINS = 4
 CERTAINTY = 3.0
-"""Standard errors at which a change is certain. Boundaries are chosen where the curve looks like one, so two would claim too many: `docs/design.md` has the rates."""
+"""Standard errors at which a change is certain. Boundaries are chosen where the curve looks like one, so two would claim too many: `docs/design.md` has the
+rates."""
 PAUSE = 0.5
 """A pause is at most this share as fast as the slower of its neighbours."""
 HIDDEN = 2.0
@@ -46,13 +47,17 @@ def find_stages(
     r"""The stages of a training run, one row each, in order; together they cover it.
 
     `start` and `end` in steps, with 95 % intervals (`start_low`, `start_high`, `end_low`, `end_high`); `type`; `delta_llc`, `delta_loss` and their standard
-    errors, in which the boundaries move too. `loss_excess` is how far the loss's change leaves the range of the loss's slopes just before and after (over as long
+    errors, in which the boundaries move too. `loss_excess` is how far the loss's change leaves the range of the loss's slopes just before and after (over as
+    long
     a stretch of log-time), with its error: a stage of type B is `hidden` where that cannot be told from zero. `score` compares the stage's share of all that
-    $\hat\lambda$ moved, at two standard errors less than estimated, with its share of all that the loss moved: $(|s| - m) / (|s| + |m|)$, $m$ positive where $\hat\lambda$ and the loss
-    move in opposite directions. It is 1 where $\hat\lambda$ moves and the loss does not, or not oppositely; 0 where one mirrors the other; -1 where only the loss moves. `rank` is 1 for the
+    $\hat\lambda$ moved, at two standard errors less than estimated, with its share of all that the loss moved: $(|s| - m) / (|s| + |m|)$, $m$ positive where
+    $\hat\lambda$ and the loss
+    move in opposite directions. It is 1 where $\hat\lambda$ moves and the loss does not, or not oppositely; 0 where one mirrors the other; -1 where only the
+    loss moves. `rank` is 1 for the
     highest score.
 
-    The scatter about the smooth curve is learnt, white and correlated; measured errors say only how it differs between checkpoints. What is left out: boundaries of the loss alone.
+    The scatter about the smooth curve is learnt, white and correlated; measured errors say only how it differs between checkpoints. What is left out:
+    boundaries of the loss alone.
 
     Args:
         step: training steps, `[step]`, increasing; 0 counts as half of the first positive step, since time is logarithmic.
@@ -60,7 +65,8 @@ def find_stages(
         llc_error: their standard errors, `[step]`, or None where unknown.
         loss: nats per example at the checkpoints, `[step]`.
         loss_error: its standard errors, if known.
-        chains: coefficients by chain, `[chain, step]`, of at least 4 chains that share their random numbers over checkpoints; errors of changes are then paired.
+        chains: coefficients by chain, `[chain, step]`, of at least 4 chains that share their random numbers over checkpoints; errors of changes are then
+            paired.
         certainty: standard errors at which a change is called certain.
 
     Raises:
@@ -86,7 +92,7 @@ def find_stages(
     low, high = np.quantile(moved, [0.025, 0.975], axis=0)
 
     def at(index: np.ndarray | list[int]) -> np.ndarray:
-        return np.interp(np.interp(index, np.arange(len(by_llc.x)), by_llc.x), x, step)
+        return np.asarray(np.interp(np.interp(index, np.arange(len(by_llc.x)), by_llc.x), x, step))
 
     delta_llc, delta_llc_error = _changes(by_llc, points, drawn_llc, moved)
     delta_loss, delta_loss_error = _changes(by_loss, points, drawn_loss, moved)
@@ -139,8 +145,10 @@ def recurring(table: "pandas.DataFrame") -> "pandas.DataFrame":
     r"""Which stages recur over training runs, in which order, how far apart.
 
     The runs' sequences of types are aligned with that of the run that agrees best with all others: as many stages as can be matched in order and by type,
-    among such matches those whose middles lie nearest in log-time. One row for each stage of that run, in order: `type`; `count` and `share` of the runs that have it;
-    the geometric means of `start` and `end`, 0 counted as 1; `lag`, the mean of $\ln$(end / end of the stage before) over runs that have both, and `lag_error`; `delta_llc` and `delta_llc_error`,
+    among such matches those whose middles lie nearest in log-time. One row for each stage of that run, in order: `type`; `count` and `share` of the runs
+    that have it;
+    the geometric means of `start` and `end`, 0 counted as 1; `lag`, the mean of $\ln$(end / end of the stage before) over runs that have both, and
+    `lag_error`; `delta_llc` and `delta_llc_error`,
     mean and standard error over runs (NaN for one run). What is left out: stages that the reference run does not have.
 
     Args:
@@ -178,7 +186,7 @@ def _match(one: "pandas.DataFrame", other: "pandas.DataFrame") -> tuple[float, l
     for i in range(len(one)):
         for j in range(len(other)):
             options = [best.get((i - 1, j), nothing), best.get((i, j - 1), nothing)]
-            if one["type"][i] == other["type"][j]:
+            if one["type"].to_numpy()[i] == other["type"].to_numpy()[j]:
                 count, closeness, pairs = best.get((i - 1, j - 1), nothing)
                 options.append((count + 1, closeness - abs(middles[0][i] - middles[1][j]), [*pairs, (i, j)]))
             best[i, j] = max(options, key=lambda option: option[:2])
@@ -311,7 +319,7 @@ def _integral(slopes: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(slopes[..., :1]), steps.cumsum(-1)], -1)
 
 
-def _draws(law: Slope, rng: np.random.Generator) -> Float[np.ndarray, "sample grid"]:
+def _draws(law: Slope, rng: np.random.Generator) -> np.ndarray:
     """Slopes drawn from the law."""
     jitter = 1e-9 * np.trace(law.covariance) / len(law.x)
     lower = np.linalg.cholesky(law.covariance + jitter * np.eye(len(law.x)))
