@@ -43,10 +43,7 @@ KINDS = ("rise", "rise, correlated", "understated", "overstated", "flat", "flat,
 
 
 def test_no_stage_is_claimed_where_there_is_none():
-    """Of 210 curves at most 5 % have a boundary or a stage of type B, and of no kind more than its 30 allow at that rate.
-
-    Seen to fail without the correlated part of the noise.
-    """
+    """Of 210 curves at most 5 % have a boundary or a stage of type B, and of no kind more than its 30 allow at that rate."""
     wrong = {}
     for kind in KINDS:
         found = [find_stages(*without_stages(kind, seed)) for seed in range(30)]
@@ -199,11 +196,11 @@ def tree_of(llc, loss, rng, tilt):
 def test_errors_of_a_trajectory_are_paired():
     """Chains far apart that move together: a change is known far better than a value, as well as the chains' tilts let it.
 
-    Seen to fail with the chains' standard errors taken for independent.
+    Seen to fail without the chains in the errors.
     """
     rng = np.random.default_rng(0)
     (_, llc, _, loss), _ = bump(20.0, 0)
-    tilt = 2 * rng.standard_normal(8)
+    tilt = 6 * rng.standard_normal(8)
     tilt -= tilt.mean()
     traj = Trajectory(tree_of(llc, loss, rng, tilt))
     table, alone = traj.stages(), find_stages(STEP, llc, None, loss)
