@@ -8,6 +8,7 @@ from jaxllc import diagnostics
 from jaxllc.results import RUN
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
@@ -59,3 +60,20 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.02)
     return both
+
+
+def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Shade the stages of one run, blue for type A, orange for B, grey where undecided, and the intervals of their boundaries, darker.
+
+    Args:
+        stages: as of `jaxllc.stages.find_stages`.
+        axes: matplotlib axes over the training step, such as `plot_trajectory` gives.
+    """
+    colors = {"A": BLUE, "B": ORANGE, "undecided": GREY}
+    for ax in np.ravel(axes):
+        for _, stage in stages.iterrows():
+            ax.axvspan(stage["start"], stage["end"], color=colors[str(stage["type"])], alpha=0.12, lw=0, zorder=0)
+        for _, stage in stages.iloc[:-1].iterrows():
+            ax.axvspan(stage["end_low"], stage["end_high"], color=GREY, alpha=0.35, lw=0, zorder=0)
+            ax.axvline(stage["end"], color=GREY, lw=0.8, zorder=0)
+    return axes

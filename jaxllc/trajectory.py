@@ -22,6 +22,7 @@ from jaxllc.free import FreeLike
 from jaxllc.observables import Observables, check_observables, observe, shapes
 from jaxllc.results import Row
 from jaxllc.samplers.base import Sampler
+from jaxllc.stages import CERTAINTY, stages
 from jaxllc.store import Store, checksum, stored_attributes
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Trajectory:
     def findings(self) -> list[tuple[Finding, ...]]:
         """What makes a number suspect: a tuple for each row of `table()`, in its order, which is run after run and step after step."""
         return diagnostics.findings(self.data)
+
+    def stages(self, *, certainty: float = CERTAINTY) -> "pandas.DataFrame":
+        """Stages of development, one row each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
+        return stages(self.data, certainty=certainty)
 
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.

@@ -9,11 +9,11 @@ PACKAGE = Path(__file__).parents[1] / "jaxllc"
 
 ROOMS = (
     ("_typing", "_tree"),
-    ("posterior", "free", "data", "checkpoints", "observables", "theory", "models"),
+    ("posterior", "free", "data", "checkpoints", "observables", "theory", "models", "metrics", "smoothing"),
     ("samplers",),
     ("engine", "reference", "batching"),
     ("results",),
-    ("diagnostics",),
+    ("diagnostics", "stages"),
     ("estimators",),
     ("store",),
     ("plots",),

@@ -1,0 +1,81 @@
+"""Slopes of noisy curves, and whether their errors are honest."""
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+from scipy.stats import chi2
+
+from jaxllc import smoothing
+from jaxllc.smoothing import slope
+
+X = np.linspace(0.0, 3.0, 40)
+
+
+@pytest.mark.parametrize("claimed", [0.05, 0.2, 1.0, None])
+def test_the_error_of_a_line_is_learnt_from_its_scatter(claimed):
+    """The scatter is 0.2, whatever the measured errors say: squared standardised errors of the total change add up as chi squared."""
+    rng = np.random.default_rng(0)
+    squares = 0.0
+    for _ in range(20):
+        law = slope(X, 2 * X + 0.2 * rng.standard_normal(len(X)), None if claimed is None else np.full(len(X), claimed))
+        change, error = law.contrast(law.change(0, len(law.x) - 1))
+        squares += ((change - 6) / error) ** 2
+    assert chi2.ppf(0.001, 20) < squares < chi2.ppf(0.999, 20)
+
+
+def test_slopes_of_a_curve_lie_in_their_intervals():
+    """Of sin(2x), seen with correlated noise: at most the share outside two standard errors that a normal law has, doubled for what is correlated."""
+    outside = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        noise = rng.standard_normal(len(X) + 1)
+        law = slope(X, np.sin(2 * X) + 0.05 * (noise[1:] + noise[:-1]))
+        outside.append(np.abs(law.mean - 2 * np.cos(2 * law.x)) > 2 * np.sqrt(np.diag(law.covariance)))
+    assert np.mean(outside) < 2 * 0.0455
+
+
+def test_the_slope_is_linear_in_the_units():
+    """Another unit of x and y is another unit of the slope, and nothing else."""
+    y = np.sin(X) + 0.1 * np.random.default_rng(1).standard_normal(len(X))
+    one, other = slope(X, y), slope(10 + 2 * X, 6 * y + 100)
+    np.testing.assert_allclose(other.mean, 3 * one.mean, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(np.diag(other.covariance), 9 * np.diag(one.covariance), rtol=1e-2)
+
+
+def test_a_change_is_the_integral_of_the_slope():
+    law = smoothing.Slope(np.linspace(0, 2, 101), np.linspace(0, 2, 101) ** 3, np.eye(101))
+    assert law.contrast(law.change(0, 100))[0] == pytest.approx(4, rel=1e-3)
+    assert law.contrast(law.change(25, 75))[0] == pytest.approx((1.5**4 - 0.5**4) / 4, rel=1e-3)
+
+
+def test_the_gradient_of_the_search_is_exact(monkeypatch):
+    """Against differences; a wrong factor in any derivative was seen to fail."""
+    seen = []
+
+    def keep(objective, theta, **options):
+        rng = np.random.default_rng(2)
+        for near in theta + 0.1 * rng.standard_normal((2, len(theta))):
+            error = check_grad(lambda t: objective(t)[0], lambda t: objective(t)[1], near)
+            seen.append(error / np.linalg.norm(objective(near)[1]))
+        return minimize(objective, theta, **options)
+
+    from scipy import optimize
+
+    minimize = optimize.minimize
+    monkeypatch.setattr(optimize, "minimize", keep)
+    slope(X, np.sin(X) + 0.1 * np.random.default_rng(1).standard_normal(len(X)), np.full(len(X), 0.1))
+    assert max(seen) < 1e-3
+    assert len(seen) == 4
+
+
+def test_deviations_of_chains_widen_the_slope():
+    """Chains that differ by an offset and a line: the offsets do not count; the lines count as their mean's error, widened as Student's t."""
+    rng = np.random.default_rng(3)
+    y = 2 * X + 0.01 * rng.standard_normal(len(X))
+    tilt = rng.standard_normal(8)
+    chains = y + 100 * rng.standard_normal((8, 1)) + tilt[:, None] * X
+    alone, paired = (slope(X, y, chains=c) for c in (None, chains))
+    whole = alone.change(0, len(alone.x) - 1)
+    np.testing.assert_allclose(paired.mean, alone.mean)
+    extra = paired.contrast(whole)[1] ** 2 - alone.contrast(whole)[1] ** 2
+    assert extra == pytest.approx((3 * tilt.std(ddof=1)) ** 2 / 8 * 7 / 5, rel=0.01)
