@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "jaxllc"
 
 ROOMS = (
     ("_typing", "_tree"),
-    ("posterior", "free", "data", "checkpoints", "theory", "models"),
+    ("posterior", "free", "data", "checkpoints", "theory", "metrics", "models"),
     ("samplers",),
     ("engine",),
     ("results",),
