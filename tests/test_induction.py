@@ -35,7 +35,7 @@ def test_the_bigram_table_is_paid_what_is_said(tokens):
 def test_the_best_predictor_is_paid_what_is_said(tokens):
     """A predictor that looks up a trigger's last successor pays `best_losses(...).induction` at each position, within four standard errors.
 
-    Seen to fail with the recursion started one position late.
+    Seen to fail with the first occurrences forgotten.
     """
     probability = np.asarray(SOURCE.transitions, float)[tokens[:, :-1], tokens[:, 1:]]
     for row, told in zip(tokens, probability, strict=True):

@@ -107,19 +107,19 @@ SEEDS = dict(loss_fn=mean_squares, init_params=fresh, draw_batch=draw, optimizer
 
 @pytest.mark.filterwarnings("default")  # Orbax warns of its own calls
 @jax.numpy_dtype_promotion("standard")  # optax counts steps as integers
-@pytest.mark.parametrize("seeds", [(4, 7, 1), (7, 2, 3, 5)], ids=["one device", "four devices"])
-def test_a_seed_among_others_is_the_seed_alone(seeds, tmp_path, key):
+@pytest.mark.parametrize(
+    ("seeds", "vmapped"), [((4, 7, 1), True), (tuple(range(8)), True), (tuple(range(8)), None)], ids=["three devices", "four devices", "in turn"]
+)
+def test_a_seed_among_others_is_the_seed_alone(seeds, vmapped, tmp_path, key):
     """Weights and batches of a seed depend on its own number only, whatever runs beside it and on however many devices.
 
     Seen to fail with batches shared by the seeds, and with keys by place in the list.
     """
     data = jax.random.normal(key, (64, 3))
-    runs = train_seeds(**SEEDS, data=data, key=jax.random.key(1), seeds=seeds, directory=tmp_path / "together")
+    runs = train_seeds(**SEEDS, data=data, key=jax.random.key(1), seeds=seeds, vmapped=vmapped, directory=tmp_path / "together")
     assert list(runs) == [f"seed_{seed}" for seed in seeds]
     weights_key, batch_key = seed_keys(jax.random.key(1), 7)
-    alone = train(
-        mean_squares, fresh(weights_key), draw, data, SEEDS["optimizer"], key=batch_key, steps=[0, 5, 20], directory=tmp_path / "alone"
-    )  # fmt: skip
+    alone = train(mean_squares, fresh(weights_key), draw, data, SEEDS["optimizer"], key=batch_key, steps=[0, 5, 20], directory=tmp_path / "alone")
     assert list(runs["seed_7"]) == list(alone) == [0, 5, 20]
     for step in alone:
         np.testing.assert_allclose(runs["seed_7"][step]["w"], alone[step]["w"], rtol=1e-5, atol=1e-6)

@@ -8,7 +8,7 @@ coefficients are half the rank of the Hessian.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 
 from jaxllc._typing import Key, Params
 
@@ -88,7 +88,7 @@ def polygon(corners: int, num_features: int = 6, *, spare: str = "dead") -> Para
 
     if slope(0.0) <= 0:
         raise ValueError(f"a polygon of {corners} corners has no critical point with negative biases.")
-    beta = float(brentq(slope, 0.0, 0.9))
+    beta = root_scalar(slope, bracket=(0.0, 0.9)).root
     numerator, denominator = parts(beta)
     size = numerator / denominator
     angles = 2 * np.pi * np.arange(corners) / corners
