@@ -1,6 +1,7 @@
 """The example models do what they are examples of."""
 
 import itertools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 
 from jaxllc import OrbaxCheckpoints, theory
 from jaxllc.models import linear, text
-from jaxllc.models.train import checkpoint_steps, train
+from jaxllc.models.train import SeedRuns, checkpoint_steps, seed_keys, train, train_seeds
 from jaxllc.models.transformer import Transformer, next_token_loss
 
 
@@ -95,3 +96,58 @@ def test_training_goes_on_where_it_stopped(tmp_path, key):
     np.testing.assert_array_equal(parts[0]["w"], np.zeros(3))
     assert np.abs(parts[20]["w"] - parts[5]["w"]).max() > 0.01
     np.testing.assert_array_equal(parts[20]["w"], whole[20]["w"])
+
+
+def fresh(key):
+    return {"w": jax.random.normal(key, (3,))}
+
+
+SEEDS = dict(loss_fn=mean_squares, init_params=fresh, draw_batch=draw, optimizer=optax.adam(0.1), steps=[0, 5, 20])
+
+
+@pytest.mark.filterwarnings("default")  # Orbax warns of its own calls
+@jax.numpy_dtype_promotion("standard")  # optax counts steps as integers
+@pytest.mark.parametrize(
+    ("seeds", "vmapped"), [((4, 7, 1), True), (tuple(range(8)), True), (tuple(range(8)), None)], ids=["three devices", "four devices", "in turn"]
+)
+def test_a_seed_among_others_is_the_seed_alone(seeds, vmapped, tmp_path, key):
+    """Weights and batches of a seed depend on its own number only, whatever runs beside it and on however many devices.
+
+    Seen to fail with batches shared by the seeds, and with keys by place in the list.
+    """
+    data = jax.random.normal(key, (64, 3))
+    runs = train_seeds(**SEEDS, data=data, key=jax.random.key(1), seeds=seeds, vmapped=vmapped, directory=tmp_path / "together")
+    assert list(runs) == [f"seed_{seed}" for seed in seeds]
+    weights_key, batch_key = seed_keys(jax.random.key(1), 7)
+    alone = train(mean_squares, fresh(weights_key), draw, data, SEEDS["optimizer"], key=batch_key, steps=[0, 5, 20], directory=tmp_path / "alone")
+    assert list(runs["seed_7"]) == list(alone) == [0, 5, 20]
+    for step in alone:
+        np.testing.assert_allclose(runs["seed_7"][step]["w"], alone[step]["w"], rtol=1e-5, atol=1e-6)
+    assert np.abs(alone[20]["w"] - alone[0]["w"]).max() > 0.1
+
+
+@pytest.mark.filterwarnings("default")
+@jax.numpy_dtype_promotion("standard")
+def test_seeds_go_on_where_they_stopped(tmp_path, key):
+    """As `train` does: the same weights, and only what is missing is trained; other seeds in the same directory are refused."""
+    data, options = jax.random.normal(key, (64, 3)), dict(key=jax.random.key(1), seeds=[0, 3])
+    whole = train_seeds(**SEEDS, data=data, directory=tmp_path / "whole", **options)
+    train_seeds(**SEEDS | {"steps": [0, 5]}, data=data, directory=tmp_path / "parts", **options)
+    saved = []
+    parts = train_seeds(**SEEDS, data=data, directory=tmp_path / "parts", on_step=saved.append, **options)
+    assert saved == [20]
+    for run in whole:
+        np.testing.assert_array_equal(parts[run][20]["w"], whole[run][20]["w"])
+    with pytest.raises(ValueError, match=r"holds the seeds \[0, 3\], not \[0, 1\]"):
+        train_seeds(**SEEDS, data=data, directory=tmp_path / "parts", key=jax.random.key(1), seeds=[0, 1])
+    with pytest.raises(ValueError, match="distinct numbers"):
+        train_seeds(**SEEDS, data=data, directory=tmp_path / "none", key=jax.random.key(1), seeds=[2, 2])
+
+    opened = pickle.loads(pickle.dumps(SeedRuns(tmp_path / "whole")))
+    assert opened.seeds == (0, 3)
+    assert opened["seed_3"][20]["w"].shape == (3,)
+    np.testing.assert_array_equal(opened["seed_3"][20]["w"], whole["seed_3"][20]["w"])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(whole["seed_3"]))[5]["w"], whole["seed_3"][5]["w"])
+    assert whole.stacked[20]["w"].shape == (2, 3)
+    with pytest.raises(KeyError, match="no run 'seed_1'.*seed_0, seed_3"):
+        opened["seed_1"]

@@ -71,14 +71,24 @@ class Transformer(nn.Module):
         return self.init(key, jnp.zeros((1, self.context), jnp.int32))["params"]
 
 
-def next_token_loss(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
-    """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token."""
+def token_losses(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
+    """`losses(params, tokens_BxL) -> float[B, L - 1]`: cross-entropy of each of the tokens 1 .. L-1 given those before, in nats."""
 
-    def loss_fn(params: Params, tokens_BxL: jax.Array) -> jax.Array:
+    def losses(params: Params, tokens_BxL: jax.Array) -> jax.Array:
         tokens_BxL = tokens_BxL.astype(jnp.int32)
         logits_BxLxV: jax.Array = model.apply({"params": params}, tokens_BxL[:, :-1])  # pyright: ignore[reportAssignmentType]
         # The target's logit by a product with its one-hot row: the gradient of a gather is a scatter, which CPUs and TPUs do slowly.
         target_BxLxV = jax.nn.one_hot(tokens_BxL[:, 1:], logits_BxLxV.shape[-1], dtype=logits_BxLxV.dtype)
-        return (jax.nn.logsumexp(logits_BxLxV, -1) - (logits_BxLxV * target_BxLxV).sum(-1)).mean(-1)
+        return jax.nn.logsumexp(logits_BxLxV, -1) - (logits_BxLxV * target_BxLxV).sum(-1)
+
+    return losses
+
+
+def next_token_loss(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
+    """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token."""
+    losses = token_losses(model)
+
+    def loss_fn(params: Params, tokens_BxL: jax.Array) -> jax.Array:
+        return losses(params, tokens_BxL).mean(-1)
 
     return loss_fn
