@@ -16,10 +16,14 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks.throughput import MEDIUM, SMALL, Case, deep_linear, slope
-from benchmarks.timing import interleaved, save, seconds
+from benchmarks.cases import CASES, NBETA, Case, deep_linear
+from benchmarks.report import curves, goals
+from benchmarks.timing import cheapest, interleaved, ratios, row, save, seconds, slope
 from jaxllc.engine import sample
 from jaxllc.trajectory import RESIDENT_WEIGHTS
+
+FLAT = 1.1
+"""The goal for curves over chains and checkpoints: dearest point ÷ cheapest point."""
 
 CHAIN_STEPS = 16_000
 """of a timed run of the small net: about half a second."""
@@ -31,7 +35,7 @@ def cost(case: Case, num_chains: int, num_checkpoints: int, chain_steps: int) ->
     group = math.ceil(num_checkpoints / groups)
     data = jaxllc.InMemory.of(case.data, case.batch_size)
     center = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (group, *leaf.shape)), case.params)
-    posterior = jaxllc.LocalPosterior(case.loss_fn, center, 1000.0, 1.0)
+    posterior = jaxllc.LocalPosterior(case.loss_fn, center, NBETA, 1.0)
 
     def run(num_steps: int) -> float:
         def all_groups() -> Any:
@@ -43,23 +47,30 @@ def cost(case: Case, num_chains: int, num_checkpoints: int, chain_steps: int) ->
     return slope(run, max(8, chain_steps // (num_chains * group * groups)))
 
 
-def measure(quick: bool) -> dict[str, list[dict[str, Any]]]:
-    """The curves, by what varies."""
+def measure(quick: bool) -> dict[str, Any]:
+    """The curves, by what varies, and how flat those over chains and checkpoints are."""
     repeats, small, medium = (2, CHAIN_STEPS // 4, 800) if quick else (5, CHAIN_STEPS, 3200)
-    small_net, medium_net = SMALL(0), MEDIUM(0)
-    curves = {
+    small_net, medium_net = CASES["small"](), CASES["medium"]()
+    flat = {
         "chains, small net": {count: cost(small_net, count, 1, small) for count in (4, 16, 64, 256)},
         "chains, medium net": {count: cost(medium_net, count, 1, medium) for count in (4, 16, 64, 256)},
         "checkpoints, 8 chains, small net": {count: cost(small_net, 8, count, small * factor) for count, factor in ((10, 2), (100, 6), (1000, 30))},
+    }
+    growing = {
         "weights, batch 64, 8 chains": {
             sum(a * b for a, b in pairwise(widths)): cost(deep_linear(widths, 64, 0), 8, 1, steps)
             for widths, steps in (((10, 20, 20, 10), small), ((50,) * 4, small), ((100,) * 4, medium * 2), ((200,) * 4, medium), ((580,) * 4, medium // 8))
         },
         "batch, medium net, 8 chains": {size: cost(deep_linear((100,) * 4, size, 0), 8, 1, medium) for size in (32, 128, 512, 2048)},
     }
-    return {
-        name: [{"at": at, "us": statistics.median(found), "all_us": found} for at, found in interleaved(runs, repeats).items()] for name, runs in curves.items()
-    }
+    rows, found_curves = [], {}
+    for name, runs in (flat | growing).items():
+        found = interleaved(runs, repeats)
+        if name in flat:
+            least = cheapest(found)
+            rows.append(row(f"{name}: dearest ÷ cheapest", FLAT, max(ratios(found[at], found[least]) for at in found), at_most=True, cheapest=least))
+        found_curves[name] = [{"at": at, "us": statistics.median(figures), "all_us": figures} for at, figures in found.items()]
+    return {"rows": rows, "curves": found_curves}
 
 
 def main() -> None:
@@ -67,12 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two short turns instead of five")
     options = parser.parse_args()
-    curves = measure(options.quick)
-    print("| what varies | µs a chain-step |\n|---|---|")
-    for name, points in curves.items():
-        told = " · ".join(f"{point['at']:,}: {point['us']:.1f}" for point in points)
-        print(f"| {name} | {told} |")
-    print(save("scaling", {"curves": curves}, options.quick))
+    result = measure(options.quick)
+    print(goals(result["rows"]), curves(result["curves"]), sep="\n\n")
+    print(save("scaling", result, options.quick))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""canonical-interp on a deep linear net: vmap over chains and torch.compile. One minibatch is shared by all chains. Arguments: widths, n, batch."""
+"""canonical-interp on a deep linear net: vmap over chains and torch.compile. One minibatch is shared by all chains. Arguments: threads, widths, n, batch."""
 
+import importlib.metadata
 import itertools
 import json
 import math
@@ -20,9 +21,9 @@ from canonical_interp.slt import LLCEstimator
 
 CHAINS = 8
 
-widths, n, batch = [int(w) for w in sys.argv[1].split("-")], int(sys.argv[2]), int(sys.argv[3])
+threads, widths, n, batch = int(sys.argv[1]), [int(w) for w in sys.argv[2].split("-")], int(sys.argv[3]), int(sys.argv[4])
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(threads)
 model = torch.nn.Sequential(*[torch.nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])])
 x = torch.randn(n, widths[0])
 with torch.no_grad():
@@ -52,6 +53,10 @@ def run(num_steps):
 
 
 run(20)
-print("answer", json.dumps({"torch": torch.__version__, "canonical-interp": "0.2.7", "threads": 2, "chains": CHAINS}), flush=True)
+print(
+    "answer",
+    json.dumps({"torch": torch.__version__, "canonical-interp": importlib.metadata.version("canonical-interp"), "threads": threads, "chains": CHAINS}),
+    flush=True,
+)
 for line in sys.stdin:
     print("answer", run(int(line)), flush=True)

@@ -1,5 +1,9 @@
-"""devinterp 1.3.2 on a deep linear net, with its cheapest loader (batches sliced once) or the stock one. Arguments: widths, n, batch, loader."""
+"""devinterp 1.3.2 on a deep linear net, with its cheapest loader (batches sliced once) or the stock one. Arguments: threads, widths, n, batch, loader.
 
+Its `cores=2` spawns a process for each chain; the benchmark may start this script twice instead, which saves it their start.
+"""
+
+import importlib.metadata
 import json
 import math
 import sys
@@ -12,9 +16,9 @@ from devinterp.slt.sampler import sample
 
 CHAINS = 2  # they run one after the other, each at the same cost
 
-widths, n, batch, loader_kind = [int(w) for w in sys.argv[1].split("-")], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+threads, widths, n, batch, loader_kind = int(sys.argv[1]), [int(w) for w in sys.argv[2].split("-")], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 torch.manual_seed(0)
-torch.set_num_threads(1)
+torch.set_num_threads(threads)
 model = torch.nn.Sequential(*[torch.nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])])
 x = torch.randn(n, widths[0])
 with torch.no_grad():
@@ -54,6 +58,8 @@ def run(num_steps):
 
 
 run(20)
-print("answer", json.dumps({"torch": torch.__version__, "devinterp": "1.3.2", "threads": 1, "chains": CHAINS}), flush=True)
+print(
+    "answer", json.dumps({"torch": torch.__version__, "devinterp": importlib.metadata.version("devinterp"), "threads": threads, "chains": CHAINS}), flush=True
+)
 for line in sys.stdin:
     print("answer", run(int(line)), flush=True)

@@ -1,5 +1,6 @@
-"""devinterp 2.0.1 `llc` with `observables={}` on the attention-only transformer. Arguments: vocabulary, context, width, layers, heads, n, batch."""
+"""devinterp 2.0.1 `llc` with `observables={}` on the attention-only transformer. Arguments: threads, vocabulary, context, width, layers, heads, n, batch."""
 
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -13,9 +14,9 @@ from devinterp.slt.llc import llc
 
 CHAINS = 2  # they run one after the other, each at the same cost
 
-vocab, context, width, layers, heads, n, batch = map(int, sys.argv[1:8])
+threads, vocab, context, width, layers, heads, n, batch = map(int, sys.argv[1:9])
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(threads)
 
 
 class Attention(torch.nn.Module):
@@ -71,6 +72,10 @@ def run(num_steps):
 
 run(4)
 weights = sum(p.numel() for p in model.parameters())
-print("answer", json.dumps({"torch": torch.__version__, "devinterp": "2.0.1", "threads": 2, "chains": CHAINS, "weights": weights}), flush=True)
+print(
+    "answer",
+    json.dumps({"torch": torch.__version__, "devinterp": importlib.metadata.version("devinterp"), "threads": threads, "chains": CHAINS, "weights": weights}),
+    flush=True,
+)
 for line in sys.stdin:
     print("answer", run(int(line)), flush=True)
