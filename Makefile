@@ -37,4 +37,4 @@ rivals:  ## what the benchmarks compare with, each in an environment of its own 
 	.rivals/canonical/bin/pip install --quiet --no-deps --ignore-requires-python canonical-interp==0.2.7
 
 clean:
-	rm -rf $(VENV) demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) .rivals demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache

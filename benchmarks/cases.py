@@ -125,10 +125,7 @@ def _bare_gradient(case: Case, side_by_side: bool, moving: bool) -> Run:
     data = jaxllc.InMemory.of(case.data, case.batch_size)
     stacked = jax.device_put(jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (CHAINS, *leaf.shape)), case.params), NamedSharding(mesh, P("chain")))
     starts = (jnp.arange(CHAINS, dtype=jnp.int32) * case.batch_size) % data.num_examples
-    if moving:
-        source = jax.device_put(data, NamedSharding(mesh, P()))
-    else:
-        source = jax.device_put(jax.vmap(data.batch)(starts), NamedSharding(mesh, P("chain")))
+    source = jax.device_put(data if moving else jax.vmap(data.batch)(starts), NamedSharding(mesh, P() if moving else P("chain")))
 
     def chain(params: Any, start: jax.Array, source: Any, num_steps: int) -> tuple[Any, jax.Array]:
         def step(params: Any, t: jax.Array) -> tuple[Any, jax.Array]:

@@ -101,7 +101,7 @@ class Worker:
     """A process of its own that first tells of itself and then answers each line `num_steps` with the seconds that they took, divided by its chains."""
 
     def __init__(self, command: Sequence[str], **environment: str) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115: it lives as long as the process
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True, cwd=ROOT, env=os.environ | environment
         )
@@ -130,12 +130,14 @@ class Worker:
                 return json.loads(line.removeprefix("answer "))
         status = self._process.wait()
         self._errors.seek(0)
-        raise RuntimeError(f"{self._process.args} ended with exit status {status}:\n{self._errors.read()[-2000:]}")
+        said = self._errors.read()[-2000:]
+        self.close()
+        raise RuntimeError(f"{self._process.args} ended with exit status {status}:\n{said}")
 
     def close(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
         self._errors.close()
 
 
@@ -158,22 +160,23 @@ class Rival:
         python = ROOT / ".rivals" / environment / "bin" / "python"
         if not python.exists():
             raise FileNotFoundError(f"there is no {python}; build the rivals' environments with `make rivals`.")
+        script = str(ROOT / "benchmarks" / "rivals" / script)
         tried: dict[tuple[int, int], float] = {}
+        started: dict[tuple[int, int], list[Worker]] = {}
         for processes, threads in arrangements:
-            self._start(python, script, arguments, processes, threads)
-            steps = enough_steps(self, target / 4, least)
-            tried[processes, threads] = 1e6 * marginal(self, steps)
-            self.close()
-        processes, threads = min(tried, key=lambda pair: tried[pair])
-        self._start(python, script, arguments, processes, threads)
-        self.num_steps = enough_steps(self, target / self._workers[0].about["chains"], least)
-        self.about = (
-            self._workers[0].about | {"processes": processes, "steps": self.num_steps} | {"tried_us": {f"{p} x {t}": us for (p, t), us in tried.items()}}
-        )
-
-    def _start(self, python: Path, script: str, arguments: Sequence[str], processes: int, threads: int) -> None:
-        command = [str(python), str(ROOT / "benchmarks" / "rivals" / script), str(threads), *arguments]
-        self._workers = [Worker(command, OMP_NUM_THREADS=str(threads)) for _ in range(processes)]
+            command = [str(python), script, str(threads), *arguments]
+            started[processes, threads] = self._workers = [Worker(command, OMP_NUM_THREADS=str(threads)) for _ in range(processes)]
+            steps = enough_steps(self, target / 4 / self._workers[0].about["chains"], least)
+            tried[processes, threads] = 1e6 * min(marginal(self, steps) for _ in range(2))
+        fastest = min(tried, key=lambda pair: tried[pair])
+        for pair, workers in started.items():
+            self._workers = workers
+            if pair != fastest:
+                self.close()
+        self._workers = started[fastest]
+        about = self._workers[0].about
+        self.num_steps = max(least, 4 * round(target / about["chains"] / tried[fastest] * 1e6 / 4 / len(self._workers)))
+        self.about = about | {"processes": fastest[0], "steps": self.num_steps, "tried_us": {f"{p} × {t}": us for (p, t), us in tried.items()}}
 
     def __call__(self, num_steps: int) -> float:
         """Seconds of the slowest of the processes, which run at once, divided by the chains of all."""

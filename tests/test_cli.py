@@ -1,5 +1,6 @@
 """The command line as a user types it."""
 
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,21 @@ def test_the_demo_refuses_the_folder_of_another_run(tmp_path):
     assert done.returncode != 0
     assert "holds the demo of {'num_steps': 7, 'seed': 0}" in done.stderr
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_compiled_programs_are_kept(chosen, tmp_path):
+    """In the user's cache, or where the user's own setting says, in a process of its own. Seen to fail with the setting left out of `_set_up`."""
+    code = (
+        "import jax; from jaxllc import cli\n"
+        "cli._demo = lambda options: print(jax.device_count(), jax.config.jax_compilation_cache_dir)\n"
+        "cli.main(['--devices', '3', 'demo'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | {"XDG_CACHE_HOME": str(tmp_path)}
+    if chosen:
+        environment["JAX_COMPILATION_CACHE_DIR"] = chosen
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["3", chosen or str(tmp_path / "jaxllc")]
 
 
 @pytest.mark.slow
