@@ -166,8 +166,8 @@ class Rival:
         for processes, threads in arrangements:
             command = [str(python), script, str(threads), *arguments]
             started[processes, threads] = self._workers = [Worker(command, OMP_NUM_THREADS=str(threads)) for _ in range(processes)]
-            steps = enough_steps(self, target / 4 / self._workers[0].about["chains"], least)
-            tried[processes, threads] = 1e6 * min(marginal(self, steps) for _ in range(2))
+            steps = enough_steps(self, target / 2 / self._workers[0].about["chains"], least)
+            tried[processes, threads] = 1e6 * marginal(self, steps)
         fastest = min(tried, key=lambda pair: tried[pair])
         for pair, workers in started.items():
             self._workers = workers

@@ -120,8 +120,7 @@ ONE_DEVICE = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("chain",), axis_t
 def test_narrow_loops_are_the_wide_ones(most, chains, checkpoints, key, widths):
     """Four chains at three checkpoints on one device, cut as a CPU's caches may ask for, chains after checkpoints.
 
-    Seen to fail, each where a loop is narrow, with a chain's number in the place of the one beside it in its group, and with checkpoints of a
-    group that all take the first one's weights.
+    Seen to fail with the arguments of a narrow loop in the wrong order, and with a `vmap` that gives all of a group what its first one gets.
     """
     posterior = PROBLEM.posterior().replace(center=stack([shifted(PROBLEM.params, by) for by in (0.0, 0.1, -0.2)]))
     each = [run(key, posterior.replace(center=shifted(PROBLEM.params, by)), mesh=ONE_DEVICE) for by in (0.0, 0.1, -0.2)]
@@ -135,7 +134,7 @@ def test_narrow_loops_are_the_wide_ones(most, chains, checkpoints, key, widths):
 @pytest.mark.parametrize(("most", "chains"), [(1, 1), (2, 2), (4, 4)], ids=["looped", "sub-groups", "vmapped"])
 @pytest.mark.parametrize("noise", NOISES)
 def test_every_path_and_noise_has_the_exact_law(noise, most, chains, key, widths):
-    """Within 4 standard errors of the discretised chain's law, at a step whose law is a third off the continuous one's, on four devices of four chains.
+    """Within 4 standard errors of the discretised chain's law, at a step whose law is three times the continuous one's, on four devices of four chains.
 
     Seen to fail, for all three paths, with noise √(2ε) in the place of √ε.
     """
