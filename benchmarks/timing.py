@@ -166,7 +166,7 @@ class Rival:
         for processes, threads in arrangements:
             command = [str(python), script, str(threads), *arguments]
             started[processes, threads] = self._workers = [Worker(command, OMP_NUM_THREADS=str(threads)) for _ in range(processes)]
-            steps = enough_steps(self, target / 2 / self._workers[0].about["chains"], least)
+            steps = enough_steps(self, target / 2 / self._workers[0].about["chains"])
             tried[processes, threads] = 1e6 * marginal(self, steps)
         fastest = min(tried, key=lambda pair: tried[pair])
         for pair, workers in started.items():
