@@ -85,7 +85,7 @@ def ablation(lines: Sequence[Mapping[str, Any]]) -> str:
     """What leaving one part of the step out saves."""
     parts = list(lines[0]["without_us"])
     body = ([line["case"], f"{line['whole_us']:.1f}", *(f"{1 - line['ratio'][part]:.1%}" for part in parts)] for line in lines)
-    return table(["net", "whole step, µs", *(f"without {part}" for part in parts)], body)
+    return table(["net", "whole step, µs", *(f"saved without {part}" for part in parts)], body)
 
 
 def counted(result: Mapping[str, Any]) -> str:
