@@ -5,6 +5,7 @@ Numpy only, float64, no sampling: what the tests and benchmarks compare with.
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -212,3 +213,39 @@ def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:
     regular = (rank * (widths[0] + widths[-1]) - rank**2) / 2
     value = regular + a * (ell - a) / (4 * ell) - (ell - 1) / (4 * ell) * total**2 + pairs / 2
     return LearningCoefficient(value, a * (ell - a) + 1)
+
+
+def deep_linear_bounds(widths: Sequence[int], ranks: Sequence[Sequence[int]]) -> tuple[float, float]:
+    r"""Rigorous lower and upper bounds of the *local* coefficient of a deep linear net, from the ranks of its partial products.
+
+    Below: half the rank of the derivative of the product, since the loss is at least quadratic across the fibre there, and the global coefficient. Above: half the
+    codimension of the point's own stratum, the weights of the same product with the same ranks, along which the loss is at its least. That codimension is
+    $\dim \mathrm{Ext}^1(M, M)$ of the chain of layers as a quiver representation $M$, plus that of the product's own rank, $r (d_0 + d_N) - r^2$.
+
+    Args:
+        widths: $d_0, \ldots, d_N$.
+        ranks: row i holds the ranks of the products of layers i to i, i + 1, ..., N - 1.
+
+    Raises:
+        ValueError: rows of the wrong number or length.
+    """
+    depth = len(widths) - 1
+    if [len(row) for row in ranks] != list(range(depth, 0, -1)):
+        raise ValueError(f"ranks must have {depth} rows of {depth}, ..., 1 numbers for the widths {list(widths)}, got rows of {[len(row) for row in ranks]}.")
+
+    def rank(i: int, j: int) -> int:
+        """Of the map from node i to node j of the chain, 0 beyond its ends."""
+        if i < 0 or j > depth:
+            return 0
+        return widths[i] if i == j else ranks[i][j - i - 1]
+
+    left = [rank(0, i) for i in range(depth)] + [0]
+    jacobian = sum((left[i] - left[i + 1]) * rank(i + 1, depth) for i in range(depth))
+    # M is a sum of intervals [i, j], of which each appears as often as rank counts say; Hom([a, b], [c, d]) is a line where c <= a <= d <= b.
+    nodes = range(depth + 1)
+    count = {(i, j): rank(i, j) - rank(i - 1, j) - rank(i, j + 1) + rank(i - 1, j + 1) for i in nodes for j in nodes if i <= j}
+    homs = sum(m * n for (a, b), m in count.items() for (c, d), n in count.items() if c <= a <= d <= b)
+    euler = sum(d * d for d in widths) - sum(d * e for d, e in pairwise(widths))
+    r = rank(0, depth)
+    lower = max(jacobian / 2, deep_linear_llc(widths, r).value)
+    return lower, (homs - euler + r * (widths[0] + widths[-1]) - r * r) / 2
