@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     std_error: float
     low: float
     high: float
-    count: int
+    num_seeds: int
 
 
 def crossing(step: np.ndarray, score: np.ndarray, share: float, start: float | None = None) -> float:
@@ -152,7 +152,7 @@ def verdict(lag: Interval, drop: Interval, llc_at_start: float, type_b_share: fl
     head = "does not replicate" if "no" in answers else "replicates" if answers == {"yes"} else "undecided"
     told = "; ".join(f"{claim}: {answer}" for claim, answer in claims.items())
     return (
-        f"{head} ({told}): over {drop.count} seeds the coefficient drops by {drop.mean:.2f} ± {drop.std_error:.2f} (of {llc_at_start:.1f}) "
+        f"{head} ({told}): over {drop.num_seeds} seeds the coefficient drops by {drop.mean:.2f} ± {drop.std_error:.2f} (of {llc_at_start:.1f}) "
         f"between the onset of previous-token attention and the half rise of prefix matching, and {type_b_share:.0%} of the seeds have a certain "
         f"stage of type B there."
     )

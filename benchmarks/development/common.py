@@ -71,3 +71,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def panels(tree: Any, below: Mapping[str, np.ndarray], *, below_label: str) -> tuple[Any, Any]:
+    """A figure of three panels over the log of the step: coefficient and loss (`plot_trajectory`), and other curves, `[run, step]` by label, last."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    from jaxllc.plots import BLUE, GREY, ORANGE, plot_trajectory
+
+    both, axes = plt.subplots(3, 1, figsize=(7.5, 8), sharex=True, height_ratios=(3, 2, 2), layout="constrained")
+    plot_trajectory(tree, axes[:2])
+    axes[1].set_xlabel("")
+    step = tree.coords["step"].values
+    for color, (label, curves) in zip(("#009e73", "#cc79a7", GREY, ORANGE, BLUE), below.items(), strict=False):
+        for i, curve in enumerate(np.atleast_2d(curves)):
+            axes[2].plot(step, curve, color=color, lw=0.9, label=label if i == 0 else None)
+    axes[2].set_ylabel(below_label)
+    axes[2].set_xlabel("training step")
+    axes[2].legend(frameon=False, fontsize="small")
+    axes[2].spines[["top", "right"]].set_visible(False)
+    return both, axes
