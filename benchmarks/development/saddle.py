@@ -6,6 +6,7 @@ rank r, with unit noise), whose exact coefficient is `jaxllc.theory.deep_linear_
 $\hat\lambda$ approaches its limit as slowly as 1 / ln nβ (times the multiplicity less one).
 """
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -27,12 +28,15 @@ MODES = (8.0, 5.0, 3.0, 1.8)
 FIRST_WEIGHTS = 0.02
 """Standard deviation of the weights at step 0."""
 LEARNING_RATE = 0.005
-NUM_EXAMPLES = 10_000
+NUM_EXAMPLES = 1000
+SAMPLER = jaxllc.SGHMC(6e-6)
+"""Momentum and all data at each step: near zero the loss is so flat that chains of SGLD would take 100 000 steps to leave, and they find far larger curvatures
+where they go, so the step is a fiftieth of the limit of stability at two modes."""
 
 
 def init_params(key: jax.Array) -> list[jax.Array]:
     """Small weights."""
-    shapes = list(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+    shapes = list(pairwise(WIDTHS))
     return [FIRST_WEIGHTS * jax.random.normal(key, shape) for key, shape in zip(jax.random.split(key, len(shapes)), shapes, strict=True)]
 
 
@@ -68,9 +72,9 @@ def plateau(steps: list[int], counts: list[int], rank: int) -> int | None:
 def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     """Train, follow, compare with the exact coefficients, draw."""
     place = Workplace("saddle", quick)
-    count, num_steps, num_log, num_linear = (2, 1500, 4, 12) if quick else (5, 3000, 8, 40)
+    count, num_steps, num_log, num_linear = (2, 1500, 4, 12) if quick else (5, 3000, 4, 26)
     count = seeds or count
-    chains = dict(num_chains=8, num_draws=500, num_burn_in=500) if quick else dict(num_chains=8, num_draws=2000, num_burn_in=2000)
+    chains = dict(num_chains=8, num_draws=1000, num_burn_in=500) if quick else dict(num_chains=8, num_draws=6000, num_burn_in=6000)
     task = np.zeros((WIDTHS[0], WIDTHS[-1]))
     task[range(len(MODES)), range(len(MODES))] = MODES
     data = labels_of(task, jax.random.key(0))
@@ -82,9 +86,9 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
         )  # fmt: skip
     with place.part("coefficients"):
         traj = jaxllc.trajectory(
-            linear.squared_loss, runs, data, key=jax.random.key(2), store=place.folder / "llc.zarr", progress=False, batch_size=512, **chains
-        )
-    step_size = float(traj.data.attrs["default_step_size"])
+            linear.squared_loss, runs, data, key=jax.random.key(2), sampler=SAMPLER, batch_size=None, num_chains=8, num_draws=1000, num_burn_in=500,
+            store=place.folder / "llc.zarr", progress=False,
+        )  # fmt: skip
     counts = {name: [num_learnt(runs[name][step]) for step in steps] for name in runs}
     llc = dict(zip(runs, values(traj.data, "posterior/llc").mean((-2, -1)), strict=True))
     rows: list[dict[str, Any]] = []
@@ -97,8 +101,8 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
                 left, sizes, right = np.linalg.svd(product(runs[name][step]))
                 own = (left[:, :rank] * sizes[:rank]) @ right[:rank]
                 est = jaxllc.estimate(
-                    linear.squared_loss, runs[name][step], labels_of(own, jax.random.key(3)), key=jax.random.key(4), sampler=jaxllc.SGLD(step_size),
-                    batch_size=512, progress=False, **chains,
+                    linear.squared_loss, runs[name][step], labels_of(own, jax.random.key(3)), key=jax.random.key(4), sampler=SAMPLER,
+                    batch_size=None, progress=False, **chains,
                 )  # fmt: skip
                 row = {"run": name, "rank": rank, "step": step, "task_llc": llc[name][steps.index(step)], "own_llc": est.llc, "own_std_error": est.std_error}
                 rows.append(row | {"exact": deep_linear_llc(WIDTHS, rank).value, "findings": [finding.code for finding in est.findings]})
