@@ -1,0 +1,89 @@
+r"""In-context linear regression (stages LR1 to LR5 of Hoogland et al., arXiv:2402.02364): where the coefficient is but a mirror of the loss.
+
+Where the mean loss over the chains, E[L], is at or above that of the predictor 0, the chains have left the basin, and $\hat\lambda = n\beta (E[L] - L)$ with a
+constant E[L] adds nothing to the loss. Two settings: the *published* pull (nβ = 66.7, γ = 6.67; the sampler is ours, with a step size of 3e-4) and a
+*stronger* one, γ = 1000. For each checkpoint E[L] is held against the uninformed loss, D + σ²; where it stays below, the correlation of the
+coefficient with the loss tells what it adds.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxllc
+from benchmarks.development.analysis import over_seeds
+from benchmarks.development.common import Workplace, panels
+from jaxllc import diagnostics
+from jaxllc.models import regression
+from jaxllc.models.train import checkpoint_steps, train_seeds
+
+SETTINGS = {
+    "published": dict(nbeta=66.7, localization=6.67, sampler=jaxllc.SGLD(3e-4)),
+    "stronger": dict(nbeta=66.7, localization=1000.0, sampler=jaxllc.SGLD(1e-4)),
+}
+
+
+def draw_batch(key: jax.Array, _: Any) -> Any:
+    """128 fresh sequences."""
+    return regression.draw(key, 128)
+
+
+def run(seeds: int | None, quick: bool) -> dict[str, Any]:
+    """Train, follow under both settings, draw."""
+    place = Workplace("regression", quick)
+    count, num_steps, num_checkpoints = (2, 150, 8) if quick else (5, 1500, 20)
+    count = seeds or count
+    chains = dict(num_chains=4, num_draws=30, num_burn_in=30) if quick else dict(num_chains=4, num_draws=200, num_burn_in=200)
+    model = regression.RegressionTransformer()
+    loss_fn = regression.squared_loss(model)
+    data = regression.draw(jax.random.key(0), 2048)
+    zero, ridge = float(regression.zero_loss(data).mean()), float(regression.ridge_loss(data).mean())
+    steps = sorted({0, *checkpoint_steps(num_steps, num_checkpoints, 0, first=10)})
+    with place.part("train"):
+        runs = train_seeds(
+            loss_fn, model.init_params, draw_batch, jnp.zeros(1), optax.adam(3e-3), key=jax.random.key(1), seeds=range(count), steps=steps,
+            directory=place.folder / "checkpoints",
+        )  # fmt: skip
+    trajectories, answers = {}, {}
+    for name, setting in SETTINGS.items():
+        with place.part(name):
+            trajectories[name] = traj = jaxllc.trajectory(
+                loss_fn, runs, data, key=jax.random.key(2), batch_size=32, reference_loss=zero, store=place.folder / f"llc-{name}.zarr", progress=False,
+                **setting, **chains,
+            )  # fmt: skip
+        table = diagnostics.summary(traj.data)
+        llc, loss, mean_loss = (np.atleast_2d(table[column].values) for column in ("llc", "loss", "mean_loss"))
+        good = np.isfinite(llc)
+        correlations = np.asarray([np.corrcoef(a[g], b[g])[0, 1] if g.sum() > 2 else np.nan for a, b, g in zip(llc, loss, good, strict=True)])
+        answers[name] = {
+            "nbeta": setting["nbeta"],
+            "localization": setting["localization"],
+            "share_at_or_above_uninformed": float((mean_loss[good] >= zero).mean()),
+            "mean_loss_over_uninformed": over_seeds(np.nanmean(mean_loss, -1) / zero),
+            "correlation_with_loss": over_seeds(correlations),
+            "llc": llc,
+            "mean_loss": mean_loss,
+            "num_diverged": int(table["num_diverged"].values.sum()),
+        }
+    final = np.atleast_2d(diagnostics.summary(trajectories["stronger"].data)["loss"].values)
+    result = {"num_seeds": count, "num_checkpoints": len(steps), "zero_loss": zero, "ridge_loss": ridge, "step": steps, "loss": final, "settings": answers}
+    figure, axes = panels(
+        trajectories["stronger"].data, {f"E[L], {name}": np.asarray(answer["mean_loss"]) for name, answer in answers.items()}, below_label="mean loss of chains"
+    )
+    axes[2].axhline(zero, color="k", lw=0.8, ls=":", label="the predictor 0")
+    axes[2].set_yscale("log")
+    axes[2].legend(frameon=False, fontsize="small")
+    axes[0].set_title("In-context regression, γ = 1000", loc="left", fontsize="medium")
+    return place.keep(result, figure)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The settings as Markdown."""
+    lines = ["| setting | γ | checkpoints with E[L] at or above the predictor 0 | E[L] ÷ its loss | correlation of λ̂ and loss |", "|---|---|---|---|---|"]
+    for name, row in result["settings"].items():
+        ratio, corr = (f"{x['mean']:.2f} ± {x['std_error'] or 0:.2f}" for x in (row["mean_loss_over_uninformed"], row["correlation_with_loss"]))
+        lines.append(f"| {name} | {row['localization']:g} | {row['share_at_or_above_uninformed']:.0%} | {ratio} | {corr} |")
+    return "\n".join(lines)
