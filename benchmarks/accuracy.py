@@ -43,7 +43,7 @@ FREE = jaxllc.Paths("layers/*")
 
 
 def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
-    r"""nbeta and localization at which the value of the posterior itself is near $\lambda$.
+    r"""Nbeta and localization at which the value of the posterior itself is near $\lambda$.
 
     At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$; a fiftieth is little beside the tenth of $n / \ln n$.
     The pull must hold the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has a norm of $2 \sqrt{d / \gamma}$, so $\gamma$ goes with the width d.
@@ -87,7 +87,15 @@ def reference(made: nets.Nets, num_draws: int, num_chains: int) -> dict[str, lis
         leaves = {f"{k}/{name}": value for k, net in made.centers.items() for name, value in (("product", net["product"]), ("signs", net["signs"]))}
         layers = {f"{k}/layer{i}": layer for k, net in made.centers.items() for i, layer in enumerate(net["layers"])}
         np.savez(path, **leaves, **layers, **nets.statistics(made.arrays))
-        arguments = [str(path), str(len(made.centers)), str(len(made.widths) - 1), str(setting["nbeta"]), str(setting["localization"]), str(num_draws), str(num_chains)]
+        arguments = [
+            str(path),
+            str(len(made.centers)),
+            str(len(made.widths) - 1),
+            str(setting["nbeta"]),
+            str(setting["localization"]),
+            str(num_draws),
+            str(num_chains),
+        ]
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", "--reference", *arguments],
             env=os.environ | {"JAX_ENABLE_X64": "1"},
@@ -151,7 +159,14 @@ def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[d
             known = next((row for row in rows if tuple(row["widths"]) == widths), None)
             made = nets.make(widths, num_nets, NUM_EXAMPLES)
             if known is None:
-                known = {"class": name, "widths": list(widths), "llc": made.llc.tolist(), "lower": made.lower.tolist(), "upper": made.upper.tolist(), "runs": []}
+                known = {
+                    "class": name,
+                    "widths": list(widths),
+                    "llc": made.llc.tolist(),
+                    "lower": made.lower.tolist(),
+                    "upper": made.upper.tolist(),
+                    "runs": [],
+                }
                 known["reference"] = reference(made, *REFERENCE[name])
                 rows.append(known)
             for sampler, options in samplers(curvature_of(made)).items():
@@ -180,7 +195,14 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         truth = np.concatenate([row["llc"] for row in mine])
         own = np.concatenate([row["reference"]["llc"] for row in mine])
         own_error = np.concatenate([row["reference"]["std_error"] for row in mine])
-        lines.append({"class": name, "sampler": "the posterior itself (HMC, float64)", **errors(own, truth, own), "max_rhat": max(max(row["reference"]["rhat"]) for row in mine)})
+        lines.append(
+            {
+                "class": name,
+                "sampler": "the posterior itself (HMC, float64)",
+                **errors(own, truth, own),
+                "max_rhat": max(max(row["reference"]["rhat"]) for row in mine),
+            }
+        )
         for sampler in [run["sampler"] for run in mine[0]["runs"]]:
             runs = [next(run for run in row["runs"] if run["sampler"] == sampler) for row in mine if any(run["sampler"] == sampler for run in row["runs"])]
             if len(runs) < len(mine):
@@ -218,10 +240,26 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The lines for a reader, as Markdown."""
-    head = ["class", "sampler", "to the posterior: median", "p90", "bias", "covered", "to λ: median", "p90", "bias", "order kept", "ESS / 1000 gradients", "findings", "s a net"]
+    head = [
+        "class",
+        "sampler",
+        "to the posterior: median",
+        "p90",
+        "bias",
+        "covered",
+        "to λ: median",
+        "p90",
+        "bias",
+        "order kept",
+        "ESS / 1000 gradients",
+        "findings",
+        "s a net",
+    ]
     body = []
     for line in lines:
-        cells = [f"{line[name]:.1%}" if name in line else "" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "coverage")]
+        cells = [
+            f"{line[name]:.1%}" if name in line else "" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "coverage")
+        ]
         cells += [f"{line[name]:.1%}" for name in ("median_error_to_llc", "p90_error_to_llc", "bias_to_llc")] + [f"{line['order_preserved']:.3f}"]
         cells += [f"{line['ess_per_1000']:.2g}", f"{line['with_findings']:.0%}", f"{line['seconds_a_net']:.2g}"] if "coverage" in line else ["", "", ""]
         body.append([f"{line['class']}", line["sampler"], *cells])

@@ -48,11 +48,14 @@ INEXACT = {
 }
 """Samplers without a law in closed form; tests below hold each to what can be said of it."""
 
-ALL = ON_MINIBATCHES | CORRECTED | INEXACT
 on_minibatches = pytest.mark.parametrize("sampler", ON_MINIBATCHES.values(), ids=ON_MINIBATCHES)
-SLOW_TO_COMPILE = ("nuts", "mclmc", "blackjax, barker")
+
+OTHER_CODE = ("sgld", "sgld, control variate", "sghmc, control variate", "mala", "sgld, rmsprop", "sgld, adam", "sgld, schedule", "sgnht")
+"""Of all samplers those that run different code; the manners of the others are tried among the long tests."""
+
 every_sampler = pytest.mark.parametrize(
-    "sampler", [pytest.param(sampler, id=name, marks=[pytest.mark.slow] if name in SLOW_TO_COMPILE else []) for name, sampler in ALL.items()]
+    "sampler",
+    [pytest.param(x, id=name, marks=[] if name in OTHER_CODE else [pytest.mark.slow]) for name, x in (ON_MINIBATCHES | CORRECTED | INEXACT).items()],
 )
 
 
@@ -227,8 +230,8 @@ def crossing_loss(powers):
     return loss_fn
 
 
-@pytest.mark.parametrize("nbeta", [1.0, 100.0])
-def test_llc_of_a_sum_of_powers(nbeta, key):
+@pytest.mark.parametrize(("nbeta", "step_size"), [(1.0, 0.02), (100.0, 0.003)])
+def test_llc_of_a_sum_of_powers(nbeta, step_size, key):
     """Σ 1 / (2 k_j) at every temperature, without localisation (equipartition)."""
     powers = (1, 2, 3)
 
@@ -236,14 +239,14 @@ def test_llc_of_a_sum_of_powers(nbeta, key):
         return jnp.broadcast_to(jnp.sum(params ** (2 * jnp.asarray(powers, jnp.float32))), batch.shape[:1])
 
     est = jaxllc.estimate(
-        loss_fn, jnp.zeros(3), np.zeros((4, 1), np.float32), key=key, sampler=HMC(0.3 / nbeta, num_integration_steps=15), nbeta=nbeta, localization=0.0,
+        loss_fn, jnp.zeros(3), np.zeros((4, 1), np.float32), key=key, sampler=HMC(step_size, num_integration_steps=15), nbeta=nbeta, localization=0.0,
         batch_size=None, num_chains=16, num_draws=2000, num_burn_in=500, progress=False,
     )  # fmt: skip
     assert abs(est.llc - sum_of_powers_llc(powers)) < 4 * est.std_error
     assert est.std_error < 0.02 * est.llc
 
 
-@on_minibatches
+@pytest.mark.parametrize("sampler", [SGLD(1.2e-2), SGLD(1.2e-2, gradient=ControlVariate()), SGHMC(2e-3)], ids=["sgld", "control variate", "sghmc"])
 def test_llc_of_quadratics_in_a_group(sampler, key):
     """Three centres in one program; away from the minimum the exact answer is that of a sloping quadratic."""
     problem = Quadratic()
