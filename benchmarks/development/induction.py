@@ -408,7 +408,7 @@ def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, text_traj: jaxll
             axes[1, 0].axvspan(row["onset"]["previous_token"], row["half"]["prefix_matching"], color=green, alpha=0.08, lw=0, zorder=0)
     for ax, label in zip(axes[:, 0], ("loss (nats per token)", "local learning coefficient λ̂", "attention score"), strict=True):
         ax.set_ylabel(label)
-    axes[1, 0].legend(frameon=False, fontsize="small", loc="upper left")
+    axes[1, 0].legend(frameon=False, fontsize="small", loc="lower right")
     axes[2, 0].legend(frameon=False, fontsize="small", loc="upper left")
     both.suptitle(
         f"{str(answer['verdict']).split(':')[0].split(' (')[0]}: λ̂ drop before the bump {answer['llc_drop_mean']:.2f} ± {answer['llc_drop_std_error']:.2f}",
