@@ -11,7 +11,8 @@ hardly be told from the control;
 nβ = γ = 1000 could, with R-hat at most 1.04. The step size, 3e-5, is three times the default for the curvature there, so that chains forget their start in
 burn-in; at 2e-5 and 4e-5 no
 chain drifted and the step added 2 to 12 %, more only at step 25, where
-the coefficient is near zero. After quick runs (which hold seeds 0 and 1, with shorter chains) had been seen, `FIRST_STEP`, `FORMED` and the checkpoints were set; no rule
+the coefficient is near zero.
+After quick runs (which hold seeds 0 and 1, with shorter chains) had been seen, `FIRST_STEP`, `FORMED` and the checkpoints were set; no rule
 of the verdict was changed.
 """
 
