@@ -47,7 +47,7 @@ def test_the_interval_over_seeds_is_students():
 
 
 def test_noise_that_seeds_share_is_counted():
-    """Seeds that differ by nothing but share the noise of 8 chains: the error of the mean is that of one seed, on average over 2000 experiments within four of its
+    """Seeds that differ by nothing but share the noise of 8 chains: the error of the mean is that of one seed, over 2000 experiments, within four of its
     standard errors, whose share is the root of 2 / (7 · 2000).
 
     The spread over seeds alone says 0.

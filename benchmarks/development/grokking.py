@@ -31,7 +31,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     place = Workplace("grokking", quick)
     count, num_steps, num_checkpoints = (1, 1000, 12) if quick else (3, 5000, 40)
     count = seeds or count
-    chains = dict(num_chains=4, num_draws=50, num_burn_in=50) if quick else dict(num_chains=8, num_draws=200, num_burn_in=200)
+    chains: dict[str, Any] = dict(num_chains=4, num_draws=50, num_burn_in=50) if quick else dict(num_chains=8, num_draws=200, num_burn_in=200)
     model = modular.ModularNet(MODULUS)
     loss_fn = modular.cross_entropy(model)
     training, test = modular.split(jax.random.key(0), MODULUS, TRAIN_FRACTION)

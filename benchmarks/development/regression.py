@@ -20,7 +20,7 @@ from jaxllc import diagnostics
 from jaxllc.models import regression
 from jaxllc.models.train import checkpoint_steps, train_seeds
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "published": dict(nbeta=66.7, localization=6.67, sampler=jaxllc.SGLD(3e-4)),
     "stronger": dict(nbeta=66.7, localization=1000.0, sampler=jaxllc.SGLD(1e-4)),
 }
@@ -36,7 +36,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     place = Workplace("regression", quick)
     count, num_steps, num_checkpoints = (2, 150, 8) if quick else (5, 1500, 20)
     count = seeds or count
-    chains = dict(num_chains=4, num_draws=30, num_burn_in=30) if quick else dict(num_chains=4, num_draws=200, num_burn_in=200)
+    chains: dict[str, Any] = dict(num_chains=4, num_draws=30, num_burn_in=30) if quick else dict(num_chains=4, num_draws=200, num_burn_in=200)
     model = regression.RegressionTransformer()
     loss_fn = regression.squared_loss(model)
     data = regression.draw(jax.random.key(0), 2048)

@@ -74,7 +74,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     place = Workplace("saddle", quick)
     count, num_steps, num_log, num_linear = (2, 1500, 4, 12) if quick else (5, 3000, 4, 26)
     count = seeds or count
-    chains = dict(num_chains=8, num_draws=1000, num_burn_in=500) if quick else dict(num_chains=8, num_draws=6000, num_burn_in=6000)
+    chains: dict[str, Any] = dict(num_chains=8, num_draws=1000, num_burn_in=500) if quick else dict(num_chains=8, num_draws=6000, num_burn_in=6000)
     task = np.zeros((WIDTHS[0], WIDTHS[-1]))
     task[range(len(MODES)), range(len(MODES))] = MODES
     data = labels_of(task, jax.random.key(0))

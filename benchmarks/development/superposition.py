@@ -34,7 +34,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     place = Workplace("superposition", quick)
     count, num_steps, num_checkpoints = (2, 2000, 16) if quick else (6, 20_000, 60)
     count = seeds or count
-    chains = dict(num_chains=8, num_draws=1000, num_burn_in=1000) if quick else dict(num_chains=8, num_draws=6000, num_burn_in=4000)
+    chains: dict[str, Any] = dict(num_chains=8, num_draws=1000, num_burn_in=1000) if quick else dict(num_chains=8, num_draws=6000, num_burn_in=4000)
     data = jaxllc.InMemory.of(tms.examples(jax.random.key(0), NUM_EXAMPLES // 10 if quick else NUM_EXAMPLES), 1024)
     points: list[dict[str, Any]] = []
     with place.part("polygons"):
