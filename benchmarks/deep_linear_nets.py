@@ -1,8 +1,9 @@
 r"""Deep linear nets whose *local* learning coefficient is known, and their data, for the accuracy benchmark.
 
-A net is certified where a rigorous lower and a rigorous upper bound of the local coefficient both meet Aoyagi's global one (`jaxllc.theory`). Its layers are built so that the
-loss has its largest flat family there: as a chain of maps it is a sum of intervals, chosen so that the codimension of its stratum is least. The published recipe
-(arXiv:2507.21449), which cuts each layer's rank by the toss of a coin, labels nets by the global coefficient, which can lie below the local one.
+A net is certified where a rigorous lower and a rigorous upper bound of the local coefficient both meet Aoyagi's global one (`jaxllc.theory`). Its layers are
+built so that the loss has its largest flat family there: as a chain of maps it is a sum of intervals, chosen so that the codimension of its stratum is least.
+The published recipe (arXiv:2507.21449), which cuts each layer's rank by the toss of a coin, labels nets by the global coefficient, which can lie below the
+local one.
 
 All nets of one shape share inputs and noise, up to signs of the noise's columns that each net has of its own, and so run in one program.
 """
@@ -18,8 +19,10 @@ from jaxllc.models import linear
 from jaxllc.theory import deep_linear_bounds, deep_linear_llc
 
 CLASSES = {
-    "1K": [(6, 8, 8, 9, 21), (7, 9, 10, 14), (11, 18, 24), (20, 16, 12, 8), (14, 14, 14, 14), (5, 8, 12, 16, 20), (24, 20, 10), (10, 12, 16, 20), (16, 16, 16), (30, 18, 8)],
-    "10K": [(40, 50, 60), (60, 50, 40, 30), (30, 40, 50, 60), (50, 50, 50, 50), (60, 70, 80), (80, 60, 40, 20), (20, 30, 40, 50, 60), (70, 65, 60), (50, 45, 40, 35, 30), (25, 50, 75)],
+    "1K": [(6, 8, 8, 9, 21), (7, 9, 10, 14), (11, 18, 24), (20, 16, 12, 8), (14, 14, 14, 14),
+        (5, 8, 12, 16, 20), (24, 20, 10), (10, 12, 16, 20), (16, 16, 16), (30, 18, 8)],
+    "10K": [(40, 50, 60), (60, 50, 40, 30), (30, 40, 50, 60), (50, 50, 50, 50),
+        (60, 70, 80), (80, 60, 40, 20), (20, 30, 40, 50, 60), (70, 65, 60), (50, 45, 40, 35, 30), (25, 50, 75)],
     "100K": [(150, 200, 250), (180, 180, 180, 180), (250, 200, 150), (120, 160, 200, 240)],
 }  # fmt: skip
 """Shapes by the rough number of weights."""
@@ -83,10 +86,10 @@ def certified_layers(rng: np.random.Generator, widths: tuple[int, ...], rank: in
 
 
 def open_stratum(rng: np.random.Generator, widths: tuple[int, ...], rank: int) -> list[tuple[int, int]]:
-    """Intervals of nodes, one for each dimension that is passed on from the first to the last of them, of a stratum that no larger one of this product rank contains.
+    """Intervals of nodes, one for each dimension that is passed on from the first to the last of them, of a stratum as large as its rank allows.
 
-    Joining [a, b] and [b + 1, c] enlarges a stratum, and so does turning [a, b] and [c, d] with a < c <= b + 1, b < d into [a, d] and [c, b]. From separate nodes it
-    goes on at random until neither is possible without raising the rank of the product.
+    Joining [a, b] and [b + 1, c] enlarges a stratum, and so does turning [a, b] and [c, d] with a < c <= b + 1, b < d into [a, d] and [c, b]. From separate
+    nodes it goes on at random until neither is possible without raising the rank of the product.
     """
     last = len(widths) - 1
     count = {(a, b): 0 for a in range(last + 1) for b in range(a, last + 1)}

@@ -218,9 +218,10 @@ def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:
 def deep_linear_bounds(widths: Sequence[int], ranks: Sequence[Sequence[int]]) -> tuple[float, float]:
     r"""Rigorous lower and upper bounds of the *local* coefficient of a deep linear net, from the ranks of its partial products.
 
-    Below: half the rank of the derivative of the product, since the loss is at least quadratic across the fibre there, and the global coefficient. Above: half the
-    codimension of the point's own stratum, the weights of the same product with the same ranks, along which the loss is at its least. That codimension is
-    $\dim \mathrm{Ext}^1(M, M)$ of the chain of layers as a quiver representation $M$, plus that of the product's own rank, $r (d_0 + d_N) - r^2$.
+    Below: half the rank of the derivative of the product, since the loss is at least quadratic across the fibre there, and the global coefficient. Above:
+    half the codimension of the point's own stratum, the weights of the same product with the same ranks, along which the loss is at its least. That
+    codimension is $\dim \mathrm{Ext}^1(M, M)$ of the chain of layers as a quiver representation $M$, plus that of the product's own rank, $r (d_0 + d_N) -
+    r^2$.
 
     Args:
         widths: $d_0, \ldots, d_N$.

@@ -59,7 +59,7 @@ class HasStepSize:
         """Wrap a schedule."""
         schedule: Any = self.step_size
         if callable(schedule) and not isinstance(schedule, Scheduled):
-            object.__setattr__(self, "step_size", Scheduled(schedule))
+            object.__setattr__(self, "step_size", Scheduled(schedule))  # pyright: ignore[reportArgumentType]
 
     def step_size_at(self, count: jax.Array) -> jax.Array:
         r"""$\epsilon$ at a step of the chain, in float32 at least.
