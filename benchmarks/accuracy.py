@@ -46,9 +46,9 @@ FREE = jaxllc.Paths("layers/*")
 def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
     r"""What is sampled: nbeta and localization at which the value of the posterior itself is near $\lambda$.
 
-    The pull must hold the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has a norm of $2 \sqrt{d / \gamma}$, so $\gamma$
-    goes with the width d. At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$; a fiftieth is little
-    beside the tenth of $n / \ln n$. But $n\beta$ must also stay well above $\gamma$.
+    The pull must hold the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has a norm of $2 \sqrt{d / \gamma}$, so
+    $\gamma$ goes with the width d. At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$;
+    a fiftieth is little beside the tenth of $n / \ln n$. But $n\beta$ must also stay well above $\gamma$.
     """
     localization = float(np.mean(widths))
     return {"nbeta": max(n / 50, min(20 * localization, n / math.log(n))), "localization": localization}

@@ -14,7 +14,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, no_steps
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps
 
 
 class BlackJAXState(NamedTuple):
@@ -35,8 +35,8 @@ class _OnAllData:
     full_batch = True
     """`jaxllc.sample` refuses minibatches."""
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
-        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights."""
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights, at this step of the chain."""
         raise NotImplementedError
 
     def init(self, position: Params) -> BlackJAXState:
@@ -46,7 +46,7 @@ class _OnAllData:
             return jnp.asarray(sum(0 * leaf.sum() for leaf in jax.tree.leaves(position)))
 
         with _strictness("standard", "allow")():
-            return BlackJAXState(_init(self.algorithm(flat, _size(position)), position, _raw(jax.random.key(0))), no_steps())
+            return BlackJAXState(self.algorithm(flat, _size(position), no_steps()).init(position, _raw(jax.random.key(0))), no_steps())
 
     def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
         """One step; `batch` is all data."""
@@ -63,9 +63,9 @@ class _OnAllData:
         return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype))
 
     def _move(self, start_key: Key, step_key: Key, state: BlackJAXState, log_density: Callable[[Params], jax.Array]) -> Any:
-        algorithm = self.algorithm(log_density, _size(state.position))
+        algorithm = self.algorithm(log_density, _size(state.position), state.steps)
         # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
-        fresh = _init(algorithm, state.position, start_key)
+        fresh = algorithm.init(state.position, start_key)
         known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
         inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
         moved, _ = algorithm.step(step_key, inner)
@@ -97,10 +97,6 @@ def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax
     return nbeta * loss + localization / 2 * jnp.asarray(sum(pulls))
 
 
-def _init(algorithm: Any, position: Params, key: Key) -> Any:
-    return algorithm.init(position, key)
-
-
 def _size(position: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(position))
 
@@ -113,15 +109,15 @@ class MALA(_OnAllData, HasStepSize):
         step_size: $\epsilon$ of $w' = w - \frac{\epsilon}{2} \nabla U + \sqrt\epsilon\, \xi$. None leaves it to `jaxllc.estimate`.
     """
 
-    step_size: Scalar | None
+    step_size: Scalar | Schedule | None
 
     share_of_limit: ClassVar[float] = 1 / 16
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
         """`blackjax.mala`."""
         import blackjax  # loaded by those who use it
 
-        return blackjax.mala(log_density, self.step_size_at(no_steps()) / 2)
+        return blackjax.mala(log_density, self.step_size_at(steps) / 2)
 
 
 @struct.dataclass
@@ -133,16 +129,16 @@ class HMC(_OnAllData, HasStepSize):
         num_integration_steps: leapfrog steps a draw, a gradient each.
     """
 
-    step_size: Scalar | None
+    step_size: Scalar | Schedule | None
     num_integration_steps: int = struct.field(pytree_node=False, default=10)
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
         """`blackjax.hmc`."""
         import blackjax
 
-        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(no_steps())), jnp.ones(num_weights), self.num_integration_steps)
+        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(steps)), jnp.ones(num_weights), self.num_integration_steps)
 
 
 @struct.dataclass
@@ -156,16 +152,16 @@ class NUTS(_OnAllData, HasStepSize):
         max_num_doublings: a draw takes at most two to this power of leapfrog steps.
     """
 
-    step_size: Scalar | None
+    step_size: Scalar | Schedule | None
     max_num_doublings: int = struct.field(pytree_node=False, default=8)
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
         """`blackjax.nuts`."""
         import blackjax
 
-        step_size = jnp.sqrt(self.step_size_at(no_steps()))
+        step_size = jnp.sqrt(self.step_size_at(steps))
         return blackjax.nuts(log_density, step_size, jnp.ones(num_weights), max_num_doublings=self.max_num_doublings)
 
 
@@ -180,16 +176,16 @@ class MCLMC(_OnAllData, HasStepSize):
         memory: steps over which the direction is forgotten.
     """
 
-    step_size: Scalar | None
+    step_size: Scalar | Schedule | None
     memory: Scalar = 30.0
 
     share_of_limit: ClassVar[float] = 1 / 32
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
         """`blackjax.mclmc`."""
         import blackjax
 
-        step = jnp.sqrt(self.step_size_at(no_steps()) * num_weights)
+        step = jnp.sqrt(self.step_size_at(steps) * num_weights)
         return blackjax.mclmc(log_density, jnp.asarray(self.memory, step.dtype) * step, step)
 
 
@@ -206,7 +202,7 @@ class BlackJAX(_OnAllData):
         self._make = algorithm
         self.parameters = parameters
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
         """The algorithm with its parameters."""
         return self._make(log_density, **self.parameters)
 
