@@ -53,14 +53,14 @@ def test_errors_and_order_of_made_up_numbers():
 
 
 def test_the_best_setting_is_an_estimate_of_a_new_net():
-    """A shape that is not among those of the benchmark: within 10 % of λ, with half the draws."""
+    """A shape that is not among those of the benchmark: within 10 % of λ, with fewer draws."""
     import jax
 
     import jaxllc
 
     widths, n = (9, 12, 10), 20_000
     made = nets.make(widths, 1, n, seed=7)
-    setting = accuracy.best_setting(widths, n) | {"num_draws": 1000}
+    setting = accuracy.best_setting(widths, n) | {"num_burn_in": 1500, "num_draws": 2500}
     est = jaxllc.estimate(nets.loss, made.centers[1], made.arrays, key=jax.random.key(3), free=accuracy.FREE, progress=False, **setting)
     assert est.llc == pytest.approx(made.llc[0], rel=0.1)
     assert est.findings == ()
