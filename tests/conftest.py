@@ -1,7 +1,11 @@
 """Strict numerics for all tests: typed keys used once, no silent promotion of dtypes or ranks; four host devices, and compiled programs kept."""
 
-import jax
-import pytest
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two test processes share the cores; numpy reads it when it is first imported
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
