@@ -239,7 +239,7 @@ def test_llc_of_a_sum_of_powers(nbeta, step_size, key):
         return jnp.broadcast_to(jnp.sum(params ** (2 * jnp.asarray(powers, jnp.float32))), batch.shape[:1])
 
     est = jaxllc.estimate(
-        loss_fn, jnp.zeros(3), np.zeros((4, 1), np.float32), key=key, sampler=HMC(step_size, num_integration_steps=15), nbeta=nbeta, localization=0.0,
+        loss_fn, jnp.zeros(3), np.zeros((4, 1), np.float32), key=key, sampler=HMC(step_size, num_integration_steps=11), nbeta=nbeta, localization=0.0,
         batch_size=None, num_chains=16, num_draws=2000, num_burn_in=500, progress=False,
     )  # fmt: skip
     assert abs(est.llc - sum_of_powers_llc(powers)) < 4 * est.std_error
