@@ -337,35 +337,42 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
         bigram, least = float(best.bigram.mean()), float(best.induction.mean())
         found = rows(traj, (bigram + least) / 2)
         answer = over_all(found)
+
+    def kept(text_traj: jaxllc.Trajectory | None) -> dict[str, Any]:
+        """Write what there is so far, so that a run that is stopped leaves an answer: at first without real text."""
+        text_found = None if text_traj is None else rows(text_traj, None)
+        codes = " ".join(" ".join(finding.code for finding in one) for one in traj.findings()).split()
+        result = {
+            "num_seeds": size.num_seeds,
+            "num_checkpoints": len(steps),
+            "num_chains": size.num_chains,
+            **answer,
+            "settings": {
+                "nbeta": NBETA, "localization": LOCALIZATION, "step_size": STEP_SIZE, "batch_size": BATCH_SIZE, "num_draws": size.num_draws,
+                "num_burn_in": size.num_burn_in, "fixed_on_seeds": [100, 101], "first_seed": FIRST_SEED,
+            },
+            "best_losses": {"bigram": bigram, "induction": least},
+            "findings": {code: codes.count(code) for code in sorted(set(codes))},
+            "recurring_stages": recurring(stages_of(traj)).to_dict("records"),
+            "rows": found,
+            "control": control_answer(control, found),
+            "sensitivity": sensitive,
+            "text": None if text_found is None else {"rows": text_found, **over_all(text_found)},
+            "curves": _kept(Curves.of(traj)),
+            "control_curves": _kept(Curves.of(control)),
+            "text_curves": None if text_traj is None else _kept(Curves.of(text_traj)),
+        }  # fmt: skip
+        return place.keep(result, figure(traj, control, text_traj, found, answer))
+
     with place.part("sensitivity"):
+        sensitive: list[dict[str, Any]] = []
+        kept(None)
         sensitive = sensitivity(two, runs, traj, found, place, size)
+        kept(None)
     with place.part("text"):
         text_runs = train(words, list(range(size.num_text_seeds)), text_steps, place.folder / "text")
         text_traj = follow(words, text_runs, place.folder / "llc-text.zarr", size)
-        text_found = rows(text_traj, None)
-    curves = Curves.of(traj)
-    codes = " ".join(" ".join(finding.code for finding in one) for one in traj.findings()).split()
-    result = {
-        "num_seeds": size.num_seeds,
-        "num_checkpoints": len(steps),
-        "num_chains": size.num_chains,
-        **answer,
-        "settings": {
-            "nbeta": NBETA, "localization": LOCALIZATION, "step_size": STEP_SIZE, "batch_size": BATCH_SIZE, "num_draws": size.num_draws,
-            "num_burn_in": size.num_burn_in, "fixed_on_seeds": [100, 101], "first_seed": FIRST_SEED,
-        },
-        "best_losses": {"bigram": bigram, "induction": least},
-        "findings": {code: codes.count(code) for code in sorted(set(codes))},
-        "recurring_stages": recurring(stages_of(traj)).to_dict("records"),
-        "rows": found,
-        "control": control_answer(control, found),
-        "sensitivity": sensitive,
-        "text": {"rows": text_found, **over_all(text_found)},
-        "curves": _kept(curves),
-        "control_curves": _kept(Curves.of(control)),
-        "text_curves": _kept(Curves.of(text_traj)),
-    }  # fmt: skip
-    return place.keep(result, figure(traj, control, text_traj, found, answer))
+    return kept(text_traj)
 
 
 def _kept(curves: Curves) -> dict[str, Any]:
@@ -374,7 +381,9 @@ def _kept(curves: Curves) -> dict[str, Any]:
     return {"step": curves.step, **{name: [[float(f"{x:.4g}") for x in row] for row in value] for name, value in found.items()}}
 
 
-def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, text_traj: jaxllc.Trajectory, found: list[dict[str, Any]], answer: dict[str, Any]) -> Any:
+def figure(
+    traj: jaxllc.Trajectory, control: jaxllc.Trajectory, text_traj: jaxllc.Trajectory | None, found: list[dict[str, Any]], answer: dict[str, Any]
+) -> Any:
     """Loss, coefficient and scores over the step: two layers, one layer, real text."""
     import matplotlib as mpl
 
@@ -384,8 +393,13 @@ def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, text_traj: jaxll
     from jaxllc.plots import BLUE, GREY, ORANGE
 
     green = "#009e73"
-    both, axes = plt.subplots(3, 3, figsize=(12, 8), sharex="col", height_ratios=(2, 3, 2), layout="constrained")
-    columns = ((traj, "two layers, triggers"), (control, "one layer, triggers (control)"), (text_traj, "two layers, real text"))
+    columns = [
+        (traj, "two layers, triggers"),
+        (control, "one layer, triggers (control)"),
+        *([] if text_traj is None else [(text_traj, "two layers, real text")]),
+    ]
+    shape = {"figsize": (4 * len(columns), 8), "sharex": "col", "height_ratios": (2, 3, 2), "layout": "constrained"}
+    both, axes = plt.subplots(3, len(columns), **shape)
     for j, (each, title) in enumerate(columns):
         curves, step = Curves.of(each), np.asarray(each.data.coords["step"].values, float)
         x = np.exp(analysis.log_step(step))
@@ -447,7 +461,7 @@ def table(result: dict[str, Any]) -> str:
         ("λ̂ at previous-token onset", "llc_at_start", told),
         ("share of the loss's fall paid before prefix onset", "loss_share_before_onset", told),
     ):
-        lines.append(f"| {label} | {show(result[name])} | {show(result['text'][name])} |")
+        lines.append(f"| {label} | {show(result[name])} | {show(result['text'][name]) if result['text'] else 'not run'} |")
     lines += ["", f"Verdict: {result['verdict']}", "", "| setting | drop of λ̂, by seed | findings |", "|---|---|---|"]
     for row in result["sensitivity"]:
         setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items()) or "as above, fewer checkpoints"
