@@ -22,16 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-
-import numpy as np  # noqa: E402
-
-import jaxllc  # noqa: E402
-from benchmarks import deep_linear_nets as nets  # noqa: E402
-from benchmarks.timing import RESULTS, machine  # noqa: E402
-from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp  # noqa: E402
-from jaxllc.engine import default_mesh, sharpness  # noqa: E402
+import jaxllc
+from benchmarks import deep_linear_nets as nets
+from benchmarks.timing import RESULTS, machine
+from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
+from jaxllc.engine import default_mesh, sharpness
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
@@ -300,6 +297,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, sampler: str = "SGLD") -
 
 def main() -> None:
     """Measure, print, keep."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two shapes of one class")
     parser.add_argument("--classes", nargs="*", default=list(nets.CLASSES), choices=list(nets.CLASSES))
