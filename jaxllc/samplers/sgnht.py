@@ -33,7 +33,8 @@ class SGNHT(HasStepSize):
     $$dw = v\,dt, \quad dv = -\nabla U\,dt - (\alpha + \zeta) v\,dt + \sqrt{2\alpha}\,dW, \quad d\zeta = (\lVert v\rVert^2 / d - 1)\,dt.$$
 
     Noise of unknown size in the gradients, if it is the same in all directions, is taken up by $\zeta$. In the stationary law the mean of
-    $\lVert v\rVert^2 / d$ is one.
+    $\lVert v\rVert^2 / d$ is one. Noise that differs by direction heats stiff directions and cools flat ones, unseen by the momenta: `Info.step_bias` is
+    zero and no finding tells of it.
 
     Args:
         step_size: $\epsilon = h^2$, see `SGHMC`.
