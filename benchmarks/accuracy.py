@@ -1,11 +1,12 @@
 r"""How near each sampler comes to the truth, on deep linear nets whose learning coefficient is known.
 
-    python -m benchmarks.accuracy [--quick] [--classes 1K 10K]
+    python -m benchmarks.accuracy [--quick] [--rivals] [--classes 1K 10K]
 
 Two truths are told apart. The *posterior's own value*, from long chains of full-batch HMC in float64 on the very same posterior (the loss enters through its
 second moments, so they cost no more for more data): what is left is the sampler's error. And $\lambda$ itself: what is left there is also the estimator's, of
 finite n, nbeta and localization.
-Every sampler makes the same number of minibatch gradients. Finished rows are kept in the result, and a second call goes on.
+Every sampler makes the same number of minibatch gradients. Finished rows are kept in the result, and a second call goes on. `accuracy_models` adds models without
+a closed form, `accuracy_rivals` other packages (after `make rivals`).
 """
 
 import argparse
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import jax
 import numpy as np
 
 import jaxllc
+from benchmarks import accuracy_models, accuracy_rivals
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
@@ -78,6 +80,11 @@ def samplers(curvature: float) -> dict[str, dict[str, Any]]:
         "SGHMC, control variate": {"sampler": SGHMC(limit / 64, friction=math.sqrt(curvature), gradient=ControlVariate()), "cost": 2},
         "SGNHT": {"sampler": SGNHT(limit / 64, friction=math.sqrt(curvature))},
     }
+
+
+BEST = "SGLD, extrapolated"
+MODEL_SAMPLERS: dict[str, dict[str, Any]] = {"SGLD": {}, "SGLD, extrapolated": {"extrapolate": True, "cost": 2}}
+"""What `accuracy_models` compares: the default, and what it becomes extrapolated."""
 
 
 def reference(made: nets.Nets, num_draws: int, num_chains: int) -> dict[str, list[float]]:
@@ -153,7 +160,7 @@ def curvature_of(made: nets.Nets) -> float:
     return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
 
-def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[dict[str, Any]], path: Path) -> None:
+def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None]) -> None:
     """Fill `rows`, one a shape, and keep them as they come."""
     for name in classes:
         for widths in nets.CLASSES[name][:num_shapes]:
@@ -170,11 +177,24 @@ def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[d
                 }
                 known["reference"] = reference(made, *REFERENCE[name])
                 rows.append(known)
+                keep()
             for sampler, options in samplers(curvature_of(made)).items():
                 if all(run["sampler"] != sampler for run in known["runs"]):
                     known["runs"].append(run_shape(sampler, options, made, GRADIENTS[name]))
-                    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=None) + "\n")
+                    keep()
             print(f"{name} {'-'.join(map(str, widths))}: done", flush=True)
+
+
+def beside_rivals(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
+    """The rivals on the first two nets of each shape of the class 1K, one of full rank and one of another: their chains take a while."""
+    for row in rows:
+        if row["class"] != "1K":
+            continue
+        made = nets.make(tuple(row["widths"]), 2, NUM_EXAMPLES)
+        num_steps = GRADIENTS["1K"]
+        options = {"num_chains": CHAINS, "num_burn_in": num_steps // 3, "num_draws": num_steps - num_steps // 3, **posterior_setting(made.widths, NUM_EXAMPLES)}
+        accuracy_rivals.measure(made, 2, 4 / curvature_of(made), BATCH_SIZE, options, known, keep)
+        print(f"rivals, {'-'.join(map(str, made.widths))}: done", flush=True)
 
 
 def published(num_nets: int) -> dict[str, float]:
@@ -300,6 +320,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two shapes of one class")
+    parser.add_argument("--rivals", action="store_true", help="other packages too")
     parser.add_argument("--classes", nargs="*", default=list(nets.CLASSES), choices=list(nets.CLASSES))
     parser.add_argument("--reference", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -308,17 +329,30 @@ def main() -> None:
         return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("accuracy-quick.json" if options.quick else "accuracy.json")
-    rows = [] if options.quick or not path.exists() else json.loads(path.read_text())["rows"]
-    measure(["1K"] if options.quick else options.classes, 4 if options.quick else 10, 2 if options.quick else 10, rows, path)
-    lines = summarise(rows)
-    recipe = published(20)
-    path.write_text(json.dumps({"machine": machine(), "lines": lines, "published_recipe": recipe, "rows": rows}, indent=None) + "\n")
-    plot(rows, path.with_suffix(".png"))
-    print(table(lines))
+    found: dict[str, Any] = {"rows": [], "models": [], "rivals": []}
+    if path.exists() and not options.quick:
+        found |= json.loads(path.read_text())
+
+    def keep() -> None:
+        path.write_text(json.dumps(found | {"machine": machine()}) + "\n")
+
+    measure(["1K"] if options.quick else options.classes, 4 if options.quick else 10, 2 if options.quick else 10, found["rows"], keep)
+    accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
+    if options.rivals:
+        beside_rivals(found["rows"], found["rivals"], keep)
+    found |= {"lines": summarise(found["rows"]), "published_recipe": published(20)}
+    found["rival_lines"] = accuracy_rivals.summarise(found["rivals"], found["rows"], ["SGLD", BEST])
+    keep()
+    plot(found["rows"], path.with_suffix(".png"))
+    recipe = found["published_recipe"]
+    print(table(found["lines"]))
     print(
         f"\nBy the published recipe, of {recipe['nets']} nets {recipe['share_label_below_local']:.0%} have a label below the rigorous lower bound of their "
         f"local coefficient (by {recipe['median_gap']:.0%} in the median), and {recipe['share_certified']:.0%} are certified."
     )
+    print("\n" + accuracy_models.table(found["models"]))
+    if found["rivals"]:
+        print("\n" + accuracy_rivals.table(found["rival_lines"]))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def enough_steps(run: Run, target: float, least: int = 64) -> int:
 
 
 class Worker:
-    """A process of its own that first tells of itself and then answers each line `num_steps` with the seconds that they took, divided by its chains."""
+    """A process of its own that first tells of itself and then answers each line, where it is timed a `num_steps`, with the seconds that they took, divided
+    by its chains.
+    """
 
     def __init__(self, command: Sequence[str], **environment: str) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as the process
@@ -112,10 +114,10 @@ class Worker:
         self.ask(num_steps)
         return float(self.answer())
 
-    def ask(self, num_steps: int) -> None:
-        """Have the steps run."""
+    def ask(self, question: int | str) -> None:
+        """Have the steps run, or whatever the process answers."""
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{num_steps}\n")
+        self._process.stdin.write(f"{question}\n")
         self._process.stdin.flush()
 
     def answer(self) -> Any:
