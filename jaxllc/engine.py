@@ -137,7 +137,7 @@ def sample(
         found = _fetch(running)
         if draws:
             at = (draws[0] - num_burn_in) // thinning
-            kept[..., at : at + len(draws)] = found[:, :, draws[0] - first : draws[-1] - first + 1 : thinning].transpose(3, 1, 0, 2)
+            kept[..., at : at + len(draws)] = found[..., draws[0] - first : draws[-1] - first + 1 : thinning]
         if on_steps is not None:
             on_steps(len(steps))
 
@@ -251,7 +251,7 @@ def _block(
     num_chains: int,
     num_steps: int,
 ) -> tuple[Any, jax.Array]:
-    """`num_steps` steps of all chains: their new states, and `[C, K, num_steps, 3]`: excess losses, losses at the centre, step bias."""
+    """`num_steps` steps of all chains: their new states, and `[3, K, C, num_steps]`: excess losses, losses at the centre, step bias."""
     step_axis, chain_axis = _axes(mesh)
 
     def block(
@@ -276,12 +276,13 @@ def _block(
         most = side_by_side(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
         checkpoint_width = even_width(num_checkpoints, most)
         chain_width = even_width(chains.size, most // num_checkpoints)
-        return batched(one_group, chain_width, chains, state)
+        state, losses = batched(one_group, chain_width, chains, state)
+        return state, jnp.transpose(losses, (3, 1, 0, 2))
 
     return jax.shard_map(
         block,
         mesh=mesh,
         in_specs=(P(), P(step_axis), P(step_axis), P(), P(chain_axis, step_axis), P(step_axis), P(), P(chain_axis)),
-        out_specs=(P(chain_axis, step_axis), P(chain_axis, step_axis)),
+        out_specs=(P(chain_axis, step_axis), P(None, step_axis, chain_axis)),
         check_vma=False,
     )(key, sampler, posterior, data, state, reference, first, jnp.arange(num_chains))

@@ -109,10 +109,12 @@ class LocalPosterior:
         def norm(vector: Params) -> jax.Array:
             return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector))))
 
+        hessian_vector = jax.linearize(gradient, position)[1]  # once: a new linearization at each step would have to be compiled inside the loop
+
         def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
             vector, size = carry
             unit = jax.tree.map(lambda leaf: leaf / jnp.maximum(size, jnp.finfo(leaf.dtype).tiny), vector)
-            image = jax.jvp(gradient, (position,), (unit,))[1]
+            image = hessian_vector(unit)
             return (image, norm(image)), None
 
         (_, curvature), _ = jax.lax.scan(iterate, (start, norm(start)), None, length=num_iterations)
