@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -159,8 +158,10 @@ def _wide(leaf: np.ndarray) -> np.ndarray:
     return leaf.astype(float) if np.issubdtype(leaf.dtype, np.floating) else leaf
 
 
-def measure(samplers: Mapping[str, Mapping[str, Any]], num_gradients: int, known: list[dict[str, Any]], keep: Callable[[], None], most: int | None = None) -> None:
-    """Add to `known` what is missing: for each model (`most` of them, the last ones first) the reference, then each of the samplers, options of `jaxllc.estimate`, at equal gradients."""
+def measure(
+    samplers: Mapping[str, Mapping[str, Any]], num_gradients: int, known: list[dict[str, Any]], keep: Callable[[], None], most: int | None = None
+) -> None:
+    """Add to `known` what is missing: for each model (`most` of them, the last ones first) the reference, then each of the samplers, at equal gradients."""
     for name, model in list(MODELS.items())[::-1][:most]:
         row = next((row for row in known if row["model"] == name), None)
         center, data = model.make()
@@ -174,13 +175,12 @@ def measure(samplers: Mapping[str, Mapping[str, Any]], num_gradients: int, known
                 continue
             options = dict(options)
             num_steps = num_gradients // options.pop("cost", 1)
-            began = time.perf_counter()
             est = jaxllc.estimate(
                 model.loss_fn, center, data, key=jax.random.key(0), nbeta=model.nbeta, localization=model.localization, batch_size=model.batch_size,
                 num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, **options,
             )  # fmt: skip
             found = {"llc": est.llc, "std_error": est.std_error, "ess": est.ess, "findings": [finding.code for finding in est.findings]}
-            row["runs"].append({"sampler": sampler, **found, "seconds": time.perf_counter() - began})
+            row["runs"].append({"sampler": sampler, **found})
             keep()
         print(f"{name}: done", flush=True)
 

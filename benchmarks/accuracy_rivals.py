@@ -4,7 +4,6 @@ The best step size of a rival is the one with the least median error, chosen *wi
 """
 
 import json
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +33,9 @@ def store(made: nets.Nets, path: Path) -> None:
     np.savez(path, x=x, noise=noise, **fixed, **layers)  # pyright: ignore[reportArgumentType]
 
 
-def measure(made: nets.Nets, count: int, limit: float, batch_size: int, options: Mapping[str, Any], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
+def measure(
+    made: nets.Nets, count: int, limit: float, batch_size: int, options: Mapping[str, Any], known: list[dict[str, Any]], keep: Callable[[], None]
+) -> None:
     """Add to `known` what is missing of the first `count` nets of a shape. `limit` is the largest stable step size, `options` those of all runs."""
     widths = list(made.widths)
     there = {(tuple(row["widths"]), row["net"], row["rival"], row["method"], row["share"]) for row in known}
@@ -83,12 +84,10 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
         got = np.asarray([values[place] for place in places])
         off, to_truth = (np.abs(got / np.asarray([of[place] for place in places]) - 1) for of in (own, truth))
         off, to_truth = np.where(np.isfinite(got), off, np.inf), np.where(np.isfinite(got), to_truth, np.inf)
-        seconds = [row["seconds"] for row in found if (row["rival"], row["method"], row["share"]) == (rival, method, share)]
         lines.append(
             {"rival": rival, "method": method, "share": share, "nets": len(places), "median_error_to_posterior": float(np.median(off)),
              "p90_error_to_posterior": float(np.quantile(off, 0.9, method="higher")), "median_error_to_llc": float(np.median(to_truth)),
-             "bias_to_posterior": float(np.mean(got / np.asarray([own[place] for place in places]) - 1)),
-             "seconds_a_net": statistics.median(seconds) if seconds else None}
+             "bias_to_posterior": float(np.mean(got / np.asarray([own[place] for place in places]) - 1))}
         )  # fmt: skip
     for rival, method in {(line["rival"], line["method"]) for line in lines}:
         same = [line for line in lines if (line["rival"], line["method"]) == (rival, method)]
@@ -98,12 +97,11 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown; diverged nets count as infinitely wrong."""
-    head = ["package", "method", "step size ÷ limit", "to the posterior: median", "p90", "bias", "to λ: median", "s a net"]
+    head = ["package", "method", "step size ÷ limit", "to the posterior: median", "p90", "bias", "to λ: median"]
     body = []
     for line in lines:
         share = "" if line["share"] is None else f"1/{1 / line['share']:.0f}"
         errors = [f"{line[name]:.1%}" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "median_error_to_llc")]
-        seconds = "" if line["seconds_a_net"] is None else f"{line['seconds_a_net']:.2g}"
         method = f"**{line['method']}**" if line.get("best") else line["method"]
-        body.append([line["rival"], method, share, *errors, seconds])
+        body.append([line["rival"], method, share, *errors])
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])

@@ -37,7 +37,7 @@ def footprint(compiled: Any) -> int:
 
 
 def chains_bytes(case: Case, num_chains: int) -> int:
-    """Of the block of steps that `jaxllc.sample` runs, without the losses that it collects: as far as it grows with the steps, which a block has at most 256 of."""
+    """Of the block of steps that `jaxllc.sample` runs, without what grows with its steps, the losses that it collects; a block has at most 256."""
     return 2 * block_bytes(case, num_chains, STEPS) - block_bytes(case, num_chains, 2 * STEPS)
 
 

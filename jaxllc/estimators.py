@@ -1,4 +1,8 @@
-r"""The local learning coefficient, $\hat\lambda = n\beta\,(E[L_n(w)] - L_n(w^*))$, of a checkpoint (Lau et al., arXiv:2308.12108)."""
+r"""The local learning coefficient, $\hat\lambda = n\beta\,(E[L_n(w)] - L_n(w^*))$, of a checkpoint (Lau et al., arXiv:2308.12108).
+
+The mean over a chain's draws is that of its finite steps and noisy gradients, not that of the posterior. The chain itself tells by how much, to first order
+(`Info.step_bias`), and that is taken off.
+"""
 
 import dataclasses
 import importlib.metadata
@@ -16,7 +20,7 @@ from jaxllc._tree import at_least_float32, is_real, named_leaves, stack
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import NotFiniteError, Trace, check_counts, default_mesh, sample, sharpness
+from jaxllc.engine import NotFiniteError, check_counts, default_mesh, sample, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.base import Sampler
@@ -39,13 +43,18 @@ class Estimate:
 
     @property
     def llc(self) -> float:
-        r"""$\hat\lambda$, the mean over the draws of all chains that stayed finite; NaN if none did."""
+        r"""$\hat\lambda$, the mean over the draws of all chains that stayed finite, less `step_bias`; NaN if none did."""
         return self._value("llc")
 
     @property
     def std_error(self) -> float:
-        """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of the step-size bias."""
+        """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of what `step_bias` leaves of the step's bias."""
         return self._value("std_error")
+
+    @property
+    def step_bias(self) -> float:
+        r"""What the finite step and its gradients' noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`."""
+        return self._value("step_bias")
 
     @property
     def wbic(self) -> float:
@@ -128,6 +137,7 @@ class Settings:
             "num_burn_in": self.num_burn_in,
             "thinning": self.thinning,
             "extrapolate": self.extrapolate,
+            "estimator": "nbeta * excess loss - step_bias",
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
         }
 
@@ -171,7 +181,7 @@ def estimate(
         num_burn_in: steps before the first draw.
         thinning: steps from one draw to the next.
         extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the
-            first at each draw: the coefficient at $\epsilon \to 0$, as far as its bias is linear in $\epsilon$, at twice the cost.
+            first at each draw: the coefficient at $\epsilon \to 0$, as far as what `step_bias` leaves of its bias is linear in $\epsilon$, at twice the cost.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
@@ -303,7 +313,8 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
         bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
         raise ValueError(f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
-    return results.arrays(_extrapolated(trace, len(checkpoints)) if settings.extrapolate else trace, settings.nbeta)
+    found = results.arrays(trace, settings.nbeta)
+    return _extrapolated(found, len(checkpoints)) if settings.extrapolate else found
 
 
 def _and_half_the_step(sampler: Any, count: int) -> Any:
@@ -313,9 +324,9 @@ def _and_half_the_step(sampler: Any, count: int) -> Any:
     return dataclasses.replace(widened, step_size=jax.tree.map(lambda x: x * factor.astype(x.dtype), widened.step_size))
 
 
-def _extrapolated(trace: Trace, count: int) -> Trace:
-    """Twice what half the step gives, less what the whole step gives."""
-    return Trace(*(2 * x[count:] - x[:count] for x in trace))
+def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int) -> dict[tuple[str, str], np.ndarray]:
+    """Twice what half the step gives, less what the whole step gives; of the step's bias that of the whole step."""
+    return {name: x[:count] if name == results.STEP_BIAS else 2 * x[count:] - x[:count] for name, x in found.items()}
 
 
 def describe(sampler: Any) -> str:

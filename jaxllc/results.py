@@ -1,8 +1,8 @@
 """The schema of results: the one file that knows the names of groups, variables and axes.
 
-    /posterior      llc (step, chain, draw)
-    /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example; less llc / nbeta it is that of the batch at w*
-                    step_bias (step, chain): what the finite step adds to llc
+    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the chain's step_bias
+    /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
+                    step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
     /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
     attributes      every setting, the key, versions
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
 OBSERVABLES = "observables"
+STEP_BIAS = ("sample_stats", "step_bias")
 
 
 class Row(NamedTuple):
@@ -45,9 +46,9 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss),
+    Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias.mean(-1, keepdims=True)),
     Variable("sample_stats", "loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss + trace.excess_loss),
-    Variable("sample_stats", "step_bias", (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
+    Variable(*STEP_BIAS, (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
     Variable("constant_data", "full_center_loss", (STEP,), lambda trace, nbeta: trace.full_center_loss),
     Variable("constant_data", "gaussian_llc", (STEP, CHAIN), lambda trace, nbeta: trace.gaussian_llc),
 )

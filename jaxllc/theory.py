@@ -50,6 +50,23 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
     return noise / (step_size * a * (1 - step_size * a / 4))
 
 
+def sgld_step_bias(curvature: ArrayLike, nbeta: float, localization: float, step_size: ArrayLike, gradient_variance: ArrayLike = 0.0) -> float:
+    r"""Stationary mean of what SGLD reports as `step_bias` on a quadratic, $\sum_j \frac{\epsilon}{8} (n\beta h_j a_j v_j + n^2\beta^2 s_j^2)$.
+
+    $v$ is `sgld_variance` and $a = n\beta h + \gamma$. It is the excess of $n\beta\, E[L]$ over the continuous law where the noise's $s_j^2$ is zero or
+    $n\beta h_j \gg \gamma$.
+
+    Args:
+        curvature: $h$, `[d]`.
+        step_size: $\epsilon$, or $\epsilon G$ along each axis.
+        gradient_variance: $s^2$, `[d]`.
+    """
+    h = np.asarray(curvature, float)
+    variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance)
+    noise = nbeta**2 * np.asarray(gradient_variance, float)
+    return float(np.sum(np.asarray(step_size, float) / 8 * (nbeta * h * (nbeta * h + localization) * variance + noise)))
+
+
 def sghmc_variance(
     curvature: ArrayLike, nbeta: float, localization: float, step_size: float, friction: float, gradient_variance: ArrayLike = 0.0
 ) -> np.ndarray:

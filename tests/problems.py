@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 
 from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior
-from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_variance, window_variance
+from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_step_bias, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
 """A flat direction, one where the localisation rules (nbeta h is below gamma), and stiffer ones."""
@@ -49,22 +49,26 @@ class Quadratic:
         return LocalPosterior(quadratic_loss, self.params, self.nbeta, self.localization)
 
     def exact_llc(self, sampler=None, moved=0.0):
-        """The stationary mean of the discretised chain, with the noise of its batches; of the continuous law for a corrected sampler or None.
+        """The stationary mean of the discretised chain, with the noise of its batches, less that of its `step_bias`; of the continuous law for a corrected
+        sampler or None.
 
         Where the centre is `moved` by a number, the loss slopes there.
         """
+        bias = 0.0
         noise = 0.0 if isinstance(getattr(sampler, "gradient", None), ControlVariate) else window_variance(self.shuffled, self.batch_size)
         match sampler:
             case SGLD(preconditioner=Frozen(scale)):
-                variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size * np.asarray(scale), noise)
+                law = CURVATURE, self.nbeta, self.localization, sampler.step_size * np.asarray(scale), noise
+                variance, bias = sgld_variance(*law), sgld_step_bias(*law)
             case SGLD():
-                variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, noise)
+                law = CURVATURE, self.nbeta, self.localization, sampler.step_size, noise
+                variance, bias = sgld_variance(*law), sgld_step_bias(*law)
             case SGHMC():
                 friction = 2 * self.localization**0.5 if sampler.friction is None else sampler.friction
                 variance = sghmc_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, friction, noise)
             case _:
                 variance = None
-        return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance)
+        return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance) - bias
 
     @property
     def shuffled(self):

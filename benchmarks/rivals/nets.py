@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import time
 
 import numpy as np
 import torch
@@ -39,18 +38,17 @@ def load(path, k, batch):
 
 
 def serve(path, batch, run):
-    """Answer each line of JSON, the options of `run` and a net's number, with the estimate, its standard error over chains, and seconds."""
+    """Answer each line of JSON, the options of `run` and a net's number, with the estimate and its standard error over chains."""
     torch.set_num_threads(1)
     print("answer", json.dumps({"torch": torch.__version__}), flush=True)
     for line in sys.stdin:
         options = json.loads(line)
         model, loader, init_loss = load(path, options.pop("net"), batch)
-        began = time.perf_counter()
         try:
             chains = np.asarray(run(model, loader, init_loss, **options), float)
         except RuntimeError as error:
             if "NaN" not in str(error):
                 raise
             chains = np.full(2, math.nan)
-        found = {"llc": chains.mean(), "std_error": chains.std(ddof=1) / len(chains) ** 0.5, "seconds": time.perf_counter() - began}
+        found = {"llc": chains.mean(), "std_error": chains.std(ddof=1) / len(chains) ** 0.5}
         print("answer", json.dumps({name: value if math.isfinite(value) else None for name, value in found.items()}), flush=True)

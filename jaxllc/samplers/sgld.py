@@ -26,8 +26,8 @@ class SGLDState(NamedTuple):
 class SGLD(HasStepSize):
     r"""Langevin dynamics on minibatches: $w' = w - \frac{\epsilon}{2} G\,(n\beta\, g + \gamma (w - w^*)) + \sqrt{\epsilon G}\,\xi$.
 
-    $g$ estimates the gradient of the mean loss. Its noise and the finite step both widen the stationary law: see
-    `jaxllc.theory.sgld_variance`.
+    $g$ estimates the gradient of the mean loss. Its noise and the finite step both widen the stationary law (`jaxllc.theory.sgld_variance`), which raises the
+    mean loss by `step_bias`.
 
     Args:
         step_size: $\epsilon$, in units of the weights squared where $G = 1$; a number or a schedule of optax. None leaves it to `jaxllc.estimate`.
@@ -44,10 +44,10 @@ class SGLD(HasStepSize):
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="rademacher")
 
-    share_of_limit: ClassVar[float] = 1 / 64
+    share_of_limit: ClassVar[float] = 1 / 32
     r"""A default step size, as a share of $4/a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$.
 
-    Along that direction it adds a 63rd. Chains meet larger curvatures away from $w^*$: in a deep linear net with $\lambda = 50$ a share of 1/8 gave 105.
+    Along that direction it adds a 31st to the variance; more where chains meet larger curvatures away from $w^*$. See docs/accuracy.md.
     """
 
     def __post_init__(self) -> None:
@@ -65,23 +65,34 @@ class SGLD(HasStepSize):
         step_size = self.step_size_at(state.steps)
         noise = NOISES[self.noise](key, state.position)
 
-        def move(w: jax.Array, g: jax.Array, center: jax.Array, xi: jax.Array, scale: jax.Array | None = None) -> jax.Array:
-            epsilon, nbeta, localization = (jnp.asarray(x, w.dtype) for x in (step_size, posterior.nbeta, posterior.localization))
+        def uphill(w: jax.Array, g: jax.Array, center: jax.Array) -> jax.Array:
+            return jnp.asarray(posterior.nbeta, w.dtype) * g + jnp.asarray(posterior.localization, w.dtype) * (w - center)
+
+        def move(w: jax.Array, slope: jax.Array, xi: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+            epsilon = jnp.asarray(step_size, w.dtype)
             epsilon = epsilon if scale is None else epsilon * scale
-            return w - epsilon / 2 * (nbeta * g + localization * (w - center)) + jnp.sqrt(epsilon) * xi
+            return w - epsilon / 2 * slope + jnp.sqrt(epsilon) * xi
 
-        moved = jax.tree.map(move, state.position, followed, posterior.position(), noise, *([] if scale is None else [scale]))
-        drift = jax.tree.map(lambda g: jnp.asarray(posterior.nbeta, g.dtype) * g, followed)
-        return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, drift, scale))
+        slope = jax.tree.map(uphill, state.position, followed, posterior.position())
+        moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
+        from_loss = jax.tree.map(lambda g: jnp.asarray(posterior.nbeta, g.dtype) * g, followed)
+        return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, from_loss, slope, scale))
 
 
-def step_bias(step_size: Scalar, drift: Params, scale: Params | None = None) -> jax.Array:
-    r"""$\frac{\epsilon}{8} \lVert n\beta g \rVert_G^2$, whose mean is what a finite step and the noise of its batches add to $\hat\lambda$.
+def step_bias(step_size: Scalar, from_loss: Params, slope: Params, scale: Params | None = None) -> jax.Array:
+    r"""$\frac{\epsilon}{8}\, n\beta g \cdot G\, \nabla U$, whose mean is what a finite step and the noise of its batches add to $n\beta\,(E[L] - L(w^*))$.
 
     A stationary law keeps $E\lVert w - w^*\rVert^2$ (in the metric $G^{-1}$) from step to step, hence
     $E[(w - w^*) \cdot \nabla U] = d + \frac{\epsilon}{4} E\lVert \nabla U\rVert_G^2$, the second term being the excess over the continuous law. On a quadratic
-    $n\beta L$ is half of $n\beta\, (w - w^*) \cdot \nabla L$, so half of the excess is that of $\hat\lambda$: exactly so where $n\beta h \gg \gamma$.
+    half of it is the excess of $U$, and of each direction the loss has the share that it has of $\nabla U$. So it is exact there but for the noise of
+    gradients along directions where the pull is felt. A loss that slopes at $w^*$ adds nothing, since the mean of $\nabla U$ is zero.
+
+    Args:
+        step_size: $\epsilon$.
+        from_loss: $n\beta g$, the share of the loss in `slope`.
+        slope: $\nabla U = n\beta g + \gamma (w - w^*)$.
+        scale: the diagonal $G$; None is one.
     """
-    scaled = drift if scale is None else jax.tree.map(jnp.multiply, drift, scale)
-    squares = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(drift), jax.tree.leaves(scaled), strict=True)]
-    return jnp.asarray(step_size, squares[0].dtype) / 8 * sum(square.astype(squares[0].dtype) for square in squares)
+    scaled = slope if scale is None else jax.tree.map(jnp.multiply, slope, scale)
+    products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(from_loss), jax.tree.leaves(scaled), strict=True)]
+    return jnp.asarray(step_size, products[0].dtype) / 8 * sum(product.astype(products[0].dtype) for product in products)
