@@ -1,8 +1,9 @@
 r"""Saddle to saddle: a deep linear net of small first weights learns one mode after another (Saxe et al., arXiv:1312.6120; Jacot et al., arXiv:2106.15933).
 
 With r modes learnt the net stands near a saddle of its loss whose product of matrices has rank r. A coefficient belongs to a function, so each plateau is asked
-twice: against the *task's* labels, on which the chains may fall off the saddle, and against labels of the plateau's *own* function (its product cut to
-rank r, with unit noise), whose exact coefficient is `jaxllc.theory.deep_linear_llc(widths, r)`, as nβ goes to infinity. Such points are singular, where
+twice, at the checkpoint nearest to the saddle: against the *task's* labels, on which the chains may fall off it, and against labels of the plateau's *own*
+function (its product cut to rank r, with unit noise), whose exact coefficient is `jaxllc.theory.deep_linear_llc(widths, r)`, as nβ goes to infinity. Such
+points are singular, where
 $\hat\lambda$ approaches its limit as slowly as 1 / ln nβ (times the multiplicity less one).
 """
 
@@ -51,9 +52,9 @@ def product(params: Any) -> np.ndarray:
     return np.linalg.multi_dot([np.asarray(weight, float) for weight in params])
 
 
-def num_learnt(params: Any) -> int:
-    """Modes whose singular value is above half of the task's."""
-    return int((np.linalg.svd(product(params), compute_uv=False)[: len(MODES)] > np.asarray(MODES) / 2).sum())
+def shares_learnt(params: Any) -> np.ndarray:
+    """The singular values of the product over those of the task's modes, `[modes]`."""
+    return np.linalg.svd(product(params), compute_uv=False)[: len(MODES)] / np.asarray(MODES)
 
 
 def labels_of(function: np.ndarray, key: jax.Array) -> Any:
@@ -61,12 +62,17 @@ def labels_of(function: np.ndarray, key: jax.Array) -> Any:
     return linear.examples(key, [jnp.asarray(function, jnp.float32)], NUM_EXAMPLES)
 
 
-def plateau(steps: list[int], counts: list[int], rank: int) -> int | None:
-    """The middle of the checkpoints with so many modes, None where there are none; the last one for the last rank."""
-    there = [step for step, count in zip(steps, counts, strict=True) if count == rank]
-    if not there:
-        return None
-    return there[-1] if rank == len(MODES) else there[len(there) // 2]
+def plateau(steps: list[int], shares: np.ndarray, rank: int) -> int | None:
+    """Of the checkpoints that have learnt more than half of just so many modes, the one nearest to the saddle; None where there are none.
+
+    Args:
+        steps: of the checkpoints.
+        shares: `shares_learnt` of each, `[steps, modes]`.
+        rank: modes learnt.
+    """
+    off = np.abs(shares - (np.arange(shares.shape[1]) < rank)).max(-1)
+    off[(shares > 0.5).sum(-1) != rank] = np.inf
+    return steps[int(off.argmin())] if np.isfinite(off).any() else None
 
 
 def run(seeds: int | None, quick: bool) -> dict[str, Any]:
@@ -89,13 +95,13 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
             linear.squared_loss, runs, data, key=jax.random.key(2), sampler=SAMPLER, batch_size=None, num_chains=8, num_draws=1000, num_burn_in=500,
             store=place.folder / "llc.zarr", progress=False,
         )  # fmt: skip
-    counts = {name: [num_learnt(runs[name][step]) for step in steps] for name in runs}
+    shares = {name: np.stack([shares_learnt(runs[name][step]) for step in steps]) for name in runs}
     llc = dict(zip(runs, values(traj.data, "posterior/llc").mean((-2, -1)), strict=True))
     rows: list[dict[str, Any]] = []
     with place.part("plateaus"):
         for name in runs:
             for rank in range(len(MODES) + 1):
-                step = plateau(steps, counts[name], rank)
+                step = plateau(steps, shares[name], rank)
                 if step is None:
                     continue
                 left, sizes, right = np.linalg.svd(product(runs[name][step]))
@@ -112,7 +118,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
         found: dict[str, Interval] = {name: over_seeds(np.asarray([row[name] for row in here], float)) for name in ("own_llc", "task_llc")}
         by_rank[rank] = {"exact": deep_linear_llc(WIDTHS, rank)._asdict(), "num_plateaus": len(here), **found}
     result = {"num_seeds": count, "num_checkpoints": len(steps), "widths": WIDTHS, "modes": MODES, "nbeta": float(traj.data.attrs["nbeta"])}
-    figure, axes = panels(traj.data, {"modes learnt": np.asarray(list(counts.values()))}, below_label="modes learnt")
+    figure, axes = panels(traj.data, {"modes learnt": np.stack([(share > 0.5).sum(-1) for share in shares.values()])}, below_label="modes learnt")
     for rank in range(len(MODES) + 1):
         axes[0].axhline(deep_linear_llc(WIDTHS, rank).value, color="#7f7f7f", lw=0.7, ls=":", zorder=0)
     axes[0].plot([row["step"] for row in rows], [row["own_llc"] for row in rows], "D", color="#cc79a7", ms=4, label="on labels of its own function")
