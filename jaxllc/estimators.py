@@ -19,7 +19,7 @@ from jaxllc.diagnostics import Finding
 from jaxllc.engine import NotFiniteError, Trace, check_counts, default_mesh, sample, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.samplers.base import Sampler
+from jaxllc.samplers.base import Sampler, Scheduled
 from jaxllc.samplers.precondition import Identity
 from jaxllc.samplers.sgld import SGLD
 
@@ -117,7 +117,7 @@ class Settings:
         return {
             "loss_fn": f"{getattr(self.loss_fn, '__module__', '')}.{getattr(self.loss_fn, '__qualname__', type(self.loss_fn).__name__)}",
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
-            "sampler": describe(self.sampler),
+            "sampler": describe(self.sampler, self.num_steps),
             "nbeta": float(self.nbeta),
             "localization": float(self.localization),
             "free": repr(self.free),
@@ -318,19 +318,28 @@ def _extrapolated(trace: Trace, count: int) -> Trace:
     return Trace(*(2 * x[count:] - x[:count] for x in trace))
 
 
-def describe(sampler: Any) -> str:
-    """A sampler as the call that makes it, with its numbers."""
+def describe(sampler: Any, num_steps: int = 1) -> str:
+    """A sampler as the call that makes it, with its numbers; a schedule is what it gives over so many steps."""
+    if isinstance(sampler, Scheduled):
+        return _values(sampler, num_steps)
     if not dataclasses.is_dataclass(sampler):
         return repr(sampler)
-    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name))}' for f in dataclasses.fields(sampler))})"
+    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name), num_steps)}' for f in dataclasses.fields(sampler))})"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, num_steps: int) -> str:
     if dataclasses.is_dataclass(value):
-        return describe(value)
+        return describe(value, num_steps)
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     return repr(value) if value is None or isinstance(value, str | bool | int | tuple) else repr(float(value))
+
+
+def _values(schedule: Scheduled, num_steps: int) -> str:
+    """Its values at steps 0, 1, 10, ... and the last, and their mean over all steps, which tells apart what differs in between."""
+    values = np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), float)
+    counts = sorted({0, *(10**i for i in range(len(str(num_steps))) if 10**i < num_steps), num_steps - 1})
+    return f"schedule({', '.join(f'{count}: {values[count]:.5g}' for count in counts)}, mean: {values.mean():.5g})"
 
 
 class progress_bar:

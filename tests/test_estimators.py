@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import blackjax
 import chex
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from problems import Quadratic, quadratic_loss
 
 import jaxllc
-from jaxllc.estimators import with_error
+from jaxllc.estimators import describe, with_error
 from jaxllc.models import linear
 
 PROBLEM = Quadratic()
@@ -38,6 +39,13 @@ def test_what_an_estimate_shows(key):
     assert est.data.attrs["key"] == [0, 0]
     assert set(est.data.attrs["versions"]) == {"jaxllc", "jax", "numpy"}
     assert all(finding.code in str(est) for finding in est.findings)
+
+
+def test_algorithms_of_blackjax_are_told_apart():
+    """They are objects of one class, or partials of one function."""
+    told = [describe(jaxllc.BlackJAX(make, step_size=0.1)) for make in (blackjax.barker, blackjax.mala, blackjax.hmc, blackjax.multinomial_hmc)]
+    assert told[:2] == ["BlackJAX(blackjax.mcmc.barker, step_size=0.1)", "BlackJAX(blackjax.mcmc.mala, step_size=0.1)"]
+    assert len(set(told)) == 4
 
 
 @pytest.mark.parametrize(

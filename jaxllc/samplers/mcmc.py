@@ -5,6 +5,7 @@ of our $\epsilon$, and one of HMC and NUTS is its root.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -211,8 +212,7 @@ class BlackJAX(_OnAllData):
         return BlackJAX(self._make, **(self.parameters | parameters))
 
     def __repr__(self) -> str:
-        name = getattr(self._make, "__name__", None) or type(self._make).__name__
-        return f"BlackJAX({name}, {', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+        return f"BlackJAX({_name(self._make)}, {', '.join(f'{k}={_name(v) if callable(v) else repr(v)}' for k, v in self.parameters.items())})"
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
         """Floats are leaves."""
@@ -230,3 +230,12 @@ class BlackJAX(_OnAllData):
 def _is_swept(value: Any) -> bool:
     """Floats, and whatever stands in the place of one while JAX rebuilds the tree; not what is static by its nature."""
     return not (value is None or callable(value) or isinstance(value, bool | int | str))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """Where a function comes from: the algorithms that BlackJAX exports are objects of one class, and some are `functools.partial`s of others."""
+    function = getattr(function, "differentiable", function)
+    if isinstance(function, functools.partial):
+        given = [repr(x) for x in function.args] + [f"{k}={_name(v) if callable(v) else repr(v)}" for k, v in function.keywords.items()]
+        return f"{_name(function.func)}({', '.join(given)})"
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}".removesuffix(".as_top_level_api")
