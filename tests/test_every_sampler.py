@@ -14,7 +14,7 @@ import jaxllc.theory
 from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, LocalPosterior, RMSProp
 from jaxllc.diagnostics import summary
 from jaxllc.models import linear
-from jaxllc.theory import normal_crossing_mean, sum_of_powers_llc
+from jaxllc.theory import normal_crossing_mean, quadratic_llc, sum_of_powers_llc
 
 ON_MINIBATCHES = {
     "sgld": SGLD(2e-3),
@@ -92,6 +92,21 @@ def test_corrected_samplers_keep_the_continuous_law(sampler, key):
     problem = problem_for(sampler)
     est = quadratic_estimate(sampler, key, problem, num_draws=3000)
     exact = problem.exact_llc()
+    assert abs(est.llc - exact) < 4 * est.std_error
+    assert est.std_error < 0.02 * exact
+
+
+def test_hmc_has_no_resonance(key):
+    """Curvatures at which ten of the default leapfrog steps are half a period or a whole one; seen at 0.99 of 2.98 with one step size for all draws."""
+    curvature = np.array([1.0, 0.7637, 0.7637, 0.19497, 0.19497, 0.05])
+
+    def loss_fn(params, batch):
+        return jnp.broadcast_to(0.5 * jnp.vdot(jnp.asarray(curvature, jnp.float32), params**2), batch.shape[:1])
+
+    est = jaxllc.estimate(
+        loss_fn, jnp.zeros(6), np.zeros((4, 1), np.float32), key=key, sampler=HMC(None), nbeta=1000.0, num_chains=16, num_draws=1500, progress=False
+    )
+    exact = quadratic_llc(curvature, 1000.0, 1.0)
     assert abs(est.llc - exact) < 4 * est.std_error
     assert est.std_error < 0.02 * exact
 

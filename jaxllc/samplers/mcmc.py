@@ -36,8 +36,8 @@ class _OnAllData:
     full_batch = True
     """`jaxllc.sample` refuses minibatches."""
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
-        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights, at this step of the chain."""
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
+        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights, at this step of the chain; `key` is for one that varies at random."""
         raise NotImplementedError
 
     def init(self, position: Params) -> BlackJAXState:
@@ -47,7 +47,8 @@ class _OnAllData:
             return jnp.asarray(sum(0 * leaf.sum() for leaf in jax.tree.leaves(position)))
 
         with _strictness("standard", "allow")():
-            return BlackJAXState(self.algorithm(flat, _size(position), no_steps()).init(position, _raw(jax.random.key(0))), no_steps())
+            algorithm = self.algorithm(flat, _size(position), no_steps(), jax.random.key(0))
+            return BlackJAXState(algorithm.init(position, _raw(jax.random.key(0))), no_steps())
 
     def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
         """One step; `batch` is all data."""
@@ -57,20 +58,21 @@ class _OnAllData:
             with as_asked():
                 return -_potential(position, posterior, batch)
 
-        start_key, step_key = (_raw(k) for k in jax.random.split(key))
+        own_key, start_key, step_key = jax.random.split(key, 3)
         with _strictness("standard", "allow")():
-            inner = self._move(start_key, step_key, state, log_density)
+            algorithm = self.algorithm(log_density, _size(state.position), state.steps, own_key)
+            inner = _move(algorithm, _raw(start_key), _raw(step_key), state)
         losses = posterior.losses(state.position, batch)
         return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype))
 
-    def _move(self, start_key: Key, step_key: Key, state: BlackJAXState, log_density: Callable[[Params], jax.Array]) -> Any:
-        algorithm = self.algorithm(log_density, _size(state.position), state.steps)
-        # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
-        fresh = algorithm.init(state.position, start_key)
-        known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
-        inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
-        moved, _ = algorithm.step(step_key, inner)
-        return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
+
+def _move(algorithm: Any, start_key: jax.Array, step_key: jax.Array, state: BlackJAXState) -> Any:
+    # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
+    fresh = algorithm.init(state.position, start_key)
+    known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
+    inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
+    moved, _ = algorithm.step(step_key, inner)
+    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
 
 
 def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -114,7 +116,7 @@ class MALA(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 16
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mala`."""
         import blackjax  # loaded by those who use it
 
@@ -123,10 +125,13 @@ class MALA(_OnAllData, HasStepSize):
 
 @struct.dataclass
 class HMC(_OnAllData, HasStepSize):
-    r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h = \sqrt\epsilon$, accepted or not. One such step is MALA's.
+    r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h$, accepted or not. One such step is MALA's.
+
+    At each draw $h$ is $\sqrt\epsilon$ times a random number between 0.8 and 1.2. With one $h$ for all draws, a direction in which the trajectory is half a
+    period long, or a whole one, would come back to plus or minus itself whatever its momentum (Neal, arXiv:1206.1901).
 
     Args:
-        step_size: $\epsilon = h^2$. None leaves it to `jaxllc.estimate`.
+        step_size: $\epsilon$, the square of the middle $h$. None leaves it to `jaxllc.estimate`.
         num_integration_steps: leapfrog steps a draw, a gradient each.
     """
 
@@ -135,11 +140,13 @@ class HMC(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
         """`blackjax.hmc`."""
         import blackjax
 
-        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(steps)), jnp.ones(num_weights), self.num_integration_steps)
+        step_size = jnp.sqrt(self.step_size_at(steps))
+        varied = step_size * jax.random.uniform(key, (), step_size.dtype, 0.8, 1.2)
+        return blackjax.hmc(log_density, varied, jnp.ones(num_weights), self.num_integration_steps)
 
 
 @struct.dataclass
@@ -158,7 +165,7 @@ class NUTS(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
         """`blackjax.nuts`."""
         import blackjax
 
@@ -182,7 +189,7 @@ class MCLMC(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 32
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mclmc`."""
         import blackjax
 
@@ -203,7 +210,7 @@ class BlackJAX(_OnAllData):
         self._make = algorithm
         self.parameters = parameters
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array, key: Key) -> Any:
         """The algorithm with its parameters."""
         return self._make(log_density, **self.parameters)
 
