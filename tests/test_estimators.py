@@ -94,6 +94,14 @@ def test_a_chain_that_diverges_is_told(key):
     assert "4 of 4 chains diverged" in str(est)
 
 
+def test_a_chain_that_never_moves_is_told(key):
+    """MALA at a step that is never accepted: 0.00 ± 0.00 with an ESS above a thousand."""
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.rows, key=key, sampler=jaxllc.MALA(1.0), batch_size=None, **(SHORT | {"num_draws": 400}))
+    assert est.llc == 0
+    assert [finding.code for finding in est.findings] == ["stuck"]
+    assert "4 of 4 chains hardly move" in str(est)
+
+
 def test_a_loss_that_is_not_finite_at_the_center(key):
     with pytest.raises(ValueError, match=r"the loss at w\* \(params\) is not finite; these weights are not finite: b"):
         jaxllc.estimate(quadratic_loss, PROBLEM.params | {"b": jnp.full(3, jnp.nan)}, PROBLEM.data, key=key, sampler=jaxllc.SGLD(1e-3), **SHORT)
