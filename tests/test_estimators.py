@@ -45,7 +45,8 @@ def test_algorithms_of_blackjax_are_told_apart():
     """They are objects of one class, or partials of one function."""
     told = [describe(jaxllc.BlackJAX(make, step_size=0.1)) for make in (blackjax.barker, blackjax.mala, blackjax.hmc, blackjax.multinomial_hmc)]
     assert told[:2] == ["BlackJAX(blackjax.mcmc.barker, step_size=0.1)", "BlackJAX(blackjax.mcmc.mala, step_size=0.1)"]
-    assert len(set(told)) == 4
+    told += [describe(jaxllc.BlackJAX(blackjax.hmc, inverse_mass_matrix=masses)) for masses in (np.ones(5000), np.arange(5000.0))]
+    assert len(set(told)) == 6
 
 
 @pytest.mark.parametrize(
@@ -183,15 +184,24 @@ def test_one_trace_also_with_the_default_step_size(key):
 
 @pytest.mark.parametrize("promotion", ["standard", "strict"])
 def test_double_precision(promotion):
-    """In a process of its own: with 64-bit numbers enabled, weights that have them keep them."""
+    """In a process of its own: with 64-bit numbers enabled, weights that have them keep them, and those that do not can be sampled."""
     code = (
         "import jax; jax.config.update('jax_enable_x64', True); jax.config.update('jax_num_cpu_devices', 2)\n"
         f"jax.config.update('jax_numpy_dtype_promotion', {promotion!r})\n"
-        "import jaxllc, numpy as np, jax.numpy as jnp\n"
+        "import blackjax, chex, jaxllc, numpy as np, jax.numpy as jnp\n"
         "loss = lambda p, b: 0.5 * jnp.sum(p['w'] ** 2) + b @ p['w']\n"
         "rows = np.random.default_rng(0).normal(size=(210, 3)); rows -= rows.mean(0)\n"
         "est = jaxllc.estimate(loss, {'w': np.zeros(3)}, rows, key=jax.random.key(0), batch_size=50, progress=False)\n"
-        "assert abs(est.llc - 1.46) < 0.2, est"
+        "assert abs(est.llc - 1.46) < 0.2, est\n"
+        "barker = jaxllc.BlackJAX(blackjax.barker, step_size=0.1)\n"
+        "for sampler in (jaxllc.SGLD(1e-3, jaxllc.Adam()), jaxllc.SGHMC(1e-3), jaxllc.SGNHT(1e-3), jaxllc.MALA(1e-2), jaxllc.HMC(1e-2), jaxllc.NUTS(1e-2),\n"
+        "                jaxllc.MCLMC(1e-3), jaxllc.BlackJAX(blackjax.barker, step_size=0.1)):\n"
+        "    data = jaxllc.InMemory.of(rows.astype(np.float32))\n"
+        "    posterior = jaxllc.LocalPosterior(loss, {'w': jnp.zeros(3, np.float32)}, 50.0)\n"
+        "    state = sampler.init(posterior.position())\n"
+        "    after, info = jax.eval_shape(sampler.step, jax.random.key(0), state, posterior, data.arrays)\n"
+        "    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)\n"
+        "    assert info.losses.dtype == np.float32, sampler\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
