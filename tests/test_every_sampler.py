@@ -160,6 +160,28 @@ def test_the_thermostat_moves_and_holds_the_temperature():
     assert excess["SGHMC"] > 10
 
 
+@pytest.mark.parametrize("kind", [SGHMC, SGNHT])
+def test_without_localization_the_friction_must_be_told(kind, key):
+    """Its default is 2√γ; with none at all the chain keeps the energy that it began with, and gave half of λ̂ without a finding."""
+    posterior = Quadratic().posterior().replace(localization=0.0)
+    with pytest.raises(ValueError, match=rf"{kind.__name__}\(friction=None\) takes its friction from the localization, which is 0.*pass friction="):
+        jaxllc.sample(key, kind(2e-3), posterior, Quadratic().data, num_chains=2, num_draws=5)
+    for friction in (0.0, 1.0):
+        trace = jaxllc.sample(key, kind(2e-3, friction), posterior, Quadratic().data, num_chains=2, num_draws=5)
+        assert np.isfinite(trace.excess_loss).all()
+
+
+def test_momenta_that_are_not_drawn_yet_are_not_cold(key):
+    """The heat of the first step is not that of momenta of zero, which is -d / 2."""
+    trace = jaxllc.sample(key, SGHMC(2e-3), Quadratic().posterior(), Quadratic().data, num_chains=3, num_draws=2)
+    np.testing.assert_array_equal(trace.step_bias[:, 0], 0)
+    assert (trace.step_bias[:, 1] != 0).all()
+
+
+def test_step_sizes_are_float32_at_least():
+    assert SGLD(jnp.bfloat16(1e-3)).step_size_at(jnp.asarray(0)).dtype == jnp.float32
+
+
 def test_mclmc_keeps_the_law_at_small_steps(key):
     """Uncorrected: within 4 standard errors and 2 %, at ε = 5e-4."""
     problem = problem_for(MCLMC(5e-4))
