@@ -8,6 +8,7 @@ import numpy as np
 from flax import struct
 
 from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior
+from jaxllc.samplers.precondition import Identity
 from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
@@ -49,7 +50,7 @@ class Quadratic:
         return LocalPosterior(quadratic_loss, self.params, self.nbeta, self.localization)
 
     def exact_llc(self, sampler=None, moved=0.0):
-        """The stationary mean of the discretised chain, with the noise of its batches; of the continuous law for a corrected sampler or None.
+        """The stationary mean of the discretised chain, with the noise of its batches; of the continuous law for None.
 
         Where the centre is `moved` by a number, the loss slopes there.
         """
@@ -57,13 +58,15 @@ class Quadratic:
         match sampler:
             case SGLD(preconditioner=Frozen(scale)):
                 variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size * np.asarray(scale), noise)
-            case SGLD():
+            case SGLD(preconditioner=Identity()):
                 variance = sgld_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, noise)
             case SGHMC():
                 friction = 2 * self.localization**0.5 if sampler.friction is None else sampler.friction
                 variance = sghmc_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, friction, noise)
-            case _:
+            case None:
                 variance = None
+            case _:
+                raise ValueError(f"no exact law is known for {sampler!r}; the continuous one is exact_llc().")
         return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance)
 
     @property
