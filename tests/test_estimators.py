@@ -190,6 +190,7 @@ def test_a_stiff_quadratic_tells_the_bias_of_its_step(key):
 
 
 def test_one_trace_also_with_the_default_step_size(key):
+    """One of `loss_fn`, and one program a size of group, whatever step size was chosen."""
     chex.clear_trace_counter()
 
     @chex.assert_max_traces(n=1)
@@ -197,6 +198,9 @@ def test_one_trace_also_with_the_default_step_size(key):
         return quadratic_loss(params, batch)
 
     est = jaxllc.estimate(loss_fn, PROBLEM.params, PROBLEM.data, key=key, **SHORT)
+    made = jaxllc.engine._start._cache_size(), jaxllc.engine._block._cache_size()
+    jaxllc.estimate(loss_fn, PROBLEM.params, PROBLEM.data, key=key, localization=9.0, **SHORT)
+    assert made == (jaxllc.engine._start._cache_size(), jaxllc.engine._block._cache_size())
     traj = jaxllc.trajectory(loss_fn, {0: PROBLEM.params, 1: PROBLEM.params}, PROBLEM.data, key=key, **SHORT)
     np.testing.assert_allclose(traj.data["posterior/llc"][0], est.data["posterior/llc"], rtol=1e-3, atol=1e-3)
 

@@ -11,7 +11,7 @@ from problems import CENTER, CURVATURE, Frozen, Quadratic, quadratic_loss, shift
 
 import jaxllc
 import jaxllc.theory
-from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, LocalPosterior, RMSProp
+from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, LocalPosterior, RMSProp, engine
 from jaxllc.diagnostics import summary
 from jaxllc.models import linear
 from jaxllc.theory import normal_crossing_mean, quadratic_llc, sum_of_powers_llc
@@ -327,26 +327,35 @@ def test_structure_and_dtype_stay(sampler, key):
     assert not np.allclose(after.position["a"][0], state.position["a"][0])
 
 
+def num_programs():
+    """Traces that the engine's two programs have made so far."""
+    return engine._start._cache_size(), engine._block._cache_size()
+
+
 @every_sampler
 def test_one_trace_for_any_values(sampler, key):
-    """New values of every hyperparameter, and a whole trajectory in groups, run one trace of `loss_fn`, the one that the first call made."""
-    problem = problem_for(sampler)
+    """New values of every hyperparameter, other blocks of steps, other checkpoints and other groups of a size run the programs that the first call made.
 
+    Seen to fail with a localization that stays an integer, which the number of traces of `loss_fn` alone does not show: it has a `jit` of its own.
+    """
+    problem = problem_for(sampler)
     chex.clear_trace_counter()  # it counts by name, over all parameters of this test
 
     @chex.assert_max_traces(n=1)
     def loss_fn(params, batch):
         return quadratic_loss(params, batch)
 
-    def run(sampler, **options):
-        return jaxllc.estimate(loss_fn, problem.params, problem.data, key=key, sampler=sampler, num_draws=64, num_burn_in=10, progress=False, **options)
-
-    first = run(sampler, nbeta=50.0, localization=3.0)
-    other = run(jax.tree.map(lambda x: x / 2, sampler), nbeta=20, localization=1)
+    options = dict(key=key, num_draws=300, num_burn_in=10, progress=False)  # two blocks
+    first = jaxllc.estimate(loss_fn, problem.params, problem.data, sampler=sampler, nbeta=50.0, localization=3.0, **options)
+    made = num_programs()
+    halved = jax.tree.map(lambda x: x / 2, sampler)
+    other = jaxllc.estimate(loss_fn, shifted(problem.params, 0.01), problem.data, sampler=halved, nbeta=20, localization=1, **options)
+    assert num_programs() == made
     assert first.llc != other.llc
     checkpoints = {i: shifted(problem.params, 0.01 * i) for i in range(7)}
-    traj = jaxllc.trajectory(loss_fn, checkpoints, problem.data, key=key, sampler=sampler, num_draws=64, num_burn_in=10, progress=False, group_size=3)
+    traj = jaxllc.trajectory(loss_fn, checkpoints, problem.data, sampler=sampler, group_size=3, **options)
     assert len(traj.table()) == 7
+    assert num_programs() == tuple(count + 1 for count in made)  # for a group of three in the place of one
 
 
 @every_sampler
