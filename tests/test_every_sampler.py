@@ -294,20 +294,24 @@ def test_the_same_random_numbers_serve_both_steps_of_an_extrapolation(key):
     assert both.llc == pytest.approx(2 * half.llc - whole.llc, rel=1e-3)
 
 
-@pytest.mark.parametrize("sampler", [SGLD(2e-4), SGHMC(2e-3), NUTS(3e-3, max_num_doublings=7)], ids=["sgld", "sghmc", "nuts"])
+@pytest.mark.parametrize("sampler", [SGLD(2e-3), SGHMC(2e-4), NUTS(1e-2, max_num_doublings=6)], ids=["sgld, extrapolated", "sghmc", "nuts"])
 @pytest.mark.parametrize("powers", [(1, 1), (1, 2)], ids=str)
 def test_llc_of_a_normal_crossing(sampler, powers, key):
-    """Against the mean at this temperature by quadrature, not the asymptotic coefficient; SGLD also within its step's bias of 2 %."""
-    nbeta, localization = 100.0, 1.0
+    """Within 4 standard errors, each below 1 %, of the mean at this temperature by quadrature, not of the asymptotic coefficient.
+
+    Chains meet curvatures that grow without bound along the axes: without extrapolation SGLD lies 4 % too high at half of this step and nβ = 100.
+    """
+    nbeta, localization, on_all = 20.0, 1.0, isinstance(sampler, NUTS)
     data = jaxllc.InMemory.of(np.zeros((4, 1), np.float32))
     est = jaxllc.estimate(
-        crossing_loss(powers), jnp.zeros(2), data, key=key, sampler=sampler, nbeta=nbeta, localization=localization,
-        num_chains=128, num_draws=300 if isinstance(sampler, NUTS) else 4000, num_burn_in=200 if isinstance(sampler, NUTS) else 4000,
-        thinning=1 if isinstance(sampler, NUTS) else 20, progress=False,
+        crossing_loss(powers), jnp.zeros(2), data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, num_chains=512,
+        num_draws=300 if on_all else 2000, num_burn_in=50 if on_all else 2000, thinning=1 if on_all else 20, extrapolate=isinstance(sampler, SGLD),
+        progress=False,
     )  # fmt: skip
     exact = normal_crossing_mean(powers, nbeta, localization)
-    assert abs(est.llc - exact) < 4 * est.std_error + (0.02 * exact if isinstance(sampler, SGLD) else 0.0)
-    assert est.std_error < 0.05 * exact
+    assert abs(est.llc - exact) < 4 * est.std_error
+    assert est.std_error < 0.01 * exact
+    assert est.findings == ()
 
 
 def crossing_loss(powers):
