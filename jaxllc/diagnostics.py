@@ -21,6 +21,8 @@ MIN_Z = 4.0
 """Standard errors at which a drift or a negative coefficient is called real."""
 MAX_STEP_BIAS = 0.25
 """Share of the coefficient that a finite step may add: it is taken off, but known to first order only (see docs/accuracy.md)."""
+MAX_REPEATED = 0.9
+"""Share of a chain's draws that may repeat the one before, as refused steps do; on minibatches none does."""
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
 
@@ -37,8 +39,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
 
     `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
-    `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` chains;
-    `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
+    `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and `num_stuck`
+    chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
     error, both from the differences of the same chains, which share their random numbers.
     """
     import xarray as xr
@@ -64,6 +66,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "wbic": _wbic(tree, center_loss + llc / float(tree.attrs["nbeta"])),
         "step_bias": _over_last(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
+        "num_stuck": _is_stuck(draws).sum(-1),
         "drift": drift,
         "drift_error": drift_error,
         "change": change,
@@ -113,6 +116,14 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
         )
     if not np.isfinite(row["llc"]):
         return tuple(found)
+    if row["num_stuck"]:
+        found.append(
+            Finding(
+                "stuck",
+                f"{row['num_stuck']:.0f} of {num_chains} chains hardly move, their steps being refused or far too small, and their error bar says nothing; "
+                "another step size",
+            )
+        )
     if abs(row["step_bias"]) > MAX_STEP_BIAS * abs(row["llc"]):
         found.append(
             Finding(
@@ -159,6 +170,12 @@ def _is_finite(draws: np.ndarray) -> np.ndarray:
     return np.asarray(np.isfinite(draws).all(-1))
 
 
+def _is_stuck(draws: np.ndarray) -> np.ndarray:
+    """Which chains repeat themselves, `[..., chain]`; a broken one does not."""
+    repeated = draws[..., 1:] == draws[..., :-1]
+    return _is_finite(draws) & (repeated.sum(-1) > MAX_REPEATED * repeated.shape[-1])
+
+
 def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains."""
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
@@ -176,7 +193,8 @@ def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
             result[1, rows] = array_stats.mcse(chains, method="mean")
             result[3, rows] = array_stats.ess(chains, method="mean")
             if count > 1:
-                result[2, rows] = array_stats.rhat(chains, method="rank")
+                with np.errstate(invalid="ignore", divide="ignore"):  # chains that stand still
+                    result[2, rows] = array_stats.rhat(chains, method="rank")
     mean, error, rhat, ess = result.reshape(4, *shape)
     return mean, error, rhat, ess
 

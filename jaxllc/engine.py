@@ -95,8 +95,8 @@ def sample(
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
-        ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or minibatches for a sampler
-            that needs all data.
+        ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, minibatches for a sampler
+            that needs all data, or no localization for one that takes its friction from it.
     """
     check_counts(num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning)
     posterior = dataclasses.replace(posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None)
@@ -105,6 +105,11 @@ def sample(
         raise ValueError(
             f"{type(sampler).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; "
             "pass batch_size=None."
+        )
+    if getattr(sampler, "friction", 0.0) is None and np.any(np.asarray(posterior.localization) == 0):
+        raise ValueError(
+            f"{type(sampler).__name__}(friction=None) takes its friction from the localization, which is 0, and without any a chain does not forget its "
+            "energy; pass friction=, in units of one over time (0.0 for none)."
         )
     mesh = mesh or default_mesh(num_chains, num_checkpoints)
     _check_mesh(mesh, num_chains, num_checkpoints)

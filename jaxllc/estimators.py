@@ -23,7 +23,7 @@ from jaxllc.diagnostics import Finding
 from jaxllc.engine import NotFiniteError, check_counts, default_mesh, sample, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.samplers.base import Sampler
+from jaxllc.samplers.base import Sampler, Scheduled
 from jaxllc.samplers.precondition import Identity
 from jaxllc.samplers.sgld import SGLD
 
@@ -82,7 +82,13 @@ class Estimate:
     def __str__(self) -> str:
         chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e})"
-        return "\n".join([head, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
+        # WBIC is n (L(w*) + λ̂ / nβ), so its error is n / nβ times that of λ̂.
+        told = (
+            []
+            if np.isnan(self.wbic)
+            else [f"  WBIC = {with_error(self.wbic, self.std_error * self.data.attrs['num_examples'] / self.data.attrs['nbeta'])} nats"]
+        )
+        return "\n".join([head, *told, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
 
     def _value(self, name: str) -> float:
         return float(diagnostics.summary(self.data)[name].values[0])
@@ -126,7 +132,7 @@ class Settings:
         return {
             "loss_fn": f"{getattr(self.loss_fn, '__module__', '')}.{getattr(self.loss_fn, '__qualname__', type(self.loss_fn).__name__)}",
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
-            "sampler": describe(self.sampler),
+            "sampler": describe(self.sampler, self.num_steps),
             "nbeta": float(self.nbeta),
             "localization": float(self.localization),
             "free": repr(self.free),
@@ -329,19 +335,28 @@ def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int) -> di
     return {name: x[:count] if name == results.STEP_BIAS else 2 * x[count:] - x[:count] for name, x in found.items()}
 
 
-def describe(sampler: Any) -> str:
-    """A sampler as the call that makes it, with its numbers."""
+def describe(sampler: Any, num_steps: int = 1) -> str:
+    """A sampler as the call that makes it, with its numbers; a schedule is what it gives over so many steps."""
+    if isinstance(sampler, Scheduled):
+        return _values(sampler, num_steps)
     if not dataclasses.is_dataclass(sampler):
         return repr(sampler)
-    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name))}' for f in dataclasses.fields(sampler))})"
+    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name), num_steps)}' for f in dataclasses.fields(sampler))})"
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, num_steps: int) -> str:
     if dataclasses.is_dataclass(value):
-        return describe(value)
+        return describe(value, num_steps)
     if callable(value):
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
     return repr(value) if value is None or isinstance(value, str | bool | int | tuple) else repr(float(value))
+
+
+def _values(schedule: Scheduled, num_steps: int) -> str:
+    """Its values at steps 0, 1, 10, ... and the last, and their mean over all steps, which tells apart what differs in between."""
+    values = np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), float)
+    counts = sorted({0, *(10**i for i in range(len(str(num_steps))) if 10**i < num_steps), num_steps - 1})
+    return f"schedule({', '.join(f'{count}: {values[count]:.5g}' for count in counts)}, mean: {values.mean():.5g})"
 
 
 class progress_bar:

@@ -1,8 +1,8 @@
 """The schema of results: the one file that knows the names of groups, variables and axes.
 
-    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the chain's step_bias
+    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
-                    step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss
+                    step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss, mean over draws
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
     /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
     attributes      every setting, the key, versions
@@ -46,7 +46,7 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias.mean(-1, keepdims=True)),
+    Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias),
     Variable("sample_stats", "loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss + trace.excess_loss),
     Variable(*STEP_BIAS, (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
     Variable("constant_data", "full_center_loss", (STEP,), lambda trace, nbeta: trace.full_center_loss),

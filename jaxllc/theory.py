@@ -1,4 +1,4 @@
-r"""Exact answers: localised quadratics, the law of discretised SGLD, normal crossings and deep linear nets.
+r"""Exact answers: localised quadratics, the laws of discretised SGLD and SGHMC, normal crossings, sums of powers and deep linear nets.
 
 Numpy only, float64, no sampling: what the tests and benchmarks compare with.
 """

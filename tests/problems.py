@@ -8,6 +8,7 @@ import numpy as np
 from flax import struct
 
 from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior
+from jaxllc.samplers.precondition import Identity
 from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_step_bias, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
@@ -49,8 +50,7 @@ class Quadratic:
         return LocalPosterior(quadratic_loss, self.params, self.nbeta, self.localization)
 
     def exact_llc(self, sampler=None, moved=0.0):
-        """The stationary mean of the discretised chain, with the noise of its batches, less that of its `step_bias`; of the continuous law for a corrected
-        sampler or None.
+        """The stationary mean of the discretised chain, with the noise of its batches, less that of its `step_bias`; of the continuous law for None.
 
         Where the centre is `moved` by a number, the loss slopes there.
         """
@@ -60,14 +60,17 @@ class Quadratic:
             case SGLD(preconditioner=Frozen(scale)):
                 law = CURVATURE, self.nbeta, self.localization, sampler.step_size * np.asarray(scale), noise
                 variance, bias = sgld_variance(*law), sgld_step_bias(*law)
-            case SGLD():
+            case SGLD(preconditioner=Identity()):
                 law = CURVATURE, self.nbeta, self.localization, sampler.step_size, noise
                 variance, bias = sgld_variance(*law), sgld_step_bias(*law)
             case SGHMC():
                 friction = 2 * self.localization**0.5 if sampler.friction is None else sampler.friction
                 variance = sghmc_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, friction, noise)
-            case _:
+                bias = np.sum((self.nbeta * CURVATURE + self.localization) * variance - 1) / 2
+            case None:
                 variance = None
+            case _:
+                raise ValueError(f"no exact law is known for {sampler!r}; the continuous one is exact_llc().")
         return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance) - bias
 
     @property

@@ -142,6 +142,30 @@ def test_chains_that_disagree():
     assert codes(ar1(1) + 4 * np.arange(CHAINS)[:, None]) == ["rhat", "ess"]
 
 
+def refused(draws, share, seed=0):
+    """The draws of chains of which a share of the steps is refused at random."""
+    kept = np.random.default_rng(seed).random(draws.shape) >= share
+    kept[..., 0] = True
+    return np.take_along_axis(draws, np.maximum.accumulate(np.where(kept, np.arange(draws.shape[-1]), 0), -1), -1)
+
+
+def test_chains_that_do_not_move():
+    draws = ar1(1, rho=0)
+    assert "stuck" in codes(np.zeros_like(draws))
+    one = draws.copy()
+    one[0, 3] = one[0, 3, 0]
+    stuck = diagnostics.findings(tree(one))[0][0]
+    assert stuck.code == "stuck"
+    assert "1 of 8 chains hardly move" in stuck.message
+
+
+def test_a_low_acceptance_is_no_finding():
+    """Of four steps in five refused the effective draws tell; of 95 % refused it is said."""
+    draws = ar1(1, rho=0)
+    assert codes(refused(draws, 0.8)) == []
+    assert "stuck" in codes(refused(draws, 0.95))
+
+
 def test_a_step_that_is_too_large():
     assert codes(ar1(1), step_bias=3.0) == ["step-size"]
     assert codes(ar1(1), step_bias=2.0) == []

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.linalg
 from problems import CENTER, CURVATURE, Frozen, Quadratic, quadratic_loss, shifted
 
 import jaxllc
 import jaxllc.theory
-from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, LocalPosterior, RMSProp
+from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, LocalPosterior, RMSProp, engine
 from jaxllc.diagnostics import summary
 from jaxllc.models import linear
-from jaxllc.theory import normal_crossing_mean, sum_of_powers_llc
+from jaxllc.theory import normal_crossing_mean, quadratic_llc, sum_of_powers_llc, window_variance
 
 ON_MINIBATCHES = {
     "sgld": SGLD(2e-3),
@@ -32,10 +33,11 @@ ON_MINIBATCHES = {
 """Samplers whose discretised law on a quadratic is known exactly, noise of minibatches included."""
 
 CORRECTED = {
-    "mala": MALA(5e-3),
+    "mala": MALA(8e-3),
     "hmc": HMC(4e-3, num_integration_steps=7),
     "nuts": NUTS(4e-3, max_num_doublings=6),
     "blackjax, barker": BlackJAX(blackjax.barker, step_size=0.08),
+    "blackjax, hmc with masses": BlackJAX(blackjax.hmc, step_size=0.7, inverse_mass_matrix=1 / (50 * CURVATURE + 3), num_integration_steps=3),
 }
 """Samplers on all data that keep the continuous law."""
 
@@ -83,7 +85,7 @@ def test_llc_of_a_quadratic(sampler, key):
     est = quadratic_estimate(sampler, key, problem)
     exact = problem.exact_llc(sampler)
     assert abs(est.llc - exact) < 4 * est.std_error
-    assert est.std_error < 0.02 * exact
+    assert est.std_error < 0.02 * (exact + est.step_bias)
 
 
 @pytest.mark.parametrize("sampler", CORRECTED.values(), ids=CORRECTED)
@@ -92,6 +94,21 @@ def test_corrected_samplers_keep_the_continuous_law(sampler, key):
     problem = problem_for(sampler)
     est = quadratic_estimate(sampler, key, problem, num_draws=3000)
     exact = problem.exact_llc()
+    assert abs(est.llc - exact) < 4 * est.std_error
+    assert est.std_error < 0.02 * exact
+
+
+def test_hmc_has_no_resonance(key):
+    """Curvatures at which ten of the default leapfrog steps are half a period or a whole one; seen at 0.99 of 2.98 with one step size for all draws."""
+    curvature = np.array([1.0, 0.7637, 0.7637, 0.19497, 0.19497, 0.05])
+
+    def loss_fn(params, batch):
+        return jnp.broadcast_to(0.5 * jnp.vdot(jnp.asarray(curvature, jnp.float32), params**2), batch.shape[:1])
+
+    est = jaxllc.estimate(
+        loss_fn, jnp.zeros(6), np.zeros((4, 1), np.float32), key=key, sampler=HMC(None), nbeta=1000.0, num_chains=16, num_draws=1500, progress=False
+    )
+    exact = quadratic_llc(curvature, 1000.0, 1.0)
     assert abs(est.llc - exact) < 4 * est.std_error
     assert est.std_error < 0.02 * exact
 
@@ -144,6 +161,28 @@ def test_the_thermostat_moves_and_holds_the_temperature():
     assert excess["SGHMC"] > 10
 
 
+@pytest.mark.parametrize("kind", [SGHMC, SGNHT])
+def test_without_localization_the_friction_must_be_told(kind, key):
+    """Its default is 2√γ; with none at all the chain keeps the energy that it began with, and gave half of λ̂ without a finding."""
+    posterior = Quadratic().posterior().replace(localization=0.0)
+    with pytest.raises(ValueError, match=rf"{kind.__name__}\(friction=None\) takes its friction from the localization, which is 0.*pass friction="):
+        jaxllc.sample(key, kind(2e-3), posterior, Quadratic().data, num_chains=2, num_draws=5)
+    for friction in (0.0, 1.0):
+        trace = jaxllc.sample(key, kind(2e-3, friction), posterior, Quadratic().data, num_chains=2, num_draws=5)
+        assert np.isfinite(trace.excess_loss).all()
+
+
+def test_momenta_that_are_not_drawn_yet_are_not_cold(key):
+    """The heat of the first step is not that of momenta of zero, which is -d / 2."""
+    trace = jaxllc.sample(key, SGHMC(2e-3), Quadratic().posterior(), Quadratic().data, num_chains=3, num_draws=2)
+    np.testing.assert_array_equal(trace.step_bias[:, 0], 0)
+    assert (trace.step_bias[:, 1] != 0).all()
+
+
+def test_step_sizes_are_float32_at_least():
+    assert SGLD(jnp.bfloat16(1e-3)).step_size_at(jnp.asarray(0)).dtype == jnp.float32
+
+
 def test_mclmc_keeps_the_law_at_small_steps(key):
     """Uncorrected: within 4 standard errors and 2 %, at ε = 5e-4."""
     problem = problem_for(MCLMC(5e-4))
@@ -165,6 +204,54 @@ def test_preconditioners_follow_the_loss_alone(key):
         for g, f, s in zip(grad, jax.tree.leaves(followed), jax.tree.leaves(scale), strict=True):
             np.testing.assert_allclose(s, 1 / (np.abs(g) + 0.5), rtol=1e-4)
             np.testing.assert_allclose(f, g, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("preconditioner", "b1"), [(RMSProp(0.9, 0.2), 0.0), (Adam(0.8, 0.9, 0.2), 0.8)], ids=["rmsprop", "adam"])
+def test_steps_with_a_preconditioner_by_hand(preconditioner, b1):
+    """Two steps from away from w* on all data: G and the mean gradient know the loss alone, the pull is scaled by G, and the noise is ±√(εG).
+
+    Seen to fail with the pull within the gradient that the preconditioner is given.
+    """
+    problem = Quadratic(batch_size=Quadratic.num_examples)
+    posterior, epsilon, b2, delta = problem.posterior(), 1e-3, 0.9, 0.2
+    sampler = SGLD(epsilon, preconditioner)
+    state = sampler.init(shifted(problem.params, 0.3))
+    x, first, second = CENTER + 0.3, np.zeros(5), np.zeros(5)
+    for t in (1, 2):
+        g = CURVATURE * (x - CENTER) + problem.rows.mean(0)
+        first, second = b1 * first + (1 - b1) * g, b2 * second + (1 - b2) * g**2
+        scale = 1 / (np.sqrt(second / (1 - b2**t)) + delta)
+        expected = x - epsilon / 2 * scale * (problem.nbeta * first / (1 - b1**t) + problem.localization * (x - CENTER))
+        state, _ = sampler.step(jax.random.key(t), state, posterior, problem.data.arrays)
+        x = np.concatenate([np.asarray(state.position[name], float) for name in "ab"])
+        np.testing.assert_allclose(np.abs(x - expected), np.sqrt(epsilon * scale), rtol=1e-4)
+
+
+def adam_llc(problem, sampler):
+    r"""The stationary mean of SGLD with Adam at a frozen $G = 1/\delta$, exactly: the fixed point of the covariance of $(x, m)$, along each axis.
+
+    $m' = b m + (1 - b)(h x + z)$ and $x' = x - \frac\epsilon2 (n\beta m' + \gamma x) + \sqrt\epsilon \xi$.
+    """
+    epsilon, b = sampler.step_size / sampler.preconditioner.eps, sampler.preconditioner.b1
+    noise = window_variance(problem.shuffled, problem.batch_size)
+    variance = []
+    for h, s2 in zip(CURVATURE, noise, strict=True):
+        follow, keep = epsilon / 2 * problem.nbeta, 1 - epsilon / 2 * problem.localization
+        step = np.array([[keep - follow * (1 - b) * h, -follow * b], [(1 - b) * h, b]])
+        by_gradient, by_noise = (1 - b) * np.array([-follow, 1]), np.array([epsilon**0.5, 0])
+        added = s2 * np.outer(by_gradient, by_gradient) + np.outer(by_noise, by_noise)
+        variance.append(scipy.linalg.solve_discrete_lyapunov(step, added)[0, 0])
+    return quadratic_llc(CURVATURE, problem.nbeta, problem.localization, gradient=problem.rows.mean(0), variance=variance)
+
+
+def test_adam_with_a_large_constant_has_the_law_of_its_recursion(key):
+    """A frozen G: what the memory of the drift alone adds, about εa b / 2(1 - b) of the variance, is exact and goes with ε; seen to fail with the law of SGLD."""
+    problem = Quadratic()
+    large, small = SGLD(3.0, Adam(eps=1000.0)), SGLD(1e-3, Adam(eps=1000.0))
+    est = quadratic_estimate(large, key, problem)
+    assert abs(est.llc - adam_llc(problem, large)) < 4 * est.std_error
+    assert adam_llc(problem, large) - problem.exact_llc(SGLD(3e-3)) > 10 * est.std_error
+    assert adam_llc(problem, small) == pytest.approx(problem.exact_llc(), rel=1e-3)
 
 
 def test_rmsprop_with_a_large_constant_is_a_rescaled_step(key):
@@ -207,20 +294,24 @@ def test_the_same_random_numbers_serve_both_steps_of_an_extrapolation(key):
     assert both.llc == pytest.approx(2 * half.llc - whole.llc, rel=1e-3)
 
 
-@pytest.mark.parametrize("sampler", [SGLD(2e-4), SGHMC(2e-3), NUTS(3e-3, max_num_doublings=7)], ids=["sgld", "sghmc", "nuts"])
+@pytest.mark.parametrize("sampler", [SGLD(2e-3), SGHMC(2e-4), NUTS(1e-2, max_num_doublings=6)], ids=["sgld, extrapolated", "sghmc", "nuts"])
 @pytest.mark.parametrize("powers", [(1, 1), (1, 2)], ids=str)
 def test_llc_of_a_normal_crossing(sampler, powers, key):
-    """Against the mean at this temperature by quadrature, not the asymptotic coefficient; SGLD also within its step's bias of 2 %."""
-    nbeta, localization = 100.0, 1.0
+    """Within 4 standard errors, each below 1 %, of the mean at this temperature by quadrature, not of the asymptotic coefficient.
+
+    Chains meet curvatures that grow without bound along the axes: without extrapolation SGLD lies 4 % too high at half of this step and nβ = 100.
+    """
+    nbeta, localization, on_all = 20.0, 1.0, isinstance(sampler, NUTS)
     data = jaxllc.InMemory.of(np.zeros((4, 1), np.float32))
     est = jaxllc.estimate(
-        crossing_loss(powers), jnp.zeros(2), data, key=key, sampler=sampler, nbeta=nbeta, localization=localization,
-        num_chains=128, num_draws=300 if isinstance(sampler, NUTS) else 4000, num_burn_in=200 if isinstance(sampler, NUTS) else 4000,
-        thinning=1 if isinstance(sampler, NUTS) else 20, progress=False,
+        crossing_loss(powers), jnp.zeros(2), data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, num_chains=512,
+        num_draws=300 if on_all else 2000, num_burn_in=50 if on_all else 2000, thinning=1 if on_all else 20, extrapolate=isinstance(sampler, SGLD),
+        progress=False,
     )  # fmt: skip
     exact = normal_crossing_mean(powers, nbeta, localization)
-    assert abs(est.llc - exact) < 4 * est.std_error + (0.02 * exact if isinstance(sampler, SGLD) else 0.0)
-    assert est.std_error < 0.05 * exact
+    assert abs(est.llc - exact) < 4 * est.std_error
+    assert est.std_error < 0.01 * exact
+    assert est.findings == ()
 
 
 def crossing_loss(powers):
@@ -277,7 +368,7 @@ def test_rademacher_and_gaussian_noise_agree_where_the_loss_is_not_quadratic(key
 
 @every_sampler
 def test_structure_and_dtype_stay(sampler, key):
-    if isinstance(getattr(sampler, "preconditioner", None), Frozen):
+    if isinstance(getattr(sampler, "preconditioner", None), Frozen) or "inverse_mass_matrix" in getattr(sampler, "parameters", {}):
         pytest.skip("made for the weights of another problem")
     params = {"a": (jnp.ones((2, 3)), jnp.ones(4, jnp.bfloat16)), "b": {"c": jnp.asarray(1.0)}, "n": jnp.asarray(3)}
     posterior = LocalPosterior(lambda p, batch: sum(jnp.sum(leaf.astype(jnp.float32) ** 2) for leaf in jax.tree.leaves(p)) * batch, params, 2.0)
@@ -289,26 +380,35 @@ def test_structure_and_dtype_stay(sampler, key):
     assert not np.allclose(after.position["a"][0], state.position["a"][0])
 
 
+def num_programs():
+    """Traces that the engine's two programs have made so far."""
+    return engine._start._cache_size(), engine._block._cache_size()
+
+
 @every_sampler
 def test_one_trace_for_any_values(sampler, key):
-    """New values of every hyperparameter, and a whole trajectory in groups, run one trace of `loss_fn`, the one that the first call made."""
-    problem = problem_for(sampler)
+    """New values of every hyperparameter, other blocks of steps, other checkpoints and other groups of a size run the programs that the first call made.
 
+    Seen to fail with a localization that stays an integer, which the number of traces of `loss_fn` alone does not show: it has a `jit` of its own.
+    """
+    problem = problem_for(sampler)
     chex.clear_trace_counter()  # it counts by name, over all parameters of this test
 
     @chex.assert_max_traces(n=1)
     def loss_fn(params, batch):
         return quadratic_loss(params, batch)
 
-    def run(sampler, **options):
-        return jaxllc.estimate(loss_fn, problem.params, problem.data, key=key, sampler=sampler, num_draws=64, num_burn_in=10, progress=False, **options)
-
-    first = run(sampler, nbeta=50.0, localization=3.0)
-    other = run(jax.tree.map(lambda x: x / 2, sampler), nbeta=20, localization=1)
+    options = dict(key=key, num_draws=300, num_burn_in=10, progress=False)  # two blocks
+    first = jaxllc.estimate(loss_fn, problem.params, problem.data, sampler=sampler, nbeta=50.0, localization=3.0, **options)
+    made = num_programs()
+    halved = jax.tree.map(lambda x: x / 2, sampler)
+    other = jaxllc.estimate(loss_fn, shifted(problem.params, 0.01), problem.data, sampler=halved, nbeta=20, localization=1, **options)
+    assert num_programs() == made
     assert first.llc != other.llc
     checkpoints = {i: shifted(problem.params, 0.01 * i) for i in range(7)}
-    traj = jaxllc.trajectory(loss_fn, checkpoints, problem.data, key=key, sampler=sampler, num_draws=64, num_burn_in=10, progress=False, group_size=3)
+    traj = jaxllc.trajectory(loss_fn, checkpoints, problem.data, sampler=sampler, group_size=3, **options)
     assert len(traj.table()) == 7
+    assert num_programs() == tuple(count + 1 for count in made)  # for a group of three in the place of one
 
 
 @every_sampler

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllc.samplers.noise import NOISES
+from jaxllc.samplers.noise import NOISES, _five_points
 
 LIKE = {"a": jnp.zeros((7, 11)), "b": jnp.zeros(64), "c": jnp.zeros(())}
 COUNT = 20_000
@@ -23,6 +23,13 @@ def test_moments_up_to_the_third(name, key):
     assert np.abs((flat**3).mean(0)).max() < 5 * np.sqrt(15) * error
     correlation = flat.T @ flat / COUNT - np.diag((flat**2).mean(0))
     assert np.abs(correlation).max() < 5.5 * error  # ten thousand pairs
+
+
+def test_five_points_have_the_moments_of_a_normal_up_to_the_fifth():
+    """Exactly, over the sixteen nibbles; seen to fail with the tails' number of nibbles doubled."""
+    points = np.asarray(_five_points(jnp.asarray([0x76543210, 0xFEDCBA98], jnp.uint32), jnp.zeros(16)), float)
+    assert len(set(points)) == 5
+    np.testing.assert_allclose([np.mean(points**k) for k in range(1, 6)], [0, 1, 0, 3, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NOISES)

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.integrate
 
 from jaxllc import theory
 
@@ -67,6 +68,22 @@ def test_normal_crossings():
     assert theory.normal_crossing_llc([1, 2, 0], [0, 1, 0]) == (0.5, 2)
     with pytest.raises(ValueError, match="no positive number"):
         theory.normal_crossing_llc([0, 0])
+
+
+@pytest.mark.parametrize(("nbeta", "localization"), [(100.0, 1.0), (3.0, 0.2), (1e4, 1.0)])
+@pytest.mark.parametrize("power", [1, 2])
+def test_normal_crossings_by_another_quadrature(power, nbeta, localization):
+    """The first variable of w₁² w₂^{2k} is Gaussian given the second, and done by hand; the second by an adaptive rule in w₂."""
+
+    def integrate(mean):
+        def weighted(w):
+            k = nbeta * w ** (2 * power)
+            return np.exp(-localization / 2 * w**2) / np.sqrt(localization + 2 * k) * (k / (localization + 2 * k) if mean else 1)
+
+        edges = np.concatenate([[0], np.geomspace(1e-4, 15 / localization**0.5, 12)])
+        return sum(scipy.integrate.quad(weighted, *ends, epsabs=0, epsrel=1e-11)[0] for ends in itertools.pairwise(edges))
+
+    assert theory.normal_crossing_mean([1, power], nbeta, localization) == pytest.approx(integrate(True) / integrate(False), rel=1e-8)
 
 
 def test_sgld_variance_is_the_fixed_point_of_the_chain():

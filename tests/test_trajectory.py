@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import zarr
 from problems import Quadratic, quadratic_loss, shifted
@@ -168,6 +169,22 @@ def test_other_settings_data_or_weights_are_refused(tmp_path):
             progress=False,
         )
     np.testing.assert_array_equal(draws(follow(store=store)), before)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        (optax.constant_schedule(1e-2), optax.constant_schedule(1e-6), r"schedule\(0: 0\.01, .*and is SGLD.*schedule\(0: 1e-06"),
+        (optax.piecewise_constant_schedule(1e-3, {30: 0.1}), optax.piecewise_constant_schedule(1e-3, {31: 0.1}), r"69: 0\.0001, mean: 0\.00049857\)"),
+    ],
+    ids=["all steps", "one step"],
+)
+def test_another_schedule_is_refused(was, now, told, tmp_path):
+    """Schedules made by one function, which differ at all steps or at one of 70."""
+    first = follow({0: RUN[0]}, sampler=jaxllc.SGLD(was), store=tmp_path / "llc.zarr")
+    with pytest.raises(ValueError, match=told):
+        follow({0: RUN[0], 10: RUN[10]}, sampler=jaxllc.SGLD(now), store=tmp_path / "llc.zarr")
+    np.testing.assert_array_equal(draws(follow({0: RUN[0]}, sampler=jaxllc.SGLD(was), store=tmp_path / "llc.zarr")), draws(first))
 
 
 def test_what_is_no_store_is_left_alone(tmp_path):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
 
@@ -69,7 +70,7 @@ class HasStepSize:
         """
         if self.step_size is None:
             raise ValueError(f"{type(self).__name__}(step_size=None) has no step size yet; jaxllc.estimate chooses one, jaxllc.sample needs a number.")
-        return jnp.asarray(self.step_size(count) if callable(self.step_size) else self.step_size)
+        return at_least_float32(self.step_size(count) if callable(self.step_size) else self.step_size)
 
 
 def zeros(like: Params) -> Params:

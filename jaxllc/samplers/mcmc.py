@@ -5,11 +5,14 @@ of our $\epsilon$, and one of HMC and NUTS is its root.
 """
 
 import contextlib
+import functools
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
@@ -35,41 +38,51 @@ class _OnAllData:
     full_batch = True
     """`jaxllc.sample` refuses minibatches."""
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
-        """The `SamplingAlgorithm` of BlackJAX for a density over this many weights, at this step of the chain."""
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
+        """The `SamplingAlgorithm` of BlackJAX for a density, at this step of the chain.
+
+        Args:
+            log_density: of the posterior, not normalised.
+            masses: ones, one a weight, in the dtype of the chain.
+            steps: steps made so far.
+            key: for an algorithm that varies at random.
+        """
         raise NotImplementedError
 
     def init(self, position: Params) -> BlackJAXState:
-        """A chain that starts at `position`."""
+        """A chain that starts at `position`, in the widest precision that is enabled: BlackJAX draws its own numbers in it."""
+        position = jax.tree.map(lambda w: w.astype(jnp.result_type(float)), position)
 
         def flat(position: Params) -> jax.Array:
-            return jnp.asarray(sum(0 * leaf.sum() for leaf in jax.tree.leaves(position)))
+            return 0 * _masses(position).sum()
 
         with _strictness("standard", "allow")():
-            return BlackJAXState(self.algorithm(flat, _size(position), no_steps()).init(position, _raw(jax.random.key(0))), no_steps())
+            algorithm = self.algorithm(flat, _masses(position), no_steps(), jax.random.key(0))
+            return BlackJAXState(algorithm.init(position, _raw(jax.random.key(0))), no_steps())
 
     def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
         """One step; `batch` is all data."""
-        as_asked = _strictness()
+        as_asked, masses = _strictness(), _masses(state.position)
 
         def log_density(position: Params) -> jax.Array:
             with as_asked():
-                return -_potential(position, posterior, batch)
+                return -_potential(position, posterior, batch).astype(masses.dtype)
 
-        start_key, step_key = (_raw(k) for k in jax.random.split(key))
+        own_key, start_key, step_key = jax.random.split(key, 3)
         with _strictness("standard", "allow")():
-            inner = self._move(start_key, step_key, state, log_density)
+            algorithm = self.algorithm(log_density, masses, state.steps, own_key)
+            inner = _move(algorithm, _raw(start_key), _raw(step_key), state)
         losses = posterior.losses(state.position, batch)
         return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype))
 
-    def _move(self, start_key: Key, step_key: Key, state: BlackJAXState, log_density: Callable[[Params], jax.Array]) -> Any:
-        algorithm = self.algorithm(log_density, _size(state.position), state.steps)
-        # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
-        fresh = algorithm.init(state.position, start_key)
-        known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
-        inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
-        moved, _ = algorithm.step(step_key, inner)
-        return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
+
+def _move(algorithm: Any, start_key: jax.Array, step_key: jax.Array, state: BlackJAXState) -> Any:
+    # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
+    fresh = algorithm.init(state.position, start_key)
+    known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
+    inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
+    moved, _ = algorithm.step(step_key, inner)
+    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
 
 
 def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:
@@ -93,12 +106,16 @@ def _raw(key: Key) -> jax.Array:
 def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax.Array:
     loss = posterior.losses(position, batch).mean()
     nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (posterior.nbeta, posterior.localization))
-    pulls = [jnp.sum(jnp.square(w - c)).astype(loss.dtype) for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)]
+    pulls = [
+        jnp.sum(jnp.square(w - c.astype(w.dtype))).astype(loss.dtype)
+        for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
+    ]
     return nbeta * loss + localization / 2 * jnp.asarray(sum(pulls))
 
 
-def _size(position: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(position))
+def _masses(position: Params) -> jax.Array:
+    """Ones, as many as there are weights."""
+    return jnp.ones(sum(leaf.size for leaf in jax.tree.leaves(position)))
 
 
 @struct.dataclass
@@ -113,19 +130,22 @@ class MALA(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 16
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mala`."""
         import blackjax  # loaded by those who use it
 
-        return blackjax.mala(log_density, self.step_size_at(steps) / 2)
+        return blackjax.mala(log_density, self.step_size_at(steps).astype(masses.dtype) / 2)
 
 
 @struct.dataclass
 class HMC(_OnAllData, HasStepSize):
-    r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h = \sqrt\epsilon$, accepted or not. One such step is MALA's.
+    r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h$, accepted or not. One such step is MALA's.
+
+    At each draw $h$ is $\sqrt\epsilon$ times a random number between 0.8 and 1.2. With one $h$ for all draws, a direction in which the trajectory is half a
+    period long, or a whole one, would come back to plus or minus itself whatever its momentum (Neal, arXiv:1206.1901).
 
     Args:
-        step_size: $\epsilon = h^2$. None leaves it to `jaxllc.estimate`.
+        step_size: $\epsilon$, the square of the middle $h$. None leaves it to `jaxllc.estimate`.
         num_integration_steps: leapfrog steps a draw, a gradient each.
     """
 
@@ -134,11 +154,13 @@ class HMC(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.hmc`."""
         import blackjax
 
-        return blackjax.hmc(log_density, jnp.sqrt(self.step_size_at(steps)), jnp.ones(num_weights), self.num_integration_steps)
+        step_size = jnp.sqrt(self.step_size_at(steps)).astype(masses.dtype)
+        varied = step_size * jax.random.uniform(key, (), step_size.dtype, 0.8, 1.2)
+        return blackjax.hmc(log_density, varied, masses, self.num_integration_steps)
 
 
 @struct.dataclass
@@ -157,12 +179,12 @@ class NUTS(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 8
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.nuts`."""
         import blackjax
 
-        step_size = jnp.sqrt(self.step_size_at(steps))
-        return blackjax.nuts(log_density, step_size, jnp.ones(num_weights), max_num_doublings=self.max_num_doublings)
+        step_size = jnp.sqrt(self.step_size_at(steps)).astype(masses.dtype)
+        return blackjax.nuts(log_density, step_size, masses, max_num_doublings=self.max_num_doublings)
 
 
 @struct.dataclass
@@ -181,11 +203,11 @@ class MCLMC(_OnAllData, HasStepSize):
 
     share_of_limit: ClassVar[float] = 1 / 32
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mclmc`."""
         import blackjax
 
-        step = jnp.sqrt(self.step_size_at(steps) * num_weights)
+        step = jnp.sqrt(self.step_size_at(steps) * masses.size).astype(masses.dtype)
         return blackjax.mclmc(log_density, jnp.asarray(self.memory, step.dtype) * step, step)
 
 
@@ -195,24 +217,23 @@ class BlackJAX(_OnAllData):
 
     Args:
         algorithm: `algorithm(log_density, **parameters)` gives a `SamplingAlgorithm` whose state has a `position`.
-        parameters: its arguments, in BlackJAX's own units; floats may be swept, everything else is static.
+        parameters: its arguments, in BlackJAX's own units; numbers may be swept, everything else is static, also arrays such as masses.
     """
 
     def __init__(self, algorithm: Callable[..., Any], **parameters: Any) -> None:
         self._make = algorithm
-        self.parameters = parameters
+        self.parameters = {name: _Constant(value) if isinstance(value, np.ndarray | jax.Array) and value.ndim else value for name, value in parameters.items()}
 
-    def algorithm(self, log_density: Callable[[Params], jax.Array], num_weights: int, steps: jax.Array) -> Any:
+    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """The algorithm with its parameters."""
-        return self._make(log_density, **self.parameters)
+        return self._make(log_density, **{name: _in_dtype(value, masses.dtype) for name, value in self.parameters.items()})
 
     def replace(self, **parameters: Any) -> "BlackJAX":
         """The same algorithm with other parameters."""
         return BlackJAX(self._make, **(self.parameters | parameters))
 
     def __repr__(self) -> str:
-        name = getattr(self._make, "__name__", None) or type(self._make).__name__
-        return f"BlackJAX({name}, {', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+        return f"BlackJAX({_name(self._make)}, {', '.join(f'{k}={_name(v) if callable(v) else repr(v)}' for k, v in self.parameters.items())})"
 
     def tree_flatten(self) -> tuple[list[Any], Any]:
         """Floats are leaves."""
@@ -222,11 +243,46 @@ class BlackJAX(_OnAllData):
 
     @classmethod
     def tree_unflatten(cls, auxiliary: Any, leaves: list[Any]) -> "BlackJAX":
-        """From the leaves."""
+        """From the leaves, of any shape: a stack of numbers is none of the arrays that `__init__` makes static."""
         make, names, static = auxiliary
-        return cls(make, **dict(zip(names, leaves, strict=True)), **dict(static))
+        made = cls(make)
+        made.parameters = dict(zip(names, leaves, strict=True)) | dict(static)
+        return made
+
+
+class _Constant:
+    """An array that JAX takes for a constant of the program: equal to another one where the bytes are."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = np.asarray(array)
+        self._identity = (self.array.shape, self.array.dtype.name, self.array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constant) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __repr__(self) -> str:
+        shape, dtype, values = self._identity
+        return f"{dtype}{list(shape)} of checksum {zlib.crc32(values):08x}"
+
+
+def _in_dtype(value: Any, dtype: Any) -> Any:
+    """A parameter as BlackJAX takes it, in the dtype of the chain where it is real."""
+    value = value.array if isinstance(value, _Constant) else value
+    return jnp.asarray(value, dtype) if isinstance(value, np.ndarray | jax.Array) and jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
 def _is_swept(value: Any) -> bool:
     """Floats, and whatever stands in the place of one while JAX rebuilds the tree; not what is static by its nature."""
-    return not (value is None or callable(value) or isinstance(value, bool | int | str))
+    return not (value is None or callable(value) or isinstance(value, bool | int | str | _Constant))
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """Where a function comes from: the algorithms that BlackJAX exports are objects of one class, and some are `functools.partial`s of others."""
+    function = getattr(function, "differentiable", function)
+    if isinstance(function, functools.partial):
+        given = [repr(x) for x in function.args] + [f"{k}={_name(v) if callable(v) else repr(v)}" for k, v in function.keywords.items()]
+        return f"{_name(function.func)}({', '.join(given)})"
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}".removesuffix(".as_top_level_api")

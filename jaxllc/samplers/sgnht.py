@@ -3,18 +3,17 @@ r"""Langevin dynamics with a thermostat (SGNHT, Ding et al. 2014): the friction 
 The splitting of `sghmc` with half a step of the thermostat on each side of O, symmetric as in BADODAB (Leimkuhler & Shang, arXiv:1505.06889).
 """
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllc._typing import Batch, Key, Params, Scalar
+from jaxllc._typing import Batch, Key, Params
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps, zeros
-from jaxllc.samplers.gradients import GradientEstimator, Minibatch
-from jaxllc.samplers.noise import NOISES, check_noise
-from jaxllc.samplers.sghmc import drift, kick, refresh
+from jaxllc.samplers.base import Info, no_steps, zeros
+from jaxllc.samplers.noise import NOISES
+from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
 
 
 class SGNHTState(NamedTuple):
@@ -27,7 +26,7 @@ class SGNHTState(NamedTuple):
 
 
 @struct.dataclass
-class SGNHT(HasStepSize):
+class SGNHT(Underdamped):
     r"""Langevin dynamics whose friction holds the momenta at the right temperature, $h = \sqrt\epsilon$ a step, unit masses.
 
     $$dw = v\,dt, \quad dv = -\nabla U\,dt - (\alpha + \zeta) v\,dt + \sqrt{2\alpha}\,dW, \quad d\zeta = (\lVert v\rVert^2 / d - 1)\,dt.$$
@@ -46,17 +45,6 @@ class SGNHT(HasStepSize):
         ValueError: `noise` has another name.
     """
 
-    step_size: Scalar | Schedule | None
-    friction: Scalar | None = None
-    gradient: GradientEstimator = Minibatch()
-    noise: str = struct.field(pytree_node=False, default="five-point")
-
-    share_of_limit: ClassVar[float] = 1 / 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_noise(self.noise)
-
     def init(self, position: Params) -> SGNHTState:
         """A chain that starts at `position` without thermostat; its momenta are drawn in the first step."""
         dtype = jax.tree.leaves(position)[0].dtype
@@ -65,7 +53,7 @@ class SGNHT(HasStepSize):
     def step(self, key: Key, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         dtype = state.thermostat.dtype
-        friction = 2 * jnp.sqrt(jnp.asarray(posterior.localization, dtype)) if self.friction is None else jnp.asarray(self.friction, dtype)
+        friction = self.friction_in(posterior).astype(dtype)
         time = jnp.sqrt(self.step_size_at(state.steps).astype(dtype))
         first = state.steps == 0
         losses, grad = self.gradient(state.position, posterior, batch)
@@ -86,6 +74,4 @@ class SGNHT(HasStepSize):
 
 def _excess(momentum: Params) -> jax.Array:
     r"""$\lVert v \rVert^2 / d - 1$."""
-    leaves = jax.tree.leaves(momentum)
-    squares = jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(leaves[0].dtype) for leaf in leaves))
-    return squares / sum(leaf.size for leaf in leaves) - 1
+    return heat(momentum) * 2 / sum(leaf.size for leaf in jax.tree.leaves(momentum))
