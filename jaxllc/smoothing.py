@@ -5,7 +5,8 @@ $$y_i = f(x_i) + \eta_i + \zeta_i$$
 $f$ is a straight line plus a Matérn-5/2 process, so it has a slope, $\eta$ an Ornstein-Uhlenbeck process over the *index* of the point (the wobble that
 neighbours share), and $\zeta$ white, of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths are those of the
 highest posterior under broad priors, so measured errors that are too small, too large, or none at all are put right by the scatter itself. The wobble, which
-could else explain any curve, is bounded by measured errors and by the scatter between neighbours. Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), chapters 2, 5 and section 9.4 (slopes).
+could else explain any curve, is bounded by measured errors and by the scatter between neighbours. Rasmussen and Williams, *Gaussian Processes
+for Machine Learning* (2006), chapters 2, 5 and section 9.4 (slopes).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
