@@ -159,9 +159,7 @@ def _wide(leaf: np.ndarray) -> np.ndarray:
     return leaf.astype(float) if np.issubdtype(leaf.dtype, np.floating) else leaf
 
 
-def measure(
-    samplers: Mapping[str, Mapping[str, Any]], num_gradients: int, known: list[dict[str, Any]], keep: Callable[[], None], most: int | None = None
-) -> None:
+def measure(samplers: Mapping[str, Mapping[str, Any]], num_gradients: int, known: list[dict[str, Any]], keep: Callable[[], None], most: int | None = None) -> None:
     """Add to `known` what is missing: for each model (`most` of them, the last ones first) the reference, then each of the samplers, options of `jaxllc.estimate`, at equal gradients."""
     for name, model in list(MODELS.items())[::-1][:most]:
         row = next((row for row in known if row["model"] == name), None)

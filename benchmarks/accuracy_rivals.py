@@ -34,9 +34,7 @@ def store(made: nets.Nets, path: Path) -> None:
     np.savez(path, x=x, noise=noise, **fixed, **layers)  # pyright: ignore[reportArgumentType]
 
 
-def measure(
-    made: nets.Nets, count: int, limit: float, batch_size: int, options: Mapping[str, Any], known: list[dict[str, Any]], keep: Callable[[], None]
-) -> None:
+def measure(made: nets.Nets, count: int, limit: float, batch_size: int, options: Mapping[str, Any], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
     """Add to `known` what is missing of the first `count` nets of a shape. `limit` is the largest stable step size, `options` those of all runs."""
     widths = list(made.widths)
     there = {(tuple(row["widths"]), row["net"], row["rival"], row["method"], row["share"]) for row in known}
