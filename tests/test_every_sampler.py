@@ -419,5 +419,44 @@ def test_zero_step_size_stays_at_the_center(sampler, key):
     np.testing.assert_allclose(trace.excess_loss, 0, atol=1e-6)
 
 
+def test_zero_friction_keeps_the_energy():
+    """On all data a step without friction is a kick and a drift, which keep v² + a x² - h a x v along each axis, exactly, whatever the noise is."""
+    problem = Quadratic(batch_size=Quadratic.num_examples, slope=(0.0,) * 5, noise=0.0)
+    posterior, epsilon, a = problem.posterior(), 2e-3, problem.nbeta * CURVATURE + problem.localization
+    for kind in (SGHMC, SGNHT):
+        sampler = kind(epsilon, friction=0.0)
+        state, _ = sampler.step(jax.random.key(0), sampler.init(problem.params), posterior, problem.data.arrays)
+
+        @jax.jit
+        def run(state, seed, sampler=sampler):
+            keys = jax.random.split(jax.random.key(seed), 1000)
+            return jax.lax.scan(lambda state, key: (sampler.step(key, state, posterior, problem.data.arrays)[0],) * 2, state, keys)[1]
+
+        states = run(state, 1)
+        np.testing.assert_array_equal(states.position["b"], run(state, 2).position["b"])
+        if kind is SGHMC:
+            x, v = (np.concatenate([np.asarray(tree[name], float) for name in "ab"], -1) for tree in (states.position, states.momentum))
+            energy = v**2 + a * (x - CENTER) ** 2 - epsilon**0.5 * a * (x - CENTER) * v
+            np.testing.assert_allclose(energy, np.broadcast_to(energy[0], energy.shape), rtol=1e-3)
+            assert np.ptp(v, axis=0).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: RMSProp(decay=1.0), r"RMSProp\(decay\) must be at least 0 and below 1, got 1\.0"),
+        (lambda: RMSProp(decay=-0.1), r"RMSProp\(decay\) must be at least 0 and below 1, got -0\.1"),
+        (lambda: RMSProp(decay=float("nan")), r"RMSProp\(decay\) must be at least 0 and below 1, got nan"),
+        (lambda: RMSProp(eps=0), r"RMSProp\(eps\) must be above 0, got 0"),
+        (lambda: Adam(b1=1.0), r"Adam\(b1\) must be at least 0 and below 1"),
+        (lambda: Adam(eps=0.0), r"Adam\(eps\) must be above 0"),
+        (lambda: MCLMC(1e-3, memory=0.0), r"MCLMC\(memory\) must be above 0, got 0\.0"),
+    ],
+)
+def test_numbers_without_meaning_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
 def test_center_is_the_center_of_the_problem():
     np.testing.assert_allclose(np.concatenate(jax.tree.leaves(Quadratic().params)), CENTER, rtol=1e-6)

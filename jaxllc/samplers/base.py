@@ -1,10 +1,12 @@
 """What every sampler is: hyperparameters as data, and two pure methods."""
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxllc._tree import at_least_float32
@@ -71,6 +73,13 @@ class HasStepSize:
         if self.step_size is None:
             raise ValueError(f"{type(self).__name__}(step_size=None) has no step size yet; jaxllc.estimate chooses one, jaxllc.sample needs a number.")
         return at_least_float32(self.step_size(count) if callable(self.step_size) else self.step_size)
+
+
+def check_range(name: str, value: Any, least: float, below: float = math.inf, *, above: bool = False) -> None:
+    """Raise a ValueError for a number outside [least, below), or (least, below) with `above`; what JAX puts in the place of a number passes."""
+    if isinstance(value, int | float | np.number) and not (least < value < below or (value == least and not above)):
+        bound = f"{'above' if above else 'at least'} {least}" + ("" if below == math.inf else f" and below {below}")
+        raise ValueError(f"{name} must be {bound}, got {value}.")
 
 
 def zeros(like: Params) -> Params:

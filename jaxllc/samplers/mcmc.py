@@ -17,7 +17,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, check_range, no_steps
 
 
 class BlackJAXState(NamedTuple):
@@ -196,12 +196,19 @@ class MCLMC(_OnAllData, HasStepSize):
     Args:
         step_size: $\epsilon$: a step moves the $d$ weights by $\sqrt{\epsilon d}$ in all, as one of SGLD does on average. None leaves it to `jaxllc.estimate`.
         memory: steps over which the direction is forgotten.
+
+    Raises:
+        ValueError: `memory` is not above 0.
     """
 
     step_size: Scalar | Schedule | None
     memory: Scalar = 30.0
 
     share_of_limit: ClassVar[float] = 1 / 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("MCLMC(memory)", self.memory, 0, above=True)
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mclmc`."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxllc._typing import Params, Scalar
-from jaxllc.samplers.base import no_steps, zeros
+from jaxllc.samplers.base import check_range, no_steps, zeros
 
 
 class Preconditioner(Protocol):
@@ -55,10 +55,17 @@ class RMSProp:
     Args:
         decay: of the mean, per step.
         eps: $\delta$, which bounds $G$ by its inverse; in units of the gradient of the mean loss.
+
+    Raises:
+        ValueError: `decay` outside [0, 1), where there is no mean, or `eps` not above 0, where $G$ has no bound.
     """
 
     decay: Scalar = 0.99
     eps: Scalar = 0.1
+
+    def __post_init__(self) -> None:
+        check_range("RMSProp(decay)", self.decay, 0, 1)
+        check_range("RMSProp(eps)", self.eps, 0, above=True)
 
     def init(self, position: Params) -> Moments:
         """No gradient seen."""
@@ -82,11 +89,19 @@ class Adam:
         b1: memory of the mean gradient, per step.
         b2: memory of the mean square.
         eps: $\delta$, see `RMSProp`.
+
+    Raises:
+        ValueError: `b1` or `b2` outside [0, 1), or `eps` not above 0.
     """
 
     b1: Scalar = 0.9
     b2: Scalar = 0.99
     eps: Scalar = 0.1
+
+    def __post_init__(self) -> None:
+        check_range("Adam(b1)", self.b1, 0, 1)
+        check_range("Adam(b2)", self.b2, 0, 1)
+        check_range("Adam(eps)", self.eps, 0, above=True)
 
     def init(self, position: Params) -> Moments:
         """No gradient seen."""
