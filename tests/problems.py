@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxllc import SGHMC, SGLD, ControlVariate, InMemory, LocalPosterior
+from jaxllc import MCLMC, NUTS, SGHMC, SGLD, SGNHT, ControlVariate, InMemory, LocalPosterior
 from jaxllc.samplers.precondition import Identity
 from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_step_bias, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
 """A flat direction, one where the localisation rules (nbeta h is below gamma), and stiffer ones."""
+
+WITH_A_STATE = {"sghmc": SGHMC(2e-3), "sgnht": SGNHT(2e-3), "mclmc": MCLMC(1e-3), "nuts": NUTS(4e-3, max_num_doublings=3)}
+"""Samplers that carry more than a position from step to step."""
 
 CENTER = np.array([0.7, -1.3, 0.4, 2.0, -0.6])
 """Away from the origin, so that a pull to the origin is not a pull to the centre."""

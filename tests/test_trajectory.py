@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 import zarr
-from problems import Quadratic, quadratic_loss, shifted
+from problems import WITH_A_STATE, Quadratic, quadratic_loss, shifted
 
 import jaxllc
 from jaxllc.store import stored_attributes
@@ -21,9 +21,9 @@ PROBLEM = Quadratic()
 RUN = {10 * i: shifted(PROBLEM.params, 0.02 * i) for i in range(5)}
 
 
-def follow(checkpoints=RUN, **options):
+def follow(checkpoints=RUN, data=PROBLEM.data, **options):
     settings = dict(key=jax.random.key(0), sampler=jaxllc.SGLD(2e-3), nbeta=50.0, localization=3.0, num_chains=4, num_draws=60, num_burn_in=10, progress=False)
-    return jaxllc.trajectory(quadratic_loss, checkpoints, PROBLEM.data, **(settings | options))
+    return jaxllc.trajectory(quadratic_loss, checkpoints, data, **(settings | options))
 
 
 def draws(traj):
@@ -112,6 +112,16 @@ def test_a_run_that_grew_keeps_its_rows(tmp_path):
     assert {10, 40} <= set(checkpoints.read)
     assert 20 not in checkpoints.read
     assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
+
+
+@pytest.mark.parametrize("sampler", WITH_A_STATE.values(), ids=WITH_A_STATE)
+def test_a_run_that_grew_is_one_run_for_any_sampler(sampler, tmp_path):
+    """The rows of both calls, and those of one call, by one program for groups of two."""
+    options = dict(sampler=sampler, data=jaxllc.InMemory.of(PROBLEM.rows, None), num_draws=12, group_size=2)
+    follow({0: RUN[0], 20: RUN[20]}, store=tmp_path / "llc.zarr", **options)
+    grown = follow(store=tmp_path / "llc.zarr", **options)
+    np.testing.assert_allclose(draws(grown), draws(follow(**options)), rtol=1e-4, atol=1e-4)
+    assert np.ptp(draws(grown), axis=-1).min() > 0
 
 
 def test_a_replacement_that_was_cut_is_repaired(tmp_path):
