@@ -64,8 +64,9 @@ class SGHMC(Underdamped):
 
 
 def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
-    r"""$\frac{(1 + c)^2}{8}\,(\lVert v \rVert^2 - d)$ after a kick, whose mean is what noisy gradients add to $E[U]$, hence to $n\beta E[L]$ where the pull is weak.
+    r"""$\frac{(1 + c)^2}{8}\,(\lVert v \rVert^2 - d)$ after a kick, whose mean is what noisy gradients add to $E[U]$.
 
+    That is what they add to $n\beta\, E[L]$ where the pull is weak.
     On a quadratic of curvature $a$ the stationary law has $a E[w^2] - 1 = \frac{(1 + c)^2}{4} (E[v^2] - 1)$ along each axis, $c = e^{-\alpha h}$ being the
     momentum that an O step keeps: the fixed point of $E[w^2]$, $E[wv]$ and $E[v^2]$. It is zero with exact gradients, at any step.
     """
