@@ -149,16 +149,16 @@ class Claim(NamedTuple):
     limit: float
 
 
-def claims(lag_quarter: Interval, lag_half: Interval, drop: Interval, at_most: float, detectable: float, level: float, excess: Interval) -> dict[str, Claim]:
+def claims(lag_third: Interval, lag_half: Interval, drop: Interval, at_most: float, detectable: float, level: float, excess: Interval) -> dict[str, Claim]:
     """What is claimed and whether it is so. An effect is *yes* where it is `is_known`.
 
-    - Previous-token attention is first to a quarter, and to half, of its rise: by the logarithm of the ratio of steps; *no* where its 95 % interval lies below
+    - Previous-token attention is first to a third, and to half, of its rise: by the logarithm of the ratio of steps; *no* where its 95 % interval lies below
       zero.
     - The coefficient falls before prefix matching sets in: *no* where no fall as deep as the published share of it, `PAPER_SHARE`, is left possible.
     - The loss keeps to its trend meanwhile: *yes* or *no* where the interval of the excess lies below or above `HIDDEN_SHARE`.
 
     Args:
-        lag_quarter: logarithm of the ratio of the steps of quarter rises, prefix matching to previous token.
+        lag_third: logarithm of the ratio of the steps of third rises, prefix matching to previous token.
         lag_half: the same of half rises.
         drop: cross-fitted depth of the largest fall of the coefficient in the window.
         at_most: the deepest fall that is not excluded.
@@ -171,7 +171,7 @@ def claims(lag_quarter: Interval, lag_half: Interval, drop: Interval, at_most: f
         return Claim(_answer(is_known(lag), lag.high < 0), lag, lag.std_error / KNOWN)
 
     return {
-        "previous-token attention is first to a quarter of its rise": first(lag_quarter),
+        "previous-token attention is first to a third of its rise": first(lag_third),
         "previous-token attention is first to half of its rise": first(lag_half),
         "the coefficient falls before prefix matching sets in": Claim(_answer(is_known(drop), at_most < PAPER_SHARE * level), drop, detectable),
         "the loss keeps to its trend meanwhile": Claim(_answer(excess.high < HIDDEN_SHARE, excess.low > HIDDEN_SHARE), excess, excess.high - excess.mean),

@@ -62,7 +62,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
     """What is asked of each seed: steps of crossings, its stages, and coefficient, cloud and loss in the bins of its window.
 
     A seed that formed no induction head has no window and no lags. Its coefficient is still asked for over the rise of previous-token attention, from 10 to
-    90 %: mean over the first third of that time less mean over the last (in seeds that formed one, the bump lies in it).
+    90 %: its means in the window before that and in thirds of it, and the first third less the last (in seeds that formed one, the bump lies there).
 
     Args:
         traj: of several runs.
@@ -74,7 +74,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
     for i, (run, stages) in enumerate(stages_by_run.groupby("run", sort=False)):
         step, scores = curves.step, {name: score[i] for name, score in curves.scores.items()}
         chains, cloud, loss = curves.llc[i].T, curves.cloud[i].T, curves.loss[i]
-        passed = {share: {name: crossing(step, score, share) for name, score in scores.items()} for share in (0.1, 0.25, 0.5)}
+        passed = {share: {name: crossing(step, score, share) for name, score in scores.items()} for share in (0.1, 1 / 3, 0.5)}
         formed = float(scores["prefix_matching"][-analysis.END :].mean()) > FORMED
         event = passed[0.1]["prefix_matching"] if formed else np.nan
         half = passed[0.5]["prefix_matching"]
@@ -90,10 +90,10 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
                 "run": str(run),
                 "formed": formed,
                 "onset": passed[0.1],
-                "quarter": passed[0.25],
+                "third": passed[1 / 3],
                 "half": passed[0.5],
                 **steps,
-                "log_lag_quarter": _log_lag(passed[0.25]) if formed else np.nan,
+                "log_lag_third": _log_lag(passed[1 / 3]) if formed else np.nan,
                 "log_lag_half": _log_lag(passed[0.5]) if formed else np.nan,
                 "lag_half": half - passed[0.5]["previous_token"] if formed else np.nan,
                 "log_lags_to_half": {name: float(np.log(at / half)) if formed else np.nan for name, at in steps.items()},
@@ -104,6 +104,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
                 "loss_excess": loss_excess(step, loss, event),
                 "llc_rise": float(np.interp(turns["llc_peak"], step, _smooth(chains.mean(0))) - llc.mean()) if formed else np.nan,
                 "previous_token_rise": ends,
+                "llc_while_previous_token_rises": [before(step, chains, ends[0], bins=1).mean(), *growing.mean(0)],
                 "drop_while_previous_token_rises": drop,
                 "drop_while_previous_token_rises_error": drop_error,
                 "llc_at_end": float(chains[:, -analysis.END :].mean()),
@@ -157,15 +158,15 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
 
     llc, cloud = largest_fall(stack("llc")), largest_fall(stack("gaussian_llc"))
     level, rise = float(np.nanmean(stack("llc"))) if formed else np.nan, mean("llc_rise")
-    lag_quarter, lag_half, excess = mean("log_lag_quarter"), mean("log_lag_half"), mean("loss_excess")
-    claims = analysis.claims(lag_quarter, lag_half, llc.depth, llc.at_most, llc.detectable, level, excess)
+    lag_third, lag_half, excess = mean("log_lag_third"), mean("log_lag_half"), mean("loss_excess")
+    claims = analysis.claims(lag_third, lag_half, llc.depth, llc.at_most, llc.detectable, level, excess)
     return {
         "num_formed": len(formed),
         "verdict": analysis.verdict(claims),
         "claims": claims,
         "share_previous_token_first": share([row["log_lag_half"] > 0 for row in formed]),
-        "share_previous_token_quarter_first": share([row["log_lag_quarter"] > 0 for row in formed]),
-        "log_lag_quarter": lag_quarter,
+        "share_previous_token_third_first": share([row["log_lag_third"] > 0 for row in formed]),
+        "log_lag_third": lag_third,
         "log_lag_half": lag_half,
         "lag_half": mean("lag_half"),
         "log_lags_to_half": {name: over_seeds(np.array([row["log_lags_to_half"][name] for row in formed])) for name in found[0]["log_lags_to_half"]},
@@ -242,7 +243,7 @@ def levels_passed(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, found: li
     """The score of previous-token attention at a share of each seed's rise, and when the seeds of the control pass the least of these levels, if they do."""
     scores, others = Curves.of(traj).scores["previous_token"], Curves.of(control)
     answers = []
-    for share in (0.1, 0.25, 0.5):
+    for share in (0.1, 1 / 3, 0.5):
         levels = [float(s[0] + share * (s[-analysis.END :].mean() - s[0])) for s, row in zip(scores, found, strict=True) if row["formed"]]
         if levels:
             passed = [others.step[score >= min(levels)] for score in others.scores["previous_token"]]

@@ -1,7 +1,7 @@
 r"""The induction bump: does the coefficient fall, hidden from the loss, while previous-token heads form (Hoogland et al., arXiv:2402.02364)?
 
 Seeds 2, 3, ... of a two-layer attention-only transformer of 14 000 weights on the source of `jaxllc.models.induction`; a one-layer control, which cannot do
-induction; and two seeds on real text. Onset, quarter and half rise of a score are 10, 25 and 50 % of the way from the first to the last level
+induction; and two seeds on real text. Onset, third and half rise of a score are 10, 33 and 50 % of the way from the first to the last level
 (`analysis.crossing`). Scores are the greatest of a layer's heads: of the first layer for previous tokens, at the queries just after a trigger, which is where
 an induction circuit needs them; of the last layer for prefix matching, at triggers. Everything about the coefficient, the gradient-free cloud and the loss is
 asked in one window, which ends at the onset of prefix matching and begins at half of its step (`fall`).
@@ -12,7 +12,7 @@ hardly be told from the control;
 nβ = γ = 1000 could, with R-hat at most 1.04. The step size, 3e-5, is three times the default for the curvature there, so that chains forget their start in
 burn-in; at 2e-5 and 4e-5 no chain drifted and the step added 2 to 12 %, more only at step 25, where the coefficient is near zero.
 Quick runs, with shorter chains, are of the seeds 0 and 1 and were seen before `FIRST_STEP`, `FORMED` and the checkpoints were set: these two seeds are not
-among those reported either. The window, the statistic of the fall and the level of the quarter rise were chosen after the ten seeds had been seen, by what
+among those reported either. The window, the statistic of the fall and the level of the third rise were chosen after the ten seeds had been seen, by what
 finds the fall in the published curve and what the one-layer control does not reach.
 """
 

@@ -107,9 +107,9 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", f"Verdict: {result['verdict']}", "", "| what | two layers, triggers | real text |", "|---|---|---|"]
     asked: tuple[tuple[str, Any], ...] = (
         ("seeds that formed an induction head", lambda r: str(r["num_formed"])),
-        ("previous-token attention first to a quarter, share of seeds", lambda r: percent(r["share_previous_token_quarter_first"])),
+        ("previous-token attention first to a third, share of seeds", lambda r: percent(r["share_previous_token_third_first"])),
         ("previous-token attention first to half, share of seeds", lambda r: percent(r["share_previous_token_first"])),
-        ("lag of quarter rises, log of the ratio", lambda r: told(r["log_lag_quarter"])),
+        ("lag of third rises, log of the ratio", lambda r: told(r["log_lag_third"])),
         ("lag of half rises, log of the ratio", lambda r: told(r["log_lag_half"])),
         ("lag of half rises, steps", lambda r: told(r["lag_half"], 0)),
         ("λ̂'s half rise after that of prefix matching, log of the ratio", lambda r: told(r["log_lags_to_half"]["llc_half"])),
@@ -129,12 +129,22 @@ def table(result: dict[str, Any]) -> str:
         ("certain type B before the bump's type A, share of seeds", lambda r: percent(r["type_b_share"])),
     )
     lines += [f"| {label} | {show(result)} | {show(text) if text else 'not run'} |" for label, show in asked]
+    certain = [
+        f"{who} {stage['run']}, {stage['start']:.0f} to {stage['end']:.0f}, {stage['delta_llc']:.2f} ± {stage['delta_llc_error']:.2f}"
+        for who, stages in (
+            ("two layers", [{"run": row["run"], **stage} for row in result["rows"] for stage in row["stages"]]),
+            ("one layer", result["control"]["stages"]),
+        )
+        for stage in stages
+        if stage["type"] == "B"
+    ]
+    lines += ["", f"All certain stages of type B, wherever: {'; '.join(certain) or 'none'}."]
     planted = ", ".join(f"{share:.0%} at a depth of {float(depth):g}" for depth, share in result["type_b_power"].items())
     lines += ["", f"Share of the seeds in which a certain type B is found once a fall is planted: {planted or 'unknown'}."]
     lines += ["", "| window begins at the onset ÷ | bins | largest fall of λ̂ | not excluded | detectable |", "|---|---|---|---|---|"]
     lines += [f"| {w['ratio']:g} | {w['bins']} | {told(w['depth'])} | {number(w['at_most'])} | {number(w['detectable'])} |" for w in result["other_windows"]]
     columns = ("seed", "onset of prefix matching", "λ̂ in the window, by bins", "fall, cross-fitted")
-    columns += ("previous-token attention at the end", "its rise, 10 to 90 %", "fall of λ̂ over that")
+    columns += ("previous-token attention at the end", "its rise, 10 to 90 %", "λ̂ before that and in its thirds", "fall, first to last third")
     lines += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     left_out = iter(result["llc_drop"]["by_seed"])
     for row in result["rows"]:
@@ -143,7 +153,8 @@ def table(result: dict[str, Any]) -> str:
         rise = " to ".join("?" if at is None else f"{at:.0f}" for at in row["previous_token_rise"])
         fall = f"{number(row['drop_while_previous_token_rises'])} ± {number(row['drop_while_previous_token_rises_error'])}"
         event = f"{row['window'][1]:.0f} | {levels} | {number(next(left_out))}" if formed else "none | |"
-        lines.append(f"| {row['run']} | {event} | {row['score_at_end']['previous_token']:.2f} | {rise} | {fall} |")
+        thirds = ", ".join("?" if level is None else f"{level:.1f}" for level in row["llc_while_previous_token_rises"])
+        lines.append(f"| {row['run']} | {event} | {row['score_at_end']['previous_token']:.2f} | {rise} | {thirds} | {fall} |")
     if result["sensitivity"]:
         lines += ["", "| setting | fall of λ̂ between the same bins, by seed | change over the window, by seed | findings, by seed |", "|---|---|---|---|"]
     for row in result["sensitivity"]:
@@ -153,8 +164,10 @@ def table(result: dict[str, Any]) -> str:
         lines.append(f"| {setting} | {falls} | {changes} | {findings} |")
     control = result["control"]
     if "llc_drop" in control:
+        reached = control["mean_plus_3_sd_at_most"]["previous_token"]
         lines += ["", f"One layer in the same windows, {control['num_seeds']} seeds: largest fall {told(control['llc_drop']['depth'])}."]
-        lines += ["", "| share of the rise of previous-token attention | its level, by seed | one-layer seeds pass the least of these at |", "|---|---|---|"]
+        lines += [f"Its previous-token attention reaches at most {reached:.3f} (mean over seeds and three standard deviations)."]
+        lines += ["", "| share of the rise of previous-token attention | its level, over seeds | one-layer seeds pass the least of these at |", "|---|---|---|"]
         for row in control["levels_passed"]:
             passed = ", ".join("never" if at is None else f"{at:.0f}" for at in row["control_passes_at"])
             lines.append(f"| {row['share']:.0%} | {row['levels'][0]:.3f} to {row['levels'][1]:.3f} | {passed} |")
