@@ -67,17 +67,6 @@ def log_step(step: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(step, step[step > 0][0] / 2))
 
 
-def change(step: np.ndarray, values: np.ndarray, start: float, end: float) -> np.ndarray:
-    """The change of curves `[..., step]` between two steps, each interpolated in the logarithm of the step, `[...]`; NaN unless `start < end`."""
-    values = np.asarray(values, float)
-    if not start < end:
-        return np.full(values.shape[:-1], np.nan)
-    x = log_step(step)
-    rows = values.reshape(-1, values.shape[-1])
-    found = [np.diff(np.interp(np.log([start, end]), x, row))[0] for row in rows]
-    return np.reshape(found, values.shape[:-1])
-
-
 def over_chains(values: np.ndarray) -> tuple[float, float]:
     """Mean and standard error over the finite chains."""
     values = values[np.isfinite(values)]

@@ -11,7 +11,7 @@ import numpy as np
 import jaxllc
 from benchmarks.development import analysis
 from benchmarks.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
-from benchmarks.development.fall import RATIO, before, binned, largest_fall
+from benchmarks.development.fall import RATIO, before, binned, detectable, largest_fall
 from jaxllc.results import values
 
 FIRST_STEP = 50
@@ -158,8 +158,9 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
 
     llc, cloud = largest_fall(stack("llc")), largest_fall(stack("gaussian_llc"))
     level, rise = float(np.nanmean(stack("llc"))) if formed else np.nan, mean("llc_rise")
+    limit = detectable(stack("llc"))
     lag_third, lag_half, excess = mean("log_lag_third"), mean("log_lag_half"), mean("loss_excess")
-    claims = analysis.claims(lag_third, lag_half, llc.depth, llc.at_most, llc.detectable, level, excess)
+    claims = analysis.claims(lag_third, lag_half, llc.depth, llc.at_most, limit, level, excess)
     return {
         "num_formed": len(formed),
         "verdict": analysis.verdict(claims),
@@ -173,6 +174,7 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
         "llc_drop_mean": llc.depth.mean,
         "llc_drop_std_error": llc.depth.std_error,
         "llc_drop": llc,
+        "llc_drop_detectable": limit,
         "llc_level": level,
         "llc_rise": rise,
         "published_drop": {"by_level": analysis.PAPER_SHARE * level, "by_rise": analysis.PAPER_SHARE_OF_RISE * rise.mean},
@@ -191,8 +193,8 @@ def other_windows(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> list[
     curves = Curves.of(traj)
     answers = []
     for ratio, bins in WINDOWS:
-        values = [before(curves.step, run.T, row["window"][1], ratio=ratio, bins=bins) for run, row in zip(curves.llc, found, strict=True)]
-        answers.append({"ratio": ratio, "bins": bins, **largest_fall(np.stack(values))._asdict()})
+        llc = np.stack([before(curves.step, run.T, row["window"][1], ratio=ratio, bins=bins) for run, row in zip(curves.llc, found, strict=True)])
+        answers.append({"ratio": ratio, "bins": bins, **largest_fall(llc)._asdict(), "detectable": detectable(llc)})
     return answers
 
 

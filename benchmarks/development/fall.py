@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.development.analysis import Interval, is_known, log_step, over_seeds_and_chains
+from benchmarks.development.analysis import KNOWN, Interval, log_step, over_seeds_and_chains
 
 RATIO = 2.0
 """The window is from the event's step divided by this on. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in there."""
@@ -34,7 +34,6 @@ class Fall(NamedTuple):
         last: the bin to which it falls.
         chance: share of level curves with the same noise that have a fall as many standard errors large.
         at_most: upper end of a simultaneous 95 % interval: no fall within the window is deeper.
-        detectable: the least depth of a planted dip, one bin wide and last but one as the published, that is told as certain in 80 % of simulations.
     """
 
     depth: Interval
@@ -44,7 +43,6 @@ class Fall(NamedTuple):
     last: int
     chance: float
     at_most: float
-    detectable: float
 
 
 def binned(step: np.ndarray, values: np.ndarray, start: float, end: float, bins: int = BINS) -> np.ndarray:
@@ -70,13 +68,12 @@ def largest_fall(values: np.ndarray) -> Fall:
     Args:
         values: `[seed, chain, bin]`; of one chain if there are none. Seeds with a value missing are left out.
     """
-    values = np.asarray(values, float)
-    values = values[np.isfinite(values).all((-1, -2))]
+    values = _whole(values)
     first, last = np.triu_indices(values.shape[-1], 1)
     falls = values[..., first] - values[..., last]
     if len(falls) < 3:
         nothing = Interval(np.nan, np.nan, np.nan, np.nan, len(falls))
-        return Fall(nothing, np.full(len(falls), np.nan), np.nan, 0, 0, np.nan, np.nan, np.nan)
+        return Fall(nothing, np.full(len(falls), np.nan), np.nan, 0, 0, np.nan, np.nan)
     seeds = np.arange(len(falls))
     left_out = falls[seeds, :, _chosen_by_others(falls.mean(1))]
     pairs = [over_seeds_and_chains(falls[..., i]) for i in range(len(first))]
@@ -93,8 +90,32 @@ def largest_fall(values: np.ndarray) -> Fall:
         last=int(last[best]),
         chance=float((errors_off >= (mean / error).max()).mean()),
         at_most=float((mean + np.quantile(errors_off, 0.95) * error).max()),
-        detectable=_detectable(level[: NUM_SIMULATED // 4], float(np.median(error))),
     )
+
+
+def detectable(values: np.ndarray) -> float:
+    """The least depth of a dip, one bin wide and last but one as the published, that `analysis.is_known` accepts in 80 % of simulations with the seeds' noise.
+
+    NaN of fewer than three seeds, infinite if no dip of up to 20 standard errors is accepted so often. Values as in `largest_fall`.
+    """
+    from scipy.stats import t
+
+    values = _whole(values)
+    count, bins = len(values), values.shape[-1]
+    if count < 3:
+        return np.nan
+    first, last = np.triu_indices(bins, 1)
+    level = _level(values.mean(1))[: NUM_SIMULATED // 4]
+    certain = float(t.ppf(0.975, count - 1))
+    error = float(np.median(_std_error(level[..., first] - level[..., last])))
+    for depth in error * np.arange(2, 20.25, 0.25):
+        planted = level - depth * np.eye(bins)[-2]
+        falls = planted[..., first] - planted[..., last]
+        left_out = np.take_along_axis(falls, _chosen_by_others(falls)[..., None], -1)
+        mean, std_error = left_out.mean(1), _std_error(left_out)
+        if np.mean((mean > certain * std_error) & (std_error <= KNOWN * mean)) >= POWER:
+            return float(depth)
+    return np.inf
 
 
 def _chosen_by_others(falls: np.ndarray) -> np.ndarray:
@@ -113,19 +134,6 @@ def _std_error(falls: np.ndarray) -> np.ndarray:
     return falls.std(-2, ddof=1) / np.sqrt(falls.shape[-2])
 
 
-def _detectable(level: np.ndarray, error: float) -> float:
-    """The least planted depth that is told as certain often enough; infinite if none up to 20 standard errors is."""
-    from scipy.stats import t
-
-    first, last = np.triu_indices(level.shape[-1], 1)
-    count = level.shape[1]
-    dip = np.eye(level.shape[-1])[-2]
-    for depth in error * np.arange(0.5, 20.25, 0.25):
-        falls = (level - depth * dip)[..., first] - (level - depth * dip)[..., last]
-        left_out = np.take_along_axis(falls, _chosen_by_others(falls)[..., None], -1)
-        mean, std_error = left_out.mean(1)[:, 0], _std_error(left_out)[:, 0]
-        half = float(t.ppf(0.975, count - 1)) * std_error
-        found = [is_known(Interval(m, e, m - h, m + h, count)) for m, e, h in zip(mean, std_error, half, strict=True)]
-        if np.mean(found) >= POWER:
-            return float(depth)
-    return np.inf
+def _whole(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, float)
+    return values[np.isfinite(values).all((-1, -2))]
