@@ -21,7 +21,7 @@ from benchmarks.development.analysis import (
     stages_of_bump,
     verdict,
 )  # fmt: skip
-from benchmarks.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, rows, stages_of
+from benchmarks.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, plant, rows, stages_of
 from benchmarks.development.common import plain
 from benchmarks.development.fall import BINS, RATIO, before, detectable, largest_fall
 from benchmarks.development.induction import window_steps
@@ -136,18 +136,18 @@ CURVES = {"level": np.zeros(7), "rise": np.linspace(0, 2, 7), "late rise": np.as
 
 @pytest.mark.parametrize("kind", CURVES)
 def test_no_fall_is_found_where_there_is_none(kind):
-    """Over 200 sets of nine seeds: of level curves the depth is zero within four of its errors, of rising ones no more; at most as many as a rate of 5 %
+    """Over 100 sets of nine seeds: of level curves the depth is zero within four of its errors, of rising ones no more; at most as many as a rate of 5 %
     allows are called certain, are rarer than by chance, or fall deeper than what is not excluded.
 
     Seen to fail when the pair of bins is chosen on all seeds: the depth is then far above zero.
     """
     rng = np.random.default_rng(0)
-    found = [largest_fall(seeds_of_curves(rng, CURVES[kind])) for _ in range(200)]
+    found = [largest_fall(seeds_of_curves(rng, CURVES[kind])) for _ in range(100)]
     depth = np.asarray([one.depth.mean for one in found])
-    assert depth.mean() < 4 * depth.std() / np.sqrt(200)
+    assert depth.mean() < 4 * depth.std() / np.sqrt(100)
     if kind == "level":
-        assert depth.mean() > -4 * depth.std() / np.sqrt(200)
-    allowed = binom.ppf(0.999, 200, 0.05)
+        assert depth.mean() > -4 * depth.std() / np.sqrt(100)
+    allowed = binom.ppf(0.999, 100, 0.05)
     assert sum(is_known(one.depth) for one in found) <= allowed
     assert sum(one.chance < 0.05 for one in found) <= allowed
     assert sum(one.at_most < 0 for one in found) <= allowed
@@ -205,22 +205,22 @@ def test_the_excess_of_the_loss_is_over_its_trend():
     """A loss linear in log t until the event has no excess, one that pays 0.3 of 1.2 beyond its trend in the window has that share of what it pays after."""
     step = np.geomspace(50, 1e4, 400)
     trend = -0.2 * np.log(step)
-    after = np.where(step > 1000, 1.0, 0.0)
+    after = np.where(step > 1100, 1.0, 0.0)
     faster = 0.3 * np.clip(np.log(step / 500) / np.log(2), 0, 1)
     end = float(np.mean(trend[-5:]) + 0.2 * np.log(1000))
     assert loss_excess(step, trend - after, 1000.0) == pytest.approx(0, abs=1e-3)
     assert loss_excess(step, trend - after - faster, 1000.0) == pytest.approx(0.3 / (1 - end), rel=0.02)
 
 
-RUNS, CHAINS, DRAWS = 6, 4, 5
+RUNS, CHAINS, DRAWS = 6, 4, 3
 GRID = np.asarray([0, *np.geomspace(10, 250, 10).round(), *np.arange(260, 2000, 30)])
 
 
 def development(event, lag, depth, *, formed=True, layers=2, rng):
     """Runs whose prefix matching sets in at given steps, previous-token attention `lag` (of log-time) before; a dip, and a rise of 12 afterwards."""
     u = log_step(GRID)[None] - np.log(np.asarray(event))[:, None]
-    rise = 1 / (1 + np.exp(-(u - 0.2) / 0.045))
-    earlier = 1 / (1 + np.exp(-(u - 0.2 + lag) / 0.045))
+    width = 0.045
+    rise, earlier = (1 / (1 + np.exp(-(u + early) / width + np.log(9))) for early in (0, lag))  # a tenth at the event
     llc = 20 + 12 * rise - depth * np.exp(-(((u + 0.15) / 0.08) ** 2))
     noise = 0.2 * rng.standard_normal((len(event), len(GRID), CHAINS, 1)) + 0.01 * rng.standard_normal((len(event), len(GRID), CHAINS, DRAWS))
     loss = 3.5 - 0.05 * log_step(GRID) - 0.7 * rise
@@ -231,13 +231,14 @@ def development(event, lag, depth, *, formed=True, layers=2, rng):
     arrays = {
         ("posterior", "llc"): llc[..., None, None] + noise,
         ("sample_stats", "loss"): loss[..., None, None] + 0.01 + 0 * noise,
-        ("sample_stats", "step_bias"): 0 * noise,
+        ("sample_stats", "step_bias"): np.zeros((*llc.shape, CHAINS)),
         ("constant_data", "full_center_loss"): loss,
         ("constant_data", "gaussian_llc"): (30 + 30 * rise)[..., None] + np.zeros(CHAINS),
         ("observables", "previous_token"): previous,
         ("observables", "prefix_matching"): prefix,
         ("observables", "in_context"): -rise,
     }
+    arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
     runs = [f"seed_{i}" for i in range(len(event))]
     coords = results.coordinates([int(step) for step in GRID], CHAINS, DRAWS, runs)
     return Trajectory(results.to_tree(arrays, coords, {"nbeta": 1000.0}))
@@ -250,7 +251,7 @@ def planted():
     event = np.geomspace(500, 900, RUNS)
     traj = development(event, 0.3, 3.0, rng=rng)
     results.values(traj.data, "observables/prefix_matching")[-1] = 0.05
-    control = development(event[:2], 0.0, 0.0, layers=1, rng=rng)
+    control = development([700.0, 700.0], 0.0, 0.0, layers=1, rng=rng)
     results.values(control.data, "observables/previous_token")[:] *= 0.2
     return traj, control, rows(traj, stages_of(traj), 2.9)
 
@@ -281,6 +282,21 @@ def test_a_planted_dip_and_lag_come_out(planted):
 
 def event_shares():
     return np.exp(np.log(RATIO) * ((np.arange(BINS) + 0.5) / BINS - 1))
+
+
+def test_a_planted_fall_changes_the_coefficient_and_nothing_else(planted):
+    """By its depth after 0.87 of the event's step, by nothing before 0.66, in every draw of every chain; the original stays."""
+    traj, _, found = planted
+    formed = [row for row in found if row["formed"]]
+    old = results.values(traj.data, "posterior/llc").copy()
+    tree = plant(traj, formed, 5.0).data
+    shift = old[:5] - results.values(tree, "posterior/llc")
+    for i, row in enumerate(formed):
+        share = GRID / row["window"][1]
+        np.testing.assert_allclose(shift[i, share > 0.87], 5)
+        np.testing.assert_allclose(shift[i, share < 0.66], 0)
+    np.testing.assert_array_equal(results.values(traj.data, "posterior/llc"), old)
+    np.testing.assert_array_equal(results.values(tree, "constant_data/full_center_loss"), results.values(traj.data, "constant_data/full_center_loss")[:5])
 
 
 def test_the_control_is_asked_in_the_same_windows(planted):

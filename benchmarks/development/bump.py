@@ -21,6 +21,8 @@ FORMED = 0.2
 """A seed has formed its induction head when the score of prefix matching ends above this; chance gives 0.03 to 0.06."""
 WINDOWS = ((1.5, 4), (2.0, 7), (3.0, 11))
 """Ratio and bins of the windows in which the largest fall is sought; the second is `fall`'s own, by which the verdict is given."""
+PUBLISHED_PLACE = (0.66, 0.87)
+"""Where the published fall begins and ends, 6.5k and 8.5k, as shares of the step at which prefix matching sets in there."""
 PLANTED = (2.0, 4.0)
 """Depths of the falls that are planted to learn how many of them `find_stages` finds."""
 
@@ -199,25 +201,27 @@ def other_windows(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> list[
 
 
 def type_b_power(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> dict[float, float]:
-    """The share of the seeds that formed an induction head in which `find_stages` finds a type B once a fall is planted, by its depth.
-
-    The fall goes on for the published share of the window's log-time, from 0.66 to 0.87 of the step at which prefix matching sets in, in every chain.
-    """
-    step, formed = Curves.of(traj).step, [row for row in found if row["formed"]]
+    """The share of the seeds that formed an induction head in which `find_stages` finds a type B once a fall is planted, by its depth."""
+    formed = [row for row in found if row["formed"]]
     power = {}
     for depth in PLANTED if formed else ():
-        tree = traj.data.sel(run=[row["run"] for row in formed]).copy(deep=True)
-        start, end = np.log(0.66), np.log(0.87)
-        for i, row in enumerate(formed):
-            fallen = np.clip((analysis.log_step(step) - np.log(row["window"][1]) - start) / (end - start), 0, 1)
-            values(tree, "posterior/llc")[i] -= depth * fallen[:, None, None]
-        table = stages_of(jaxllc.Trajectory(tree))
+        by_run = stages_of(plant(traj, formed, depth)).groupby("run", sort=False)
         seen = [
-            analysis.stages_of_bump(stages, row["window"][0], row["half"]["prefix_matching"])["type_b"]
-            for row, (_, stages) in zip(formed, table.groupby("run", sort=False), strict=True)
+            analysis.stages_of_bump(stages, row["window"][0], row["half"]["prefix_matching"])["type_b"] for row, (_, stages) in zip(formed, by_run, strict=True)
         ]
         power[depth] = float(np.mean(seen))
     return power
+
+
+def plant(traj: jaxllc.Trajectory, formed: list[dict[str, Any]], depth: float) -> jaxllc.Trajectory:
+    """The runs that formed an induction head, each with a fall for good, in every chain, at `PUBLISHED_PLACE` of the step of its event."""
+    tree = traj.data.sel(run=[row["run"] for row in formed]).copy(deep=True)
+    event = np.array([[row["window"][1]] for row in formed])
+    start, end = np.log(PUBLISHED_PLACE)
+    fallen = np.clip((analysis.log_step(Curves.of(traj).step) - np.log(event) - start) / (end - start), 0, 1)
+    llc = tree["posterior"].to_dataset()["llc"]
+    tree["posterior"] = tree["posterior"].to_dataset().assign(llc=llc - depth * llc.isel(chain=0, draw=0, drop=True).copy(data=fallen))
+    return jaxllc.Trajectory(tree)
 
 
 def control_answer(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> dict[str, Any]:
