@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def count_findings(traj: Any) -> dict[str, int]:
+    """At how many checkpoints of a trajectory each finding of the chains is made, by code."""
+    return dict(sorted(Counter(finding.code for one in traj.findings() for finding in one).items()))
 
 
 def panels(tree: Any, below: Mapping[str, np.ndarray], *, below_label: str) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ import optax
 
 import jaxllc
 from benchmarks.development.analysis import crossing, over_seeds
-from benchmarks.development.common import Workplace, panels
+from benchmarks.development.common import Workplace, count_findings, panels
 from jaxllc.models import modular
 from jaxllc.models.train import checkpoint_steps, train_seeds
 from jaxllc.results import values
@@ -72,7 +72,6 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
                 "test_accuracy_at_end": curves["test_accuracy"][i, -1],
             }
         )
-    codes = " ".join(" ".join(finding.code for finding in found) for found in traj.findings()).split()
     result = {
         "num_seeds": count,
         "num_checkpoints": len(steps),
@@ -80,7 +79,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
         "step_size": float(traj.data.attrs["default_step_size"]),
         "rows": rows,
         "llc_at_end": over_seeds(llc[:, -1]),
-        "findings": {code: codes.count(code) for code in sorted(set(codes))},
+        "findings": count_findings(traj),
         "stages": traj.stages().to_dict("records"),
     }
     figure, axes = panels(traj.data, {name.replace("_", " "): curves[name] for name in ("train_accuracy", "test_accuracy")}, below_label="accuracy")
