@@ -77,6 +77,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     }
     figure, axes = panels(traj.data, {"features with a norm above 0.5": (sizes > 0.5).sum(-1)}, below_label="features")
     axes[0].set_title("The toy model of superposition: training runs; dotted: 7 and 8.5", loc="left", fontsize="medium")
+    axes[0].set_ylim(-20, 15)  # before the loss has fallen, chains find far better weights than the checkpoint's
     for value in (7.0, 8.5):
         axes[0].axhline(value, color="#7f7f7f", lw=0.7, ls=":", zorder=0)
     return place.keep(result, figure)
