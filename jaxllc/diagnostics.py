@@ -40,8 +40,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
     `step_bias`, about what the finite step and its batches' noise add to `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and
-    `num_stuck` chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
-    error, both from the differences of the same chains, which share their random numbers.
+    `num_stuck` chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the
+    same run and its error, both from the differences of the same chains, which share their random numbers.
     """
     import xarray as xr
 

@@ -52,7 +52,7 @@ def test_algorithms_of_blackjax_are_told_apart():
 
 
 def test_wbic_of_a_quadratic(key):
-    """n (L(w*) + λ̂ / nβ), with the exact λ̂ of the chain, within 4 standard errors at nβ = n / ln n; at no other temperature."""
+    """It is n (L(w*) + λ̂ / nβ), with the exact λ̂ of the chain, within 4 standard errors at nβ = n / ln n; at no other temperature."""
     problem = Quadratic(nbeta=jaxllc.default_nbeta(PROBLEM.num_examples))
     at, sampler = dict(localization=problem.localization, progress=False, key=key), jaxllc.SGLD(2e-3)
 

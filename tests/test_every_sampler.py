@@ -245,7 +245,7 @@ def adam_llc(problem, sampler):
 
 
 def test_adam_with_a_large_constant_has_the_law_of_its_recursion(key):
-    """A frozen G: what the memory of the drift alone adds, about εa b / 2(1 - b) of the variance, is exact and goes with ε; seen to fail with the law of SGLD."""
+    """A frozen G: what the memory of the drift alone adds, about εa b / 2(1 - b) of the variance, goes with ε; seen to fail with the law of SGLD."""
     problem = Quadratic()
     large, small = SGLD(3.0, Adam(eps=1000.0)), SGLD(1e-3, Adam(eps=1000.0))
     est = quadratic_estimate(large, key, problem)

@@ -106,7 +106,10 @@ def _raw(key: Key) -> jax.Array:
 def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax.Array:
     loss = posterior.losses(position, batch).mean()
     nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (posterior.nbeta, posterior.localization))
-    pulls = [jnp.sum(jnp.square(w - c.astype(w.dtype))).astype(loss.dtype) for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)]
+    pulls = [
+        jnp.sum(jnp.square(w - c.astype(w.dtype))).astype(loss.dtype)
+        for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
+    ]
     return nbeta * loss + localization / 2 * jnp.asarray(sum(pulls))
 
 

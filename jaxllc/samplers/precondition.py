@@ -82,8 +82,8 @@ class RMSProp:
 class Adam:
     r"""RMSProp's $G$, and the drift follows the exponential mean of the gradients (Kim, Song & Liang, arXiv:2009.09535).
 
-    The memory of the drift widens the law by about $\epsilon G a\, b_1 / 2 (1 - b_1)$ of its variance at curvature $a$, which vanishes with $\epsilon$. What stays
-    at small steps and a fixed memory is that $G$ moves with the very noise of the minibatches that is in the drift, as RMSProp's does.
+    The memory of the drift widens the law by about $\epsilon G a\, b_1 / 2 (1 - b_1)$ of its variance at curvature $a$, which vanishes with
+    $\epsilon$. What stays at small steps and a fixed memory is that $G$ moves with the very noise of the minibatches that is in the drift, as RMSProp's does.
 
     Args:
         b1: memory of the mean gradient, per step.
