@@ -82,12 +82,8 @@ class Estimate:
     def __str__(self) -> str:
         chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e})"
-        # WBIC is n (L(w*) + λ̂ / nβ), so its error is n / nβ times that of λ̂.
-        told = (
-            []
-            if np.isnan(self.wbic)
-            else [f"  WBIC = {with_error(self.wbic, self.std_error * self.data.attrs['num_examples'] / self.data.attrs['nbeta'])} nats"]
-        )
+        wbic_error = self.std_error * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
+        told = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
         return "\n".join([head, *told, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
 
     def _value(self, name: str) -> float:
