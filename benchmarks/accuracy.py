@@ -182,14 +182,14 @@ def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[d
 
 
 def beside_rivals(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
-    """The rivals on the first two nets of each shape of the class 1K, one of full rank and one of another: their chains take a while."""
+    """The rivals on the first net of each shape of the class 1K, which has full rank: their chains take a while."""
     for row in rows:
         if row["class"] != "1K":
             continue
-        made = nets.make(tuple(row["widths"]), 2, NUM_EXAMPLES)
+        made = nets.make(tuple(row["widths"]), len(row["llc"]), NUM_EXAMPLES)  # all of them: the data come after them
         num_steps = GRADIENTS["1K"]
         options = {"num_chains": CHAINS, "num_burn_in": num_steps // 3, "num_draws": num_steps - num_steps // 3, **posterior_setting(made.widths, NUM_EXAMPLES)}
-        accuracy_rivals.measure(made, 2, 4 / curvature_of(made), BATCH_SIZE, options, known, keep)
+        accuracy_rivals.measure(made, 1, 4 / curvature_of(made), BATCH_SIZE, options, known, keep)
         print(f"rivals, {'-'.join(map(str, made.widths))}: done", flush=True)
 
 

@@ -99,8 +99,8 @@ def make_transformer() -> tuple[Any, Any]:
 
 
 def make_polygon(corners: int, spare: str) -> tuple[Any, Any]:
-    """20 000 inputs and the critical point of their population."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tms.polygon(corners, spare=spare)), np.asarray(tms.examples(jax.random.key(0), 20_000))
+    """5000 inputs and the critical point of their population."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tms.polygon(corners, spare=spare)), np.asarray(tms.examples(jax.random.key(0), 5000))
 
 
 MLP_LIKE = {"hidden": {"weight": 0, "bias": 0}, "output": {"weight": 0, "bias": 0}}
@@ -111,7 +111,7 @@ MODELS = {
     ),
 } | {
     f"superposition, {corners} corners{'' if corners == 6 else f', spare feature {spare}'}": Model(
-        tms.squared_loss, partial(make_polygon, corners, spare), lambda: ({"weight": 0, "bias": 0}, 0), jaxllc.default_nbeta(20_000), 1.0, 256, 40, 500,
+        tms.squared_loss, partial(make_polygon, corners, spare), lambda: ({"weight": 0, "bias": 0}, 0), jaxllc.default_nbeta(5000), 1.0, 256, 40, 500,
         tms.polygon_llc(corners, spare=spare),
     )
     for corners, spare in ((5, "on"), (5, "dead"), (6, "dead"))
@@ -142,7 +142,7 @@ def run_reference(name: str, path: str) -> None:
     posterior = jaxllc.LocalPosterior(model.loss_fn, center, model.nbeta, model.localization)
     limit = 4 / sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(4))
     est = None
-    for factor in (1, 2, 4, 8):
+    for factor in (1, 2, 4):
         num_draws = factor * model.num_draws
         est = jaxllc.estimate(
             model.loss_fn, center, data, key=jax.random.key(1), sampler=jaxllc.HMC(limit / 16, num_integration_steps=model.num_integration_steps),
