@@ -70,4 +70,5 @@ def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
     On a quadratic of curvature $a$ the stationary law has $a E[w^2] - 1 = \frac{(1 + c)^2}{4} (E[v^2] - 1)$ along each axis, $c = e^{-\alpha h}$ being the
     momentum that an O step keeps: the fixed point of $E[w^2]$, $E[wv]$ and $E[v^2]$. It is zero with exact gradients, at any step.
     """
-    return ((1 + kept) / 2) ** 2 * heat(kicked)
+    excess = heat(kicked)
+    return ((1 + kept.astype(excess.dtype)) / 2) ** 2 * excess
