@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import ROOT, Worker
 
-SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4)
+SHARES = (1 / 256, 1 / 64, 1 / 16)
 """Step sizes, as shares of the largest stable one at w*; with RMSprop, whose scale is at most ten times one, of a tenth of it."""
 RIVALS = {
     ("devinterp 1.3.2", "SGLD"): ("devinterp1", "accuracy_devinterp1.py", 1.0),
