@@ -3,11 +3,10 @@ r"""The slope of a noisy curve, with its uncertainty: a Gaussian process that le
 $$y_i = f(x_i) + \eta_i + \zeta_i$$
 
 $f$ is a straight line plus a Matérn-5/2 process, so it has a slope, $\eta$ an Ornstein-Uhlenbeck process over the *index* of the point (the wobble that
-neighbours
-share), and $\zeta$ white, of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths are those of the highest
-posterior under broad
-priors, so measured errors that are too small, too large, or none at all are put right by the scatter itself. Rasmussen and Williams,
-*Gaussian Processes for Machine Learning* (2006), chapters 2, 5 and section 9.4 (slopes).
+neighbours share), and $\zeta$ white, of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths are those of the
+highest posterior under broad priors, so measured errors that are too small, too large, or none at all are put right by the scatter itself. The wobble, which
+could else explain any curve, is bounded by measured errors and by the scatter between neighbours. Rasmussen and Williams, *Gaussian Processes
+for Machine Learning* (2006), chapters 2, 5 and section 9.4 (slopes).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
+TINY = np.finfo(float).tiny
 LINE = 10.0
 """Prior standard deviation of the straight line's slope, in standard deviations of y over the span of x: wide."""
 
@@ -33,10 +33,15 @@ PRIOR = {
 
 SMOOTH, WOBBLY = dict(wobble=-2.0, scatter=-2.0, amplitude=1.0), dict(wobble=1.5)
 """Where the searches for the settings start, as departures from the prior means."""
-ODDS = 100.0
-"""How much more probable than a straight line with wobble a curved law has to be: decisive, on Jeffreys' scale."""
+WOBBLE = 1.5
+"""How many errors the wobble may be at most, of the measured ones or of the scatter between neighbours, whichever is larger. Two standard errors above one: an
+error of eight chains is itself known to 27 %."""
+ODDS = 30.0
+"""How much more probable than a straight line with wobble a curved law has to be: very strong evidence, on Jeffreys' scale."""
 ALIKE = 0.1
 """The median error, in standard deviations of y, before its scale is learnt; errors are alike where none are measured."""
+MEDIAN = 0.6745
+"""Of the absolute value of a standard normal variable."""
 RESOLUTION = 1 / 400
 """Share of the span of x within which the search for the settings, which takes the cube of their number, at first uses one point."""
 
@@ -73,7 +78,7 @@ def slope(
     Args:
         x: increasing.
         y: the curve, in any unit.
-        error: measured standard errors of y; their scale is learnt.
+        error: measured standard errors of y; their scale is learnt, but they bound the wobble.
         chains: curves with mean y, at least four, whose deviations from it run along x (common random numbers); what their smoothed slopes
             differ by is added to the covariance, widened as Student's t is for so few.
         num_grid: points of the grid.
@@ -82,10 +87,11 @@ def slope(
     u, z = (x - origin) / span, (y - y.mean()) / scale
     squares = np.full(len(x), ALIKE**2) if error is None else (ALIKE * error / np.median(error)) ** 2
     index = np.arange(len(u))
+    most = WOBBLE * max(_scatter(u, z), 0.0 if error is None else float(np.median(error)) / scale)
     kept = _apart(u)
-    setting = _most_probable(u[kept], index[kept], z[kept], squares[kept])
+    setting = _most_probable(u[kept], index[kept], z[kept], squares[kept], most)
     if len(kept) < len(u):
-        setting = _most_probable(u, index, z, squares, setting)
+        setting = _most_probable(u, index, z, squares, most, setting)
     grid = np.linspace(0.0, 1.0, num_grid)
     smooth, noise = _covariances(setting, u, index, squares)[:2]
     distance = grid[:, None] - u
@@ -105,6 +111,14 @@ def slope(
 def _matern(r: np.ndarray, order: int) -> np.ndarray:
     """The Matérn-5/2 correlation, and what its first and second derivatives are up to their factors."""
     return (1 + r + (r**2 / 3, 0, -(r**2))[order]) * np.exp(-r)
+
+
+def _scatter(u: np.ndarray, z: np.ndarray) -> float:
+    """The standard deviation of white noise under which points would depart as they do, in the median, from the line through their neighbours."""
+    left, right = np.diff(u)[:-1], np.diff(u)[1:]
+    share = left / (left + right)
+    departure = z[1:-1] - share * z[2:] - (1 - share) * z[:-2]
+    return float(np.median(np.abs(departure) / np.sqrt(1 + share**2 + (1 - share) ** 2))) / MEDIAN
 
 
 def _apart(u: np.ndarray) -> list[int]:
@@ -139,8 +153,10 @@ def _covariances(setting: dict[str, float], u: np.ndarray, index: np.ndarray, sq
     return matern + LINE**2 * (1 + centred[:, None] * centred), noise, by
 
 
-def _most_probable(u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.ndarray, start: dict[str, float] | None = None) -> dict[str, float]:
-    """The settings of highest posterior density, by quasi-Newton steps with exact gradients, near a start or anywhere."""
+def _most_probable(
+    u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.ndarray, most: float, start: dict[str, float] | None = None
+) -> dict[str, float]:
+    """The settings of highest posterior density with a wobble of at most `most`, by quasi-Newton steps with exact gradients, near a start or anywhere."""
     from scipy.linalg import lapack
     from scipy.optimize import minimize
 
@@ -163,6 +179,8 @@ def _most_probable(u: np.ndarray, index: np.ndarray, z: np.ndarray, squares: np.
         return float(value), gradient + away / width
 
     bounds = [(m - 4 * w, m + 4 * w) if name != "length" else (np.log(0.02), np.log(2.0)) for name, m, w in zip(names, middle, width, strict=True)]
+    wobble = names.index("wobble")
+    bounds[wobble] = (bounds[wobble][0], float(np.clip(np.log(max(most, TINY)), *bounds[wobble])))
 
     def top(theta: np.ndarray, bounds: list[tuple[float, float]]) -> "OptimizeResult":
         return minimize(objective, np.clip(theta, *np.transpose(bounds)), jac=True, method="L-BFGS-B", bounds=bounds, options=dict(ftol=1e-6))

@@ -51,13 +51,11 @@ def find_stages(
     long
     a stretch of log-time), with its error: a stage of type B is `hidden` where that cannot be told from zero. `score` compares the stage's share of all that
     $\hat\lambda$ moved, at two standard errors less than estimated, with its share of all that the loss moved: $(|s| - m) / (|s| + |m|)$, $m$ positive where
-    $\hat\lambda$ and the loss
-    move in opposite directions. It is 1 where $\hat\lambda$ moves and the loss does not, or not oppositely; 0 where one mirrors the other; -1 where only the
-    loss moves. `rank` is 1 for the
-    highest score.
+    $\hat\lambda$ and the loss move in opposite directions. It is 1 where $\hat\lambda$ moves and the loss does not, or not oppositely; 0 where one mirrors the
+    other, or neither moves; -1 where only the loss moves. `rank` is 1 for the highest score.
 
-    The scatter about the smooth curve is learnt, white and correlated; measured errors say only how it differs between checkpoints. What is left out:
-    boundaries of the loss alone.
+    The scatter about the smooth curve is learnt, white and correlated; measured errors say how it differs between checkpoints and bound its correlated
+    part. What is left out: boundaries of the loss alone.
 
     Args:
         step: training steps, `[step]`, increasing; 0 counts as half of the first positive step, since time is logarithmic.
@@ -358,6 +356,11 @@ def _excess(law: Slope, start: int, end: int) -> tuple[float, float]:
 
 
 def _score(delta_llc: np.ndarray, delta_llc_error: np.ndarray, delta_loss: np.ndarray) -> np.ndarray:
-    share = np.maximum(np.abs(delta_llc) - 2 * delta_llc_error, 0.0) / np.abs(delta_llc).sum()
-    mirrored = -np.sign(delta_llc) * delta_loss / np.abs(delta_loss).sum()
-    return (share - mirrored) / (share + np.abs(mirrored))
+    share = _divided(np.maximum(np.abs(delta_llc) - 2 * delta_llc_error, 0.0), np.abs(delta_llc).sum())
+    mirrored = np.where(delta_llc * delta_loss > 0, -1.0, 1.0) * _divided(np.abs(delta_loss), np.abs(delta_loss).sum())
+    return _divided(share - mirrored, share + np.abs(mirrored))
+
+
+def _divided(over: np.ndarray, under: np.ndarray | float) -> np.ndarray:
+    """The quotient, 0 where nothing is divided by nothing."""
+    return np.divide(over, under, out=np.zeros_like(over), where=np.broadcast_to(under, over.shape) > 0)
