@@ -124,7 +124,8 @@ def sample(
     data = jax.device_put(data, NamedSharding(mesh, P()))
     sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(_axes(mesh)[0])))
 
-    state, reference, center_grad, control = _start(key, sampler, posterior, data, mesh=mesh, num_chains=num_chains)
+    static: dict[str, Any] = dict(mesh=mesh, num_chains=num_chains, kind=kind_of(sampler))
+    state, reference, center_grad, control = _start(key, sampler, posterior, data, **static)
     posterior = dataclasses.replace(posterior, center_grad=center_grad)
     full_center_loss = _fetch(reference.mean)
     if not np.isfinite(full_center_loss).all():
@@ -147,7 +148,7 @@ def sample(
             on_steps(len(steps))
 
     for first in range(0, total, block):
-        state, running = _block(key, sampler, posterior, data, state, reference.by_example, first, mesh=mesh, num_chains=num_chains, num_steps=block)
+        state, running = _block(key, sampler, posterior, data, state, reference.by_example, first, num_steps=block, **static)
         if pending is not None:
             keep(*pending)
         pending = first, running
@@ -156,6 +157,15 @@ def sample(
 
     trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control))
     return trace if stacked else Trace(*(x[0] for x in trace))
+
+
+def kind_of(sampler: Sampler) -> str:
+    """The classes in a sampler, for the programs' keys.
+
+    JAX takes two dataclasses with the same number of leaves and the same static fields for one structure whatever their classes (`SGHMC` and `SGNHT`,
+    `Minibatch` and `ControlVariate`), and only their hashes differ. Where these meet in one slot of `jax.jit`'s table, another sampler's program would run.
+    """
+    return str(jax.tree.structure(sampler))
 
 
 def check_counts(**counts: int) -> None:
@@ -207,9 +217,9 @@ def _axes(mesh: Mesh) -> tuple[str | None, str | None]:
     return tuple(axis if axis in mesh.axis_names else None for axis in ("step", "chain"))  # type: ignore[return-value]
 
 
-@partial(jax.jit, static_argnames=("mesh", "num_chains"))
+@partial(jax.jit, static_argnames=("mesh", "num_chains", "kind"))
 def _start(
-    key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, num_chains: int
+    key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, num_chains: int, kind: str
 ) -> tuple[Any, Reference, Params | None, jax.Array]:
     """States at the centres, the losses there, the gradient there if the sampler needs it, and the Gaussian control."""
     step_axis, chain_axis = _axes(mesh)
@@ -242,7 +252,7 @@ def _start(
     )(key, sampler, posterior, data, jnp.arange(num_chains))
 
 
-@partial(jax.jit, static_argnames=("mesh", "num_chains", "num_steps"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("mesh", "num_chains", "kind", "num_steps"), donate_argnames="state")
 def _block(
     key: Key,
     sampler: Sampler,
@@ -254,6 +264,7 @@ def _block(
     *,
     mesh: Mesh,
     num_chains: int,
+    kind: str,
     num_steps: int,
 ) -> tuple[Any, jax.Array]:
     """`num_steps` steps of all chains: their new states, and `[3, K, C, num_steps]`: excess losses, losses at the centre, step bias."""

@@ -124,6 +124,17 @@ def test_momenta_have_the_temperature_at_every_nbeta(sampler, nbeta, key):
     assert est.std_error < 0.02 * exact
 
 
+def test_programs_are_told_apart_by_the_classes_of_their_samplers():
+    """JAX takes some of these for one structure (`SGHMC` and `SGNHT` among them), and then tells their programs apart by the luck of a hash.
+
+    Seen, without the classes in the programs' keys, as a control variate that ran the program of a plain minibatch and missed its gradient at w*.
+    """
+    samplers = [SGLD(1.0), SGLD(1.0, gradient=ControlVariate()), SGLD(1.0, RMSProp()), SGLD(1.0, Adam()), SGHMC(1.0, 1.0), SGNHT(1.0, 1.0)]
+    samplers += [SGHMC(1.0, 1.0, gradient=ControlVariate()), MALA(1.0), SGLD(1.0, noise="gaussian")]
+    assert len({engine.kind_of(sampler) for sampler in samplers}) == len(samplers)
+    assert engine.kind_of(SGLD(1.0)) == engine.kind_of(SGLD(2.0))
+
+
 def run_chains(sampler, posterior, data, num_chains, num_steps):
     """The states of all chains at each step, from the sampler alone."""
 
