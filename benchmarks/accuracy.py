@@ -339,7 +339,7 @@ def main() -> None:
     if options.rivals:
         beside_rivals(found["rows"], found["rivals"], keep)
     found |= {"lines": summarise(found["rows"]), "published_recipe": published(20)}
-    found["rival_lines"] = accuracy_rivals.summarise(found["rivals"], found["rows"], ["SGLD"])
+    found["rival_lines"] = accuracy_rivals.summarise(found["rivals"], found["rows"], ["SGLD", "SGHMC"])
     keep()
     plot(found["rows"], path.with_suffix(".png"))
     recipe = found["published_recipe"]
