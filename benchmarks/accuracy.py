@@ -233,10 +233,10 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                  "ess_per_1000": float(np.nanmedian(ess) / gradients * 1000),
                  "with_findings": float(np.mean(findings)), "diverged": float(np.mean([d > 0 for run in runs for d in run["num_diverged"]]))}
             )  # fmt: skip
-            if sampler == "SGLD":
+            if sampler in ("SGLD", "SGLD, 4 times the step"):
                 left_in = found + np.concatenate([run["step_bias"] for run in runs])
                 covered = np.abs(left_in - own) < 2 * np.hypot(error, own_error)
-                lines.append({"class": name, "sampler": "SGLD, step_bias left in", **errors(left_in, truth, own), "coverage": float(covered.mean())})
+                lines.append({"class": name, "sampler": f"{sampler}, step_bias left in", **errors(left_in, truth, own), "coverage": float(covered.mean())})
     return lines
 
 
