@@ -74,7 +74,7 @@ def mlp_loss(params: Any, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
 
 def make_digits(width: int = 8) -> tuple[Any, Any]:
     """1797 images of 8 by 8 pixels, a fifth of whose labels are drawn anew so that a minimum exists; 610 weights."""
-    from sklearn.datasets import load_digits  # pip install -e '.[benchmarks]'
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]  # pip install -e '.[benchmarks]'
 
     rng = np.random.default_rng(0)
     images, labels = load_digits(return_X_y=True)
