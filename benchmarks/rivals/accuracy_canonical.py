@@ -1,17 +1,8 @@
 """Estimates of canonical-interp for the accuracy benchmark. Arguments: stored nets, batch. One minibatch is shared by all chains."""
 
-import itertools
 import sys
 
-if not hasattr(itertools, "batched"):  # it needs Python 3.12 for this name alone
-
-    def batched(iterable, size):
-        iterator = iter(iterable)
-        while chunk := tuple(itertools.islice(iterator, size)):
-            yield chunk
-
-    itertools.batched = batched
-
+import python312  # noqa: F401
 from canonical_interp.slt import LLCEstimator
 from nets import criterion, serve
 

@@ -1,23 +1,15 @@
 """canonical-interp on a deep linear net: vmap over chains and torch.compile. One minibatch is shared by all chains. Arguments: threads, widths, n, batch."""
 
 import importlib.metadata
-import itertools
 import json
 import math
 import sys
 import time
 
-if not hasattr(itertools, "batched"):  # it needs Python 3.12 for this name alone
-
-    def batched(iterable, size):
-        iterator = iter(iterable)
-        while chunk := tuple(itertools.islice(iterator, size)):
-            yield chunk
-
-    itertools.batched = batched
-
+import python312  # noqa: F401
 import torch
 from canonical_interp.slt import LLCEstimator
+from nets import Slices, criterion
 
 CHAINS = 8
 
@@ -30,25 +22,12 @@ with torch.no_grad():
     y = model(x) + torch.randn(n, widths[-1])
 
 
-class Slices(torch.utils.data.DataLoader):
-    """Fixed batches, sliced once: no indexing and no collation at a step."""
-
-    def __init__(self):
-        super().__init__(torch.utils.data.TensorDataset(x, y), batch_size=batch)
-        object.__setattr__(self, "batches", [(x[i : i + batch], y[i : i + batch]) for i in range(0, n, batch)])
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
-def criterion(outputs, targets):
-    return 0.5 * ((outputs - targets) ** 2).sum(-1).mean()
-
-
 def run(num_steps):
     estimator = LLCEstimator(draws=num_steps, chains=CHAINS, burnin_steps=0, learning_rate=1e-5, localization=1.0, nbeta=n / math.log(n))
     began = time.perf_counter()
-    estimator.estimate_llc(model, Slices(), criterion_fn=criterion, seed=0, show_progress=False, current_loss=torch.tensor(widths[-1] / 2.0), compile="default")
+    estimator.estimate_llc(
+        model, Slices(x, y, batch), criterion_fn=criterion, seed=0, show_progress=False, current_loss=torch.tensor(widths[-1] / 2.0), compile="default"
+    )
     return (time.perf_counter() - began) / CHAINS
 
 

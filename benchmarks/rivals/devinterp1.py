@@ -13,6 +13,7 @@ import torch
 from devinterp.optim.sgld import SGLD
 from devinterp.slt.llc import LLCEstimator
 from devinterp.slt.sampler import sample
+from nets import Slices
 
 CHAINS = 2  # they run one after the other, each at the same cost
 
@@ -25,19 +26,8 @@ with torch.no_grad():
     y = model(x) + torch.randn(n, widths[-1])
 
 
-class Slices(torch.utils.data.DataLoader):
-    """Fixed batches, sliced once: no indexing and no collation at a step."""
-
-    def __init__(self):
-        super().__init__(torch.utils.data.TensorDataset(x, y), batch_size=batch)
-        object.__setattr__(self, "batches", [(x[i : i + batch], y[i : i + batch]) for i in range(0, n, batch)])
-
-    def __iter__(self):
-        return iter(self.batches)
-
-
 stock = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=batch, shuffle=True)
-loader = Slices() if loader_kind == "slices" else stock
+loader = Slices(x, y, batch) if loader_kind == "slices" else stock
 
 
 def evaluate(model, data):
