@@ -91,6 +91,14 @@ class LocalPosterior:
         grad, losses = jax.grad(mean_loss, has_aux=True)(position)
         return losses, grad
 
+    def slope(self, position: Params, grad: Params) -> Params:
+        r"""$\nabla U = n\beta\, g + \gamma (w - w^*)$ at a position, of an estimate $g$ of the mean loss's gradient there."""
+
+        def add(w: jax.Array, g: jax.Array, center: jax.Array) -> jax.Array:
+            return jnp.asarray(self.nbeta, w.dtype) * g + jnp.asarray(self.localization, w.dtype) * (w - center)
+
+        return jax.tree.map(add, position, grad, self.position())
+
     def sharpness(self, key: Key, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
         r"""The largest curvature of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
 

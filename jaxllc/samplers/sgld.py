@@ -65,15 +65,12 @@ class SGLD(HasStepSize):
         step_size = self.step_size_at(state.steps)
         noise = NOISES[self.noise](key, state.position)
 
-        def uphill(w: jax.Array, g: jax.Array, center: jax.Array) -> jax.Array:
-            return jnp.asarray(posterior.nbeta, w.dtype) * g + jnp.asarray(posterior.localization, w.dtype) * (w - center)
-
         def move(w: jax.Array, slope: jax.Array, xi: jax.Array, scale: jax.Array | None = None) -> jax.Array:
             epsilon = jnp.asarray(step_size, w.dtype)
             epsilon = epsilon if scale is None else epsilon * scale
             return w - epsilon / 2 * slope + jnp.sqrt(epsilon) * xi
 
-        slope = jax.tree.map(uphill, state.position, followed, posterior.position())
+        slope = posterior.slope(state.position, followed)
         moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
         from_loss = jax.tree.map(lambda g: jnp.asarray(posterior.nbeta, g.dtype) * g, followed)
         return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, from_loss, slope, scale))

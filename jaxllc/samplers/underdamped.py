@@ -40,12 +40,7 @@ class Underdamped(HasStepSize):
 
 def kick(time: jax.Array, position: Params, momentum: Params, grad: Params, posterior: LocalPosterior) -> Params:
     r"""$v - h \nabla U(w)$."""
-
-    def push(w: jax.Array, v: jax.Array, g: jax.Array, center: jax.Array) -> jax.Array:
-        h, nbeta, localization = (jnp.asarray(x, w.dtype) for x in (time, posterior.nbeta, posterior.localization))
-        return v - h * (nbeta * g + localization * (w - center))
-
-    return jax.tree.map(push, position, momentum, grad, posterior.position())
+    return jax.tree.map(lambda v, slope: v - jnp.asarray(time, v.dtype) * slope, momentum, posterior.slope(position, grad))
 
 
 def drift(time: jax.Array, position: Params, momentum: Params) -> Params:
