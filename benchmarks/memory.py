@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory [--quick]
 
-Bytes are those of the compiled programs (XLA's own account of arguments, results and temporaries) on one device, as copies of the weights for one more chain;
-one copy is the chain's own weights, and what is beyond it is held to the goal, to three decimals (a chain's own number and its count of steps are a few bytes):
-gradients and activations of the chains that run side by side are included, though the goal would grant them.
+Bytes are those of the compiled programs (XLA's own account of arguments, results and temporaries) on one device, as copies of the weights for one more chain.
+One copy is the chain's own weights, and what is beyond it is held to the goal, to three decimals (a chain's own number and its count of steps are a few bytes).
+Both numbers of chains are run in groups of one width, so gradients and activations, which only the chains that run side by side have, are the same in both.
 Resident memory is the peak of a process of its own.
 """
 
@@ -56,6 +56,20 @@ def block_bytes(case: Case, num_chains: int, num_steps: int) -> int:
     return found[0]
 
 
+def widest(case: Case) -> int:
+    """How many chains of a block of steps run side by side."""
+    engine_rule, found = engine.side_by_side, []
+
+    def noted(*args: Any) -> int:
+        found.append(engine_rule(*args))
+        return found[-1]
+
+    engine._block.clear_cache()  # a program that was traced before does not ask
+    with mock.patch.object(engine, "side_by_side", noted):
+        block_bytes(case, 1, STEPS)
+    return found[-1]
+
+
 def gradient_bytes(case: Case, num_chains: int) -> int:
     """Of as many bare gradient descents side by side, each on a batch of its own out of the same data."""
     stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_chains, *leaf.shape)), case.params)
@@ -74,8 +88,9 @@ def gradient_bytes(case: Case, num_chains: int) -> int:
 
 def per_chain(case: Case) -> dict[str, Any]:
     """Copies of the weights that one more chain holds, in the engine and in bare gradients, and those of the engine beyond the chain's own weights."""
-    weights = 4 * case.num_weights
-    ours, bare = ((measured(case, 24) - measured(case, 8)) / 16 / weights for measured in (chains_bytes, gradient_bytes))
+    weights, width = 4 * case.num_weights, widest(case)
+    few, many = (k * width * max(1, 8 // width) for k in (2, 4))
+    ours, bare = ((measured(case, many) - measured(case, few)) / (many - few) / weights for measured in (chains_bytes, gradient_bytes))
     what = f"{case.label}: copies of the weights that a chain holds beyond its own"
     return row(what, 1.0, round(ours - 1, 3), at_most=True, case=case.label, ours=ours, bare=bare)
 

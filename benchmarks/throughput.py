@@ -92,7 +92,7 @@ def devices_ratio(name: str, repeats: int, scale: int) -> tuple[list[dict[str, A
 
 
 COMPILES = """
-import time, jax
+import time, jax, tqdm.auto, xarray  # whose import is no compilation
 from benchmarks.cases import CASES
 import jaxllc
 case = CASES[{name!r}]()

@@ -178,14 +178,16 @@ def check_counts(**counts: int) -> None:
 
 def sharpness(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> float:
     """The largest curvature of the potential at the centre (see `LocalPosterior.sharpness`), in the same context as the chains: no new trace."""
-    return float(_sharpness(posterior, data, mesh=mesh))
+    rng = np.random.default_rng(0)  # on the host: a normal draw would have to be compiled
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), posterior.position())
+    return float(_sharpness(posterior, data, direction, mesh=mesh))
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _sharpness(posterior: LocalPosterior, data: InMemory, *, mesh: Mesh) -> jax.Array:
+def _sharpness(posterior: LocalPosterior, data: InMemory, direction: Params, *, mesh: Mesh) -> jax.Array:
     at = jnp.zeros((), jnp.int32)
-    measure = jax.shard_map(lambda p, d: p.sharpness(jax.random.key(0), d.batch(at)), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
-    return measure(posterior, data)
+    measure = jax.shard_map(lambda p, d, v: p.sharpness(v, d.batch(at)), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    return measure(posterior, data, direction)
 
 
 def _check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int) -> None:

@@ -5,7 +5,6 @@ $$p(w) \propto e^{-U(w)}, \qquad U(w) = n\beta\, L_n(w) + \tfrac{\gamma}{2} \lVe
 over the free weights; the others stay at $w^*$ (Lau et al., arXiv:2308.12108; Wang et al., arXiv:2410.02984).
 """
 
-import itertools
 import math
 
 import jax
@@ -13,8 +12,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxllc._tree import at_least_float32
-from jaxllc._typing import Batch, Key, LossFn, Params, Scalar
+from jaxllc._typing import Batch, LossFn, Params, Scalar
 from jaxllc.free import Free, put_free, take_free
+
+DIFFERENCE = 1e-3
+"""Share of the norm of the weights by which `LocalPosterior.sharpness` steps aside."""
 
 
 def default_nbeta(num_examples: int) -> float:
@@ -99,31 +101,39 @@ class LocalPosterior:
 
         return jax.tree.map(add, position, grad, self.position())
 
-    def sharpness(self, key: Key, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
+    def sharpness(self, direction: Params, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
         r"""The largest curvature of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
 
-        SGLD is stable for $\epsilon$ below four over this number. Power iteration approaches it from below.
+        SGLD is stable for $\epsilon$ below four over this number. Power iteration approaches it from below. The Hessian times a vector is the difference of two
+        gradients a thousandth of the weights' norm to either side, which compiles in half the time of a derivative of the gradient, and sees the kinks of
+        ReLUs as chains do.
+
+        Args:
+            direction: where the iteration begins, a position at random.
+            batch: examples that the curvature is taken of.
+            num_iterations: a Hessian-vector product each.
         """
         position = self.position()
-        leaves, structure = jax.tree.flatten(position)
-        # One draw for all leaves: XLA takes longer to compile a normal draw for each of them than all the rest.
-        sizes = [leaf.size for leaf in leaves]
-        pieces = jnp.split(jax.random.normal(key, (sum(sizes),)), list(itertools.accumulate(sizes))[:-1])
-        start = structure.unflatten([piece.reshape(leaf.shape).astype(leaf.dtype) for piece, leaf in zip(pieces, leaves, strict=True)])
-
-        def gradient(position: Params) -> Params:
-            return self.loss_and_grad(position, batch)[1]
 
         def norm(vector: Params) -> jax.Array:
             return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector))))
 
-        hessian_vector = jax.linearize(gradient, position)[1]  # once: a new linearization at each step would have to be compiled inside the loop
+        size = norm(position)
+        reach = DIFFERENCE * jnp.where(size > 0, size, jnp.ones_like(size))
+
+        def hessian_vector(unit: Params) -> Params:
+            def add(total: Params, side: jax.Array) -> tuple[Params, None]:
+                there = jax.tree.map(lambda w, u: w + (side * reach).astype(w.dtype) * u, position, unit)
+                _, grad = self.loss_and_grad(there, batch)
+                return jax.tree.map(lambda t, g: t + (side / (2 * reach)).astype(g.dtype) * g, total, grad), None
+
+            return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), jnp.asarray([1.0, -1.0], size.dtype))[0]
 
         def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
             vector, size = carry
-            unit = jax.tree.map(lambda leaf: leaf / jnp.maximum(size, jnp.finfo(leaf.dtype).tiny), vector)
+            unit = jax.tree.map(lambda leaf: leaf / jnp.maximum(size, jnp.finfo(leaf.dtype).tiny).astype(leaf.dtype), vector)
             image = hessian_vector(unit)
             return (image, norm(image)), None
 
-        (_, curvature), _ = jax.lax.scan(iterate, (start, norm(start)), None, length=num_iterations)
+        (_, curvature), _ = jax.lax.scan(iterate, (direction, norm(direction)), None, length=num_iterations)
         return jnp.asarray(self.nbeta) * curvature + jnp.asarray(self.localization)

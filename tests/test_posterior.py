@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from problems import CURVATURE, Quadratic, shifted
 
-from jaxllc import Paths, default_nbeta
+from jaxllc import LocalPosterior, Paths, default_nbeta
 
 
 def test_default_nbeta():
@@ -34,7 +34,25 @@ def test_only_free_weights_have_a_gradient():
     assert grad["b"].shape == (3,)
 
 
-def test_sharpness_is_the_largest_curvature_of_the_potential(key):
+def measured_sharpness(posterior, batch):
+    rng = np.random.default_rng(0)
+    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), posterior.position())
+    return float(jax.jit(lambda p: p.sharpness(direction, batch))(posterior))
+
+
+def test_sharpness_is_the_largest_curvature_of_the_potential():
     problem = Quadratic()
-    found = jax.jit(lambda p: p.sharpness(key, jnp.asarray(problem.rows)))(problem.posterior())
-    assert float(found) == pytest.approx(problem.nbeta * CURVATURE.max() + problem.localization, rel=1e-3)
+    found = measured_sharpness(problem.posterior(), jnp.asarray(problem.rows))
+    assert found == pytest.approx(problem.nbeta * CURVATURE.max() + problem.localization, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1e3])
+def test_sharpness_of_weights_of_any_size(scale):
+    """The step aside is a share of the norm of the weights; at zero weights it is that share itself."""
+    curvature = jnp.asarray([3.0, 1.0, 0.25])
+
+    def loss(params, batch):
+        return 0.5 * jnp.sum(curvature * (params - scale) ** 2) + 0 * batch
+
+    posterior = LocalPosterior(loss, jnp.full(3, scale), nbeta=10.0, localization=2.0)
+    assert measured_sharpness(posterior, jnp.zeros(4)) == pytest.approx(32.0, rel=1e-3)

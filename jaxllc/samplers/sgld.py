@@ -72,11 +72,10 @@ class SGLD(HasStepSize):
 
         slope = posterior.slope(state.position, followed)
         moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
-        from_loss = jax.tree.map(lambda g: jnp.asarray(posterior.nbeta, g.dtype) * g, followed)
-        return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, from_loss, slope, scale))
+        return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, posterior.nbeta, followed, slope, scale))
 
 
-def step_bias(step_size: Scalar, from_loss: Params, slope: Params, scale: Params | None = None) -> jax.Array:
+def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
     r"""$\frac{\epsilon}{8}\, n\beta g \cdot G\, \nabla U$, whose mean is what a finite step and the noise of its batches add to $n\beta\,(E[L] - L(w^*))$.
 
     A stationary law keeps $E\lVert w - w^*\rVert^2$ (in the metric $G^{-1}$) from step to step, hence
@@ -86,10 +85,12 @@ def step_bias(step_size: Scalar, from_loss: Params, slope: Params, scale: Params
 
     Args:
         step_size: $\epsilon$.
-        from_loss: $n\beta g$, the share of the loss in `slope`.
+        nbeta: $n\beta$.
+        grad: $g$, which makes $n\beta g$ the share of the loss in `slope`.
         slope: $\nabla U = n\beta g + \gamma (w - w^*)$.
         scale: the diagonal $G$; None is one.
     """
     scaled = slope if scale is None else jax.tree.map(jnp.multiply, slope, scale)
-    products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(from_loss), jax.tree.leaves(scaled), strict=True)]
-    return jnp.asarray(step_size, products[0].dtype) / 8 * sum(product.astype(products[0].dtype) for product in products)
+    products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(scaled), strict=True)]
+    factor = jnp.asarray(step_size, products[0].dtype) / 8 * jnp.asarray(nbeta, products[0].dtype)
+    return factor * sum(product.astype(products[0].dtype) for product in products)
