@@ -21,11 +21,11 @@ import numpy as np
 import optax
 
 import jaxllc
+from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
 from jaxllc.engine import default_mesh, sharpness
 from jaxllc.models import induction, tms
 from jaxllc.models.transformer import Transformer, next_token_loss
 
-MAX_RHAT = 1.01
 STORED = "center", "data"
 
 
@@ -140,17 +140,15 @@ def run_reference(name: str, path: str) -> None:
             for part, like in zip(STORED, model.like(), strict=True)
         )
     posterior = jaxllc.LocalPosterior(model.loss_fn, center, model.nbeta, model.localization)
-    limit = 4 / sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(4))
-    est = None
-    for factor in (1, 2, 4):
-        num_draws = factor * model.num_draws
-        est = jaxllc.estimate(
-            model.loss_fn, center, data, key=jax.random.key(1), sampler=jaxllc.HMC(limit / 16, num_integration_steps=model.num_integration_steps),
-            nbeta=model.nbeta, localization=model.localization, batch_size=None, num_chains=4, num_draws=num_draws, num_burn_in=num_draws // 2, progress=False,
+    sampler = jaxllc.HMC(warming_up(4 / sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(4)) / 16), model.num_integration_steps)
+
+    def run(draws: int) -> jaxllc.Estimate:
+        return jaxllc.estimate(
+            model.loss_fn, center, data, key=jax.random.key(1), sampler=sampler, nbeta=model.nbeta, localization=model.localization, batch_size=None,
+            num_chains=4, num_draws=draws, num_burn_in=WARM_UP + draws // 2, progress=False,
         )  # fmt: skip
-        if est.rhat < MAX_RHAT:
-            break
-    assert est is not None
+
+    est = until_mixed(run, lambda est: est.rhat, model.num_draws)
     print(json.dumps({"llc": est.llc, "std_error": est.std_error, "rhat": est.rhat, "ess": est.ess}))
 
 

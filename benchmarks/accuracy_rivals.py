@@ -73,12 +73,14 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     groups: dict[tuple[str, str, float | None], dict[Any, float]] = {}
     for row in found:
         place = (tuple(row["widths"]), row["net"])
+        if place not in own:
+            continue
         groups.setdefault((row["rival"], row["method"], row["share"]), {})[place] = np.nan if row["llc"] is None else row["llc"]
     if not groups:
         return []
-    places = sorted(set.intersection(*(set(values) for values in groups.values())) & set(own))
+    places = sorted(set.intersection(*(set(values) for values in groups.values())))
     for name in ours:
-        groups["jaxllc", name, None] = {place: mine[place][name] for place in places}
+        groups["jaxllc", name, None] = {place: mine[place].get(name, np.nan) for place in places}
     lines = []
     for (rival, method, share), values in groups.items():
         got = np.asarray([values[place] for place in places])
@@ -97,11 +99,11 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown; diverged nets count as infinitely wrong."""
-    head = ["package", "method", "step size ÷ limit", "to the posterior: median", "p90", "bias", "to λ: median"]
+    head = ["class", "package", "method", "step size ÷ limit", "to the posterior: median", "p90", "bias", "to λ: median"]
     body = []
     for line in lines:
         share = "" if line["share"] is None else f"1/{1 / line['share']:.0f}"
         errors = [f"{line[name]:.1%}" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "median_error_to_llc")]
         method = f"**{line['method']}**" if line.get("best") else line["method"]
-        body.append([line["rival"], method, share, *errors])
+        body.append([line["class"], line["rival"], method, share, *errors])
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])

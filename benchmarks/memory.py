@@ -64,7 +64,7 @@ def widest(case: Case) -> int:
         found.append(engine_rule(*args))
         return found[-1]
 
-    engine._block.clear_cache()  # a program that was traced before does not ask
+    jax.clear_caches()  # a program that was traced before does not ask
     with mock.patch.object(engine, "side_by_side", noted):
         block_bytes(case, 1, STEPS)
     return found[-1]

@@ -12,6 +12,7 @@ from jaxllc.diagnostics import Finding
 from jaxllc.engine import Trace, sample
 from jaxllc.estimators import Estimate, estimate
 from jaxllc.free import Free, Paths
+from jaxllc.observables import AlongChains
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.gradients import ControlVariate, Minibatch
 from jaxllc.samplers.mcmc import HMC, MALA, MCLMC, NUTS, BlackJAX
@@ -30,6 +31,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "Adam",
+    "AlongChains",
     "BlackJAX",
     "ControlVariate",
     "Estimate",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxllc.results import STEP, row_axes, values, with_steps
+from jaxllc.results import HALF_STEP, STEP, row_axes, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -37,7 +37,8 @@ class Finding(NamedTuple):
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`; `rhat` and `ess`; `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `llc` and its `std_error`; `rhat` and `ess` (of an extrapolation the worse of its own and those of the half steps, whose `drift` it has);
+    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
     `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and `num_stuck`
     chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
@@ -49,8 +50,14 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     draws = values(tree, "posterior/llc")
     center_loss = values(tree, "constant_data/full_center_loss")
     llc, std_error, rhat, ess = _moments(draws)
+    settling = draws
+    if HALF_STEP.name in tree[HALF_STEP.group].data_vars:  # pyright: ignore[reportAttributeAccessIssue]
+        # Where chains have not mixed, those at both steps drift and their combination hardly does.
+        settling = values(tree, f"{HALF_STEP.group}/{HALF_STEP.name}")
+        _, _, half_rhat, half_ess = _moments(settling)
+        rhat, ess = np.fmax(rhat, half_rhat), np.fmin(ess, half_ess)
     third = max(draws.shape[-1] // 3, 1)
-    kept = np.where(_is_finite(draws)[..., None], draws, np.nan)
+    kept = np.where(_is_finite(draws)[..., None], settling, np.nan)
     drift, drift_error = _over_last(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
     change, change_error = np.full((2, *llc.shape), np.nan)
     if llc.shape[-1] > 1:

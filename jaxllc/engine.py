@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,29 @@ class Trace(NamedTuple):
     r"""`[K]`: $L_n(w^*)$, over all examples."""
     gaussian_llc: np.ndarray
     r"""`[K, C]`: what $N(w^*, 1/\gamma)$, which knows no loss, gives in the place of the chain; inf or NaN where $\gamma = 0$."""
+    watched: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
+    """`[K, C, W, ...]` of each function of `watch`, at its W times."""
+
+
+Functions: TypeAlias = tuple[tuple[str, Callable[[Params], jax.Array]], ...]
+"""Functions of all weights, with their names."""
+
+
+class Watch(NamedTuple):
+    """Functions that are evaluated along the chains, after every so many steps, at least one."""
+
+    functions: Functions
+    every: int
+
+    def times(self, num_burn_in: int, num_steps: int) -> np.ndarray:
+        """The steps after which they are, once burn-in is over: multiples of `every`."""
+        times = np.arange(self.every, num_steps + 1, self.every)
+        return times[times >= num_burn_in]
+
+    @property
+    def block(self) -> int:
+        """Steps of a block that ends wherever functions are evaluated, at most `BLOCK`."""
+        return max(size for size in range(1, min(self.every, BLOCK) + 1) if self.every % size == 0)
 
 
 class NotFiniteError(ValueError):
@@ -74,6 +97,7 @@ def sample(
     stacked: bool = False,
     mesh: Mesh | None = None,
     on_steps: Callable[[int], Any] | None = None,
+    watch: Watch | None = None,
 ) -> Trace:
     """Run chains around one checkpoint, or around a group of them in one program.
 
@@ -92,6 +116,7 @@ def sample(
         stacked: the leaves of `posterior.center` have a leading axis K, one row a checkpoint.
         mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them; default all devices that divide the work.
         on_steps: called with the number of steps of each block that has ended.
+        watch: functions to evaluate along the chains, between blocks of steps.
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
@@ -132,31 +157,37 @@ def sample(
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
 
     total = num_burn_in + (num_draws - 1) * thinning + 1
-    block = math.ceil(total / math.ceil(total / BLOCK))
+    block = math.ceil(total / math.ceil(total / BLOCK)) if watch is None else watch.block
+    times = set() if watch is None else set(watch.times(num_burn_in, total).tolist())
+    watched: list[dict[str, np.ndarray]] = []
     kept = np.empty((3, num_checkpoints, num_chains, num_draws), full_center_loss.dtype)
-    pending: tuple[int, jax.Array] | None = None
+    pending: tuple[int, jax.Array, dict[str, jax.Array] | None] | None = None
 
-    def keep(first: int, running: jax.Array) -> None:
-        """Of a block that began at a step, the draws."""
+    def keep(first: int, running: jax.Array, at_end: dict[str, jax.Array] | None) -> None:
+        """Of a block that began at a step, the draws, and what is watched at its end."""
         steps = range(first, min(first + block, total))
         draws = [step for step in steps if step >= num_burn_in and (step - num_burn_in) % thinning == 0]
         found = _fetch(running)
         if draws:
             at = (draws[0] - num_burn_in) // thinning
             kept[..., at : at + len(draws)] = found[..., draws[0] - first : draws[-1] - first + 1 : thinning]
+        if at_end is not None:
+            watched.append(jax.tree.map(_fetch, at_end))
         if on_steps is not None:
             on_steps(len(steps))
 
     for first in range(0, total, block):
         state, running = _block(key, sampler, posterior, data, state, reference.by_example, first, num_steps=block, **static)
+        at_end = None if watch is None or first + block not in times else _watched(state.position, posterior, functions=watch.functions, mesh=mesh)
         if pending is not None:
             keep(*pending)
-        pending = first, running
+        pending = first, running, at_end
     assert pending is not None
     keep(*pending)
 
-    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control))
-    return trace if stacked else Trace(*(x[0] for x in trace))
+    along = jax.tree.map(lambda *at_times: np.stack(at_times, 2), *watched) if watched else {}
+    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control), along)
+    return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
 
 def kind_of(sampler: Sampler) -> str:
@@ -304,3 +335,20 @@ def _block(
         out_specs=(P(chain_axis, step_axis), P(None, step_axis, chain_axis)),
         check_vma=False,
     )(key, sampler, posterior, data, state, reference, first, jnp.arange(num_chains))
+
+
+@partial(jax.jit, static_argnames=("functions", "mesh"))
+def _watched(position: Params, posterior: LocalPosterior, *, functions: Functions, mesh: Mesh) -> dict[str, jax.Array]:
+    """Each function of the weights of all chains, `[K, C, ...]`: one chain after the other, since what they compute may be large."""
+    step_axis, chain_axis = _axes(mesh)
+
+    def here(position: Params, posterior: LocalPosterior) -> dict[str, jax.Array]:
+        def of_one(each: tuple[Params, LocalPosterior]) -> dict[str, jax.Array]:
+            params = each[1].params(each[0])
+            return {name: jnp.asarray(jax.jit(function)(params), jnp.float32) for name, function in functions}
+
+        return jax.lax.map(lambda chain: jax.lax.map(of_one, (chain, posterior)), position)
+
+    by_chain = P(chain_axis, step_axis)
+    found = jax.shard_map(here, mesh=mesh, in_specs=(by_chain, P(step_axis)), out_specs=by_chain, check_vma=False)(position, posterior)
+    return {name: jnp.swapaxes(values, 0, 1) for name, values in found.items()}

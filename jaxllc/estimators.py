@@ -20,7 +20,7 @@ from jaxllc._tree import at_least_float32, is_real, named_leaves, stack
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import NotFiniteError, check_counts, default_mesh, sample, sharpness
+from jaxllc.engine import NotFiniteError, Watch, check_counts, default_mesh, sample, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.base import Sampler, Scheduled
@@ -140,6 +140,7 @@ class Settings:
             "thinning": self.thinning,
             "extrapolate": self.extrapolate,
             "estimator": "nbeta * excess loss - step_bias",
+            "schema": results.SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
         }
 
@@ -184,6 +185,7 @@ def estimate(
         thinning: steps from one draw to the next.
         extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the
             first at each draw: the coefficient at $\epsilon \to 0$, as far as what `step_bias` leaves of its bias is linear in $\epsilon$, at twice the cost.
+            Where it goes with another power, `bias_order` of the sampler, the weights are others.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
@@ -192,7 +194,7 @@ def estimate(
     Raises:
         TypeError: `loss_fn` is no function, `key` no typed key, `sampler` no sampler, or a number is not one.
         ValueError: data leaves of different lengths, a loss of the wrong shape or not finite at $w^*$, a count below its least value, or a
-            `free` that selects nothing.
+            `free` that selects nothing, or an extrapolation of a sampler whose steps are accepted or refused.
     """
     settings = settle(
         loss_fn, {"params": params}, data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
@@ -242,6 +244,8 @@ def settle(
     settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts)
     if settings.extrapolate and not hasattr(sampler, "step_size"):
         raise TypeError(f"extrapolate=True halves the step size, and {describe(sampler)} has none.")
+    if settings.extrapolate and getattr(sampler, "bias_order", None) is None:
+        raise ValueError(f"{type(sampler).__name__} has no bias of its step, so extrapolate=True would double its noise for nothing; leave it out.")
     if not needs_step_size(sampler):
         return settings
     mesh = settings.mesh or default_mesh(settings.num_chains)
@@ -285,7 +289,9 @@ def _check_number(name: str, value: Any, *, positive: bool) -> None:
         raise ValueError(f"{name} must be finite and {'positive' if positive else 'at least 0'}, got {value}.")
 
 
-def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[tuple[str, str], np.ndarray]:
+def run_group(
+    settings: Settings, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None, watch: Watch | None = None
+) -> dict[tuple[str, str], np.ndarray]:
     """The arrays of the schema for a group of checkpoints, by the names that messages give them, which run in one program.
 
     Raises:
@@ -309,6 +315,7 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
             stacked=True,
             mesh=settings.mesh,
             on_steps=on_steps,
+            watch=watch,
         )
     except NotFiniteError as error:
         name, params = list(checkpoints.items())[error.index % len(checkpoints)]
@@ -316,7 +323,7 @@ def run_group(settings: Settings, checkpoints: Mapping[Any, Params], on_steps: C
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
         raise ValueError(f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
     found = results.arrays(trace, settings.nbeta)
-    return _extrapolated(found, len(checkpoints)) if settings.extrapolate else found
+    return _extrapolated(found, len(checkpoints), getattr(settings.sampler, "bias_order", 1.0)) if settings.extrapolate else found
 
 
 def _and_half_the_step(sampler: Any, count: int) -> Any:
@@ -326,9 +333,17 @@ def _and_half_the_step(sampler: Any, count: int) -> Any:
     return dataclasses.replace(widened, step_size=jax.tree.map(lambda x: x * factor.astype(x.dtype), widened.step_size))
 
 
-def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int) -> dict[tuple[str, str], np.ndarray]:
-    """Twice what half the step gives, less what the whole step gives; of the step's bias that of the whole step."""
-    return {name: x[:count] if name == results.STEP_BIAS else 2 * x[count:] - x[:count] for name, x in found.items()}
+def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int, order: float) -> dict[tuple[str, str], np.ndarray]:
+    r"""What whole and half steps give, extrapolated to none for a bias that goes with $\epsilon$ to the power `order`.
+
+    Of the step's bias that of the whole step stays, of observables along the chains those at half the step. What half steps alone give of the coefficient is
+    kept beside: where chains have not mixed, it shows.
+    """
+    weight = 1 / (2**order - 1)
+    both = {name: (1 + weight) * x[count:] - weight * x[:count] for name, x in found.items()}
+    both |= {name: x[count:] for name, x in found.items() if name[0] == results.ALONG_CHAINS}
+    both[results.STEP_BIAS] = found[results.STEP_BIAS][:count]
+    return both | {(results.HALF_STEP.group, results.HALF_STEP.name): found[results.LLC][count:]}
 
 
 def describe(sampler: Any, num_steps: int = 1) -> str:

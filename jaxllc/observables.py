@@ -9,9 +9,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._typing import Params
+from jaxllc.engine import Watch
 
 Observables: TypeAlias = Mapping[str, Callable[[Params], jax.Array]]
 """Functions `fn(params) -> array` by name; the array is real, a scalar or of any fixed shape."""
+
+
+class AlongChains(dict[str, Callable[[Params], jax.Array]]):
+    """Observables that `jaxllc.trajectory` evaluates at each checkpoint *and* along its chains: their values under the local posterior.
+
+    Args:
+        functions: `fn(params) -> array` by name.
+        every: steps of a chain from one evaluation to the next; those after burn-in count.
+
+    Raises:
+        ValueError: `every` is below one.
+    """
+
+    def __init__(self, functions: Observables, *, every: int) -> None:
+        super().__init__(functions)
+        if every < 1:
+            raise ValueError(f"AlongChains(every) must be at least 1, got {every}.")
+        self.every = every
+
+
+def watch_of(observables: Observables | None, num_burn_in: int, num_steps: int) -> Watch | None:
+    """What the engine has to watch; None where observables are of checkpoints alone.
+
+    Raises:
+        ValueError: no multiple of `every` lies between burn-in and the end of a chain.
+    """
+    if not isinstance(observables, AlongChains):
+        return None
+    watch = Watch(tuple(observables.items()), observables.every)
+    if not watch.times(num_burn_in, num_steps).size:
+        raise ValueError(
+            f"AlongChains(every={watch.every}) evaluates nothing in chains of {num_steps} steps, {num_burn_in} of them burn-in; a smaller every, or more draws."
+        )
+    return watch
 
 
 def check_observables(observables: Observables | None, taken: tuple[str, ...]) -> dict[str, Callable[[Params], jax.Array]]:

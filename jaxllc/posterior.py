@@ -11,12 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllc._tree import at_least_float32
+from jaxllc._tree import at_least_float32, is_real
 from jaxllc._typing import Batch, LossFn, Params, Scalar
 from jaxllc.free import Free, put_free, take_free
-
-DIFFERENCE = 1e-3
-"""Share of the norm of the weights by which `LocalPosterior.sharpness` steps aside."""
 
 
 def default_nbeta(num_examples: int) -> float:
@@ -102,10 +99,10 @@ class LocalPosterior:
         return jax.tree.map(add, position, grad, self.position())
 
     def sharpness(self, direction: Params, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
-        r"""The largest curvature of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
+        r"""The largest curvature $a$ of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
 
-        SGLD is stable for $\epsilon$ below four over this number. Power iteration approaches it from below. The Hessian times a vector is the difference of two
-        gradients a thousandth of the weights' norm to either side, which compiles in half the time of a derivative of the gradient, and sees the kinks of
+        SGLD is stable for $\epsilon$ below $4 / a$. Power iteration approaches it from below. The Hessian times a vector is the difference of two gradients, a
+        tenth of the posterior's width $1 / \sqrt a$ to either side: that compiles in half the time of a derivative of the gradient, and sees the kinks of
         ReLUs as chains do.
 
         Args:
@@ -113,27 +110,32 @@ class LocalPosterior:
             batch: examples that the curvature is taken of.
             num_iterations: a Hessian-vector product each.
         """
-        position = self.position()
+        # In bfloat16 such a step is below the spacing of the numbers.
+        wide = self.replace(center=jax.tree.map(lambda leaf: at_least_float32(leaf) if is_real(leaf) else leaf, self.center))  # pyright: ignore[reportAttributeAccessIssue]
+        position = wide.position()
 
         def norm(vector: Params) -> jax.Array:
-            return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(vector))))
+            return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(vector))))
 
-        size = norm(position)
-        reach = DIFFERENCE * jnp.where(size > 0, size, jnp.ones_like(size))
-
-        def hessian_vector(unit: Params) -> Params:
+        def hessian_vector(unit: Params, reach: jax.Array) -> Params:
             def add(total: Params, side: jax.Array) -> tuple[Params, None]:
                 there = jax.tree.map(lambda w, u: w + (side * reach).astype(w.dtype) * u, position, unit)
-                _, grad = self.loss_and_grad(there, batch)
+                _, grad = wide.loss_and_grad(there, batch)
                 return jax.tree.map(lambda t, g: t + (side / (2 * reach)).astype(g.dtype) * g, total, grad), None
 
-            return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), jnp.asarray([1.0, -1.0], size.dtype))[0]
+            return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), jnp.asarray([1.0, -1.0], reach.dtype))[0]
+
+        def of_potential(curvature: jax.Array) -> jax.Array:
+            return jnp.asarray(self.nbeta, jnp.float32) * curvature + jnp.asarray(self.localization, jnp.float32)
 
         def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
-            vector, size = carry
-            unit = jax.tree.map(lambda leaf: leaf / jnp.maximum(size, jnp.finfo(leaf.dtype).tiny).astype(leaf.dtype), vector)
-            image = hessian_vector(unit)
+            vector, curvature = carry
+            length = jnp.maximum(norm(vector), jnp.finfo(jnp.float32).tiny)
+            total = of_potential(curvature)
+            known = total > 0
+            reach = jnp.where(known, 0.1 / jnp.sqrt(jnp.where(known, total, jnp.ones_like(total))), jnp.full_like(total, 0.01))
+            image = hessian_vector(jax.tree.map(lambda leaf: leaf / length.astype(leaf.dtype), vector), reach)
             return (image, norm(image)), None
 
-        (_, curvature), _ = jax.lax.scan(iterate, (direction, norm(direction)), None, length=num_iterations)
-        return jnp.asarray(self.nbeta) * curvature + jnp.asarray(self.localization)
+        (_, curvature), _ = jax.lax.scan(iterate, (direction, jnp.zeros((), jnp.float32)), None, length=num_iterations)
+        return of_potential(curvature)

@@ -3,15 +3,17 @@
     /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
                     step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss, mean over draws
+                    half_step_llc (step, chain, draw): of the chains at half the step, where llc is extrapolated from two
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
     /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
+    /along_chains   the same along its chains, where asked for: name (step, chain, evaluation, name_dim_0, ...)
     attributes      every setting, the key, versions
 
 A result of several training runs has an axis `run` before `step`; one of a single checkpoint has neither. Below the surface there is one axis of
 `Row`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +24,13 @@ if TYPE_CHECKING:
     import xarray
 
 RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
-OBSERVABLES = "observables"
-STEP_BIAS = ("sample_stats", "step_bias")
+EVALUATION = "evaluation"
+OBSERVABLES, ALONG_CHAINS = "observables", "along_chains"
+LLC, STEP_BIAS = ("posterior", "llc"), ("sample_stats", "step_bias")
+
+
+SCHEMA = 2
+"""Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
 
 class Row(NamedTuple):
@@ -46,35 +53,48 @@ class Variable(NamedTuple):
 
 
 VARIABLES = (
-    Variable("posterior", "llc", (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias),
+    Variable(*LLC, (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias),
     Variable("sample_stats", "loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss + trace.excess_loss),
     Variable(*STEP_BIAS, (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
     Variable("constant_data", "full_center_loss", (STEP,), lambda trace, nbeta: trace.full_center_loss),
     Variable("constant_data", "gaussian_llc", (STEP, CHAIN), lambda trace, nbeta: trace.gaussian_llc),
 )
 
+HALF_STEP = Variable("sample_stats", "half_step_llc", VARIABLES[0].dims, VARIABLES[0].of)
+"""What `llc` was extrapolated from, where it was."""
+
 
 def arrays(trace: Trace, nbeta: float) -> dict[tuple[str, str], np.ndarray]:
     """The arrays of a trace of K checkpoints, by group and name."""
-    return {(v.group, v.name): np.asarray(v.of(trace, nbeta), np.float32) for v in VARIABLES}
+    along = {(ALONG_CHAINS, name): np.asarray(values, np.float32) for name, values in trace.watched.items()}
+    return {(v.group, v.name): np.asarray(v.of(trace, nbeta), np.float32) for v in VARIABLES} | along
 
 
-def names(observables: Iterable[str]) -> list[tuple[str, str]]:
-    """Group and name of each array of a result."""
-    return [*((v.group, v.name) for v in VARIABLES), *((OBSERVABLES, name) for name in observables)]
+def names(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Group and name of each array of a result with these settings."""
+    variables = (*VARIABLES, HALF_STEP) if attributes.get("extrapolate") else VARIABLES
+    groups = (OBSERVABLES, ALONG_CHAINS) if ALONG_CHAINS in attributes else (OBSERVABLES,)
+    return [*((v.group, v.name) for v in variables), *((group, name) for group in groups for name in attributes.get("observables", {}))]
 
 
 def row_dims(group: str, name: str, num_dims: int) -> tuple[str, ...]:
     """The axes of an array at one checkpoint."""
-    if group == OBSERVABLES:
-        return tuple(f"{name}_dim_{i}" for i in range(num_dims))
-    return next(v.dims[1:] for v in VARIABLES if (v.group, v.name) == (group, name))
+    if group in (OBSERVABLES, ALONG_CHAINS):
+        first = () if group == OBSERVABLES else (CHAIN, EVALUATION)
+        return (*first, *(f"{name}_dim_{i}" for i in range(num_dims - len(first))))
+    return next(v.dims[1:] for v in (*VARIABLES, HALF_STEP) if (v.group, v.name) == (group, name))
 
 
-def coordinates(steps: list[int], num_chains: int, num_draws: int, runs: Sequence[str | None] = (None,)) -> dict[str, np.ndarray]:
-    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of `runs` and `steps`, in its order."""
+def coordinates(
+    steps: list[int], num_chains: int, num_draws: int, runs: Sequence[str | None] = (None,), evaluations: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of `runs` and `steps`, in its order.
+
+    Evaluations along the chains, if there are any, are told by the steps made before them.
+    """
     named = {} if None in runs else {RUN: np.asarray(runs)}
-    return named | {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)}
+    along = {EVALUATION: np.asarray(evaluations, np.int64)} if len(evaluations) else {}
+    return named | {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)} | along
 
 
 def row_axes(coords: Container[str]) -> tuple[str, ...]:

@@ -79,7 +79,7 @@ class _Rows:
         self.group = zarr.open_group(path, mode="r+")
         self._arrays: dict[str, Any] = {}
         steps = [int(step) for step in self.array(results.STEP)[:]]
-        self.names = results.names(self.group.attrs.get("observables", {}))  # pyright: ignore[reportArgumentType]
+        self.names = results.names(dict(self.group.attrs))
         self.index: dict[Row, tuple[int, ...]]
         if results.RUN in self.group:
             runs = [str(run) for run in self.array(results.RUN)[:]]
@@ -159,7 +159,8 @@ def _lay_out(
     import zarr
 
     runs = list(dict.fromkeys(row.run for row in rows))
-    coords = results.coordinates(sorted({row.step for row in rows}), attributes["num_chains"], attributes["num_draws"], runs)
+    steps = sorted({row.step for row in rows})
+    coords = results.coordinates(steps, attributes["num_chains"], attributes["num_draws"], runs, attributes.get(results.ALONG_CHAINS, ()))
     axes = results.row_axes(coords)
     size = tuple(len(coords[axis]) for axis in axes)
     one = (1,) * len(axes)

@@ -16,10 +16,10 @@ from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import check_counts
+from jaxllc.engine import Watch, check_counts
 from jaxllc.estimators import Settings, needs_step_size, progress_bar, run_group, settle, with_step_size
 from jaxllc.free import FreeLike
-from jaxllc.observables import Observables, check_observables, observe, shapes
+from jaxllc.observables import Observables, check_observables, observe, shapes, watch_of
 from jaxllc.results import Row
 from jaxllc.samplers.base import Sampler
 from jaxllc.stages import CERTAINTY, stages
@@ -44,7 +44,7 @@ class Trajectory:
     """The coefficients of a training run, or of several. Made by `trajectory`."""
 
     data: "xarray.DataTree"
-    """All draws: `/posterior` llc (step, chain, draw), `/sample_stats`, `/constant_data`, `/observables`; every setting in its attributes.
+    """All draws: `/posterior` llc (step, chain, draw), `/sample_stats`, `/constant_data`, `/observables`, `/along_chains`; every setting in its attributes.
 
     Several training runs have an axis `run` before `step` everywhere.
     """
@@ -113,8 +113,9 @@ def trajectory(
             names of training runs to such mappings, which share their steps.
         reference_loss: default the loss at step 0, if there is one and it is the highest: that of the weights at initialisation. Of several
             runs the least of these.
-        observables: functions `fn(params) -> array` by name, each evaluated at every checkpoint (not along the chains) and kept in float32 under
-            `/observables`, beside the step with the axes `<name>_dim_0`, and so on. They run jitted, side by side for a group of checkpoints.
+        observables: functions `fn(params) -> array` by name, each evaluated at every checkpoint and kept in float32 under `/observables`, beside the
+            step with the axes `<name>_dim_0`, and so on. They run jitted, side by side for a group of checkpoints. `AlongChains(functions, every=50)`
+            evaluates them along the chains as well, under `/along_chains` with the axes `chain` and `evaluation`.
         store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of observables to
             resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
             were ever written. That a function is still the same cannot be seen, neither `loss_fn` nor an observable.
@@ -128,7 +129,7 @@ def trajectory(
     runs = _runs(checkpoints)
     steps = _shared_steps(runs)
     rows = [Row(run, step) for run in runs for step in steps]
-    watched = check_observables(observables, (*COLUMNS, "findings", results.RUN, results.STEP, results.CHAIN, results.DRAW))
+    watched = check_observables(observables, (*COLUMNS, "findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION))
     if group_size is not None:
         check_counts(group_size=group_size)
     chosen = needs_step_size(sampler)
@@ -143,8 +144,11 @@ def trajectory(
     )  # fmt: skip
     weights = _Checkpoints(runs, rows)
     attributes = settings.attributes() | {"data_checksum": checksum(settings.data.arrays)}
+    watch = watch_of(observables, settings.num_burn_in, settings.num_steps)
     if watched:
         attributes["observables"] = shapes(watched, weights[rows[0]])
+    if watch is not None:
+        attributes[results.ALONG_CHAINS] = watch.times(settings.num_burn_in, settings.num_steps).tolist()
     if reference_loss is not None:
         attributes["reference_loss"] = float(reference_loss)
     if chosen:
@@ -160,14 +164,14 @@ def trajectory(
         groups = [pending[i : i + size] for i in range(0, len(pending), size)]
         with progress_bar(settings.num_steps * len(pending), progress) as on_steps:
             for group in groups:
-                for row, arrays, mark in _run(settings, watched, {row: weights[row] for row in group}, size, on_steps):
+                for row, arrays, mark in _run(settings, watched, watch, {row: weights[row] for row in group}, size, on_steps):
                     found[row] = arrays
                     if kept:
                         kept.write(row, arrays, mark)
     if kept:
         found |= {row: kept.read(row) for row in rows if row not in found}
-    values = {name: np.stack([found[row][name] for row in rows]) for name in results.names(watched)}
-    tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws, list(runs)), attributes)
+    values = {name: np.stack([found[row][name] for row in rows]) for name in results.names(attributes)}
+    tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws, list(runs), attributes.get(results.ALONG_CHAINS, ())), attributes)
     reference = _reference_loss(tree) if reference_loss is None else float(reference_loss)
     if reference is not None:
         tree.attrs["reference_loss"] = reference
@@ -227,12 +231,12 @@ class _Checkpoints(Mapping[Row, Params]):
         return row in self._rows
 
 
-def _run(settings: Settings, observables: Observables, weights: Mapping[Row, Params], size: int, on_steps: Any) -> Any:
+def _run(settings: Settings, observables: Observables, watch: Watch | None, weights: Mapping[Row, Params], size: int, on_steps: Any) -> Any:
     """Row, arrays and checksum of each checkpoint of a group, which is filled up to the size that was compiled for."""
     _check_alike(weights)
     *_, last = weights
     padded: dict[Any, Params] = {**weights, **{f"{last} again, {i}": weights[last] for i in range(size - len(weights))}}
-    values = run_group(settings, padded, lambda done: on_steps(done * len(weights)))
+    values = run_group(settings, padded, lambda done: on_steps(done * len(weights)), watch)
     if observables:
         values |= {(results.OBSERVABLES, name): array for name, array in observe(observables, stack(list(padded.values()))).items()}
     return [(row, {name: array[i] for name, array in values.items()}, checksum(params)) for i, (row, params) in enumerate(weights.items())]

@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "jaxllc"
 
 ROOMS = (
     ("_typing", "_tree"),
-    ("posterior", "free", "data", "checkpoints", "observables", "theory", "models", "metrics", "smoothing"),
+    ("posterior", "free", "data", "checkpoints", "theory", "models", "metrics", "smoothing"),
     ("samplers",),
     ("engine", "reference", "batching"),
-    ("results",),
+    ("results", "observables"),
     ("diagnostics", "stages"),
     ("estimators",),
     ("store",),

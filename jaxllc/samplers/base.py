@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.typing import ArrayLike
 
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
 
-Schedule: TypeAlias = Callable[[jax.Array], jax.Array]
+Schedule: TypeAlias = Callable[[jax.Array], ArrayLike]
 """A number as a function of the step of the chain, such as those of optax."""
 
 
@@ -48,7 +49,7 @@ class Scheduled:
     def __call__(self, count: jax.Array) -> jax.Array:
         """The value at a step."""
         with jax.numpy_dtype_promotion("standard"):  # optax divides integers
-            return jnp.asarray(self.factor) * self.schedule(count)
+            return jnp.asarray(self.factor) * jnp.asarray(self.schedule(count))
 
 
 class HasStepSize:
@@ -57,6 +58,8 @@ class HasStepSize:
     step_size: Any
     share_of_limit: ClassVar[float]
     """A default step size, as a share of $4 / a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$."""
+    bias_order: ClassVar[float | None] = 1.0
+    r"""The power of $\epsilon$ with which the bias of a finite step vanishes, for extrapolation; None where steps are accepted or refused and there is none."""
 
     def __post_init__(self) -> None:
         """Wrap a schedule."""

@@ -129,6 +129,7 @@ class MALA(_OnAllData, HasStepSize):
     step_size: Scalar | Schedule | None
 
     share_of_limit: ClassVar[float] = 1 / 16
+    bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mala`."""
@@ -153,6 +154,7 @@ class HMC(_OnAllData, HasStepSize):
     num_integration_steps: int = struct.field(pytree_node=False, default=10)
 
     share_of_limit: ClassVar[float] = 1 / 8
+    bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.hmc`."""
@@ -178,6 +180,7 @@ class NUTS(_OnAllData, HasStepSize):
     max_num_doublings: int = struct.field(pytree_node=False, default=8)
 
     share_of_limit: ClassVar[float] = 1 / 8
+    bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.nuts`."""

@@ -21,7 +21,10 @@ class Preconditioner(Protocol):
         ...
 
     def update(self, grad: Params, state: Any) -> tuple[Params, Params | None, Any]:
-        """From the gradient of the mean loss: the gradient to follow, the diagonal of $G$ (None for the identity), and the next state."""
+        """From the gradient of the mean loss: the gradient to follow, the diagonal of $G$ (None for the identity), and the next state.
+
+        One that follows each gradient as it is gives that very object back.
+        """
         ...
 
 
@@ -50,7 +53,8 @@ class RMSProp:
     r"""$G = 1 / (\sqrt{\hat v} + \delta)$ with $v$ the exponential mean of $g^2$ (Li et al., arXiv:1512.07666).
 
     $\hat v$ is free of the bias of its start at zero. The correction $\Gamma = \nabla \cdot G$ is left out, as is usual: the law is that of a *frozen*
-    $G$ only as far as $G$ moves slowly, which long memory and a large $\delta$ see to.
+    $G$ only as far as $G$ moves slowly, which long memory and a large $\delta$ see to. The memory should outlast the chain's own; a hundred steps, usual in
+    optimisation, leave some per cent in a quadratic where a thousand leave none that shows.
 
     Args:
         decay: of the mean, per step.
@@ -60,7 +64,7 @@ class RMSProp:
         ValueError: `decay` outside [0, 1), where there is no mean, or `eps` not above 0, where $G$ has no bound.
     """
 
-    decay: Scalar = 0.99
+    decay: Scalar = 0.999
     eps: Scalar = 0.1
 
     def __post_init__(self) -> None:
@@ -82,8 +86,8 @@ class RMSProp:
 class Adam:
     r"""RMSProp's $G$, and the drift follows the exponential mean of the gradients (Kim, Song & Liang, arXiv:2009.09535).
 
-    The memory of the drift widens the law by about $\epsilon G a\, b_1 / 2 (1 - b_1)$ of its variance at curvature $a$, which vanishes with $\epsilon$. What
-    stays at small steps and a fixed memory is that $G$ moves with the very noise of the minibatches that is in the drift, as RMSProp's does.
+    The memory of the drift widens the law by about $\epsilon G a\, b_1 / 2 (1 - b_1)$ of its variance at curvature $a$, which vanishes with $\epsilon$;
+    `step_bias` reads it off the chain (`jaxllc.samplers.sgld.memory_bias`).
 
     Args:
         b1: memory of the mean gradient, per step.
@@ -95,7 +99,7 @@ class Adam:
     """
 
     b1: Scalar = 0.9
-    b2: Scalar = 0.99
+    b2: Scalar = 0.999
     eps: Scalar = 0.1
 
     def __post_init__(self) -> None:

@@ -72,7 +72,10 @@ class SGLD(HasStepSize):
 
         slope = posterior.slope(state.position, followed)
         moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
-        return SGLDState(moved, memory, state.steps + 1), Info(losses, step_bias(step_size, posterior.nbeta, followed, slope, scale))
+        bias = step_bias(step_size, posterior.nbeta, followed, slope, scale)
+        if followed is not grad:
+            bias += memory_bias(state.position, posterior, grad, followed)
+        return SGLDState(moved, memory, state.steps + 1), Info(losses, bias)
 
 
 def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
@@ -94,3 +97,17 @@ def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, sca
     products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(scaled), strict=True)]
     factor = jnp.asarray(step_size, products[0].dtype) / 8 * jnp.asarray(nbeta, products[0].dtype)
     return factor * sum(product.astype(products[0].dtype) for product in products)
+
+
+def memory_bias(position: Params, posterior: LocalPosterior, grad: Params, followed: Params) -> jax.Array:
+    r"""$\frac12 n\beta\, (w - w^*) \cdot (g - m)$, whose mean is what following $m$ in the place of $g$ adds to $E[U]$, on a quadratic.
+
+    The stationary law of `step_bias` holds for the slope that is followed, so $E[(w - w^*) \cdot \nabla U]$ has $n\beta\,(w - w^*) \cdot (g - m)$ more. $g$ is
+    of a batch that the position has not seen, so its own noise adds nothing. Where the memory is felt, along stiff directions, nearly all of $U$ is the loss.
+    """
+
+    def product(w: jax.Array, center: jax.Array, g: jax.Array, m: jax.Array) -> jax.Array:
+        return jnp.vdot(w - center, g - m)
+
+    products = jax.tree.leaves(jax.tree.map(product, position, posterior.position(), grad, followed))
+    return jnp.asarray(posterior.nbeta, products[0].dtype) / 2 * sum(x.astype(products[0].dtype) for x in products)

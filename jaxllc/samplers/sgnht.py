@@ -3,7 +3,7 @@ r"""Langevin dynamics with a thermostat (SGNHT, Ding et al. 2014): the friction 
 The splitting of `sghmc` with half a step of the thermostat on each side of O, symmetric as in BADODAB (Leimkuhler & Shang, arXiv:1505.06889).
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ class SGNHT(Underdamped):
     $\lVert v\rVert^2 / d$ is one. Noise that differs by direction heats stiff directions and cools flat ones, unseen by the momenta: `Info.step_bias` is
     zero and no finding tells of it.
 
+    It goes with the time step $h$, the root of $\epsilon$, which is how it is extrapolated; with all data at each step there is none of it.
+
     Args:
         step_size: $\epsilon = h^2$, see `SGHMC`.
         friction: $\alpha$, see `SGHMC`.
@@ -44,6 +46,8 @@ class SGNHT(Underdamped):
     Raises:
         ValueError: `noise` has another name.
     """
+
+    bias_order: ClassVar[float | None] = 0.5
 
     def init(self, position: Params) -> SGNHTState:
         """A chain that starts at `position` without thermostat; its momenta are drawn in the first step."""
