@@ -117,25 +117,21 @@ class LocalPosterior:
         def norm(vector: Params) -> jax.Array:
             return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(vector))))
 
-        def hessian_vector(unit: Params, reach: jax.Array) -> Params:
-            def add(total: Params, side: jax.Array) -> tuple[Params, None]:
-                there = jax.tree.map(lambda w, u: w + (side * reach).astype(w.dtype) * u, position, unit)
-                _, grad = wide.loss_and_grad(there, batch)
-                return jax.tree.map(lambda t, g: t + (side / (2 * reach)).astype(g.dtype) * g, total, grad), None
-
-            return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), jnp.asarray([1.0, -1.0], reach.dtype))[0]
-
         def of_potential(curvature: jax.Array) -> jax.Array:
             return jnp.asarray(self.nbeta, jnp.float32) * curvature + jnp.asarray(self.localization, jnp.float32)
 
         def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
-            vector, curvature = carry
-            length = jnp.maximum(norm(vector), jnp.finfo(jnp.float32).tiny)
-            total = of_potential(curvature)
-            known = total > 0
-            reach = jnp.where(known, 0.1 / jnp.sqrt(jnp.where(known, total, jnp.ones_like(total))), jnp.full_like(total, 0.01))
-            image = hessian_vector(jax.tree.map(lambda leaf: leaf / length.astype(leaf.dtype), vector), reach)
+            vector, curvature = carry  # the norm of the vector, which at first is no curvature but any number
+            tiny = jnp.finfo(jnp.float32).tiny
+            reach = 0.1 / jnp.sqrt(jnp.maximum(of_potential(curvature), tiny))
+
+            def gradient(side: jax.Array) -> Params:
+                along = side * reach / jnp.maximum(curvature, tiny)
+                return wide.loss_and_grad(jax.tree.map(lambda w, v: w + along.astype(w.dtype) * v, position, vector), batch)[1]
+
+            sides = jax.lax.map(gradient, jnp.asarray([1.0, -1.0], reach.dtype))
+            image = jax.tree.map(lambda g: (g[0] - g[1]) / (2 * reach).astype(g.dtype), sides)
             return (image, norm(image)), None
 
-        (_, curvature), _ = jax.lax.scan(iterate, (direction, jnp.zeros((), jnp.float32)), None, length=num_iterations)
+        (_, curvature), _ = jax.lax.scan(iterate, (direction, norm(direction)), None, length=num_iterations)
         return of_potential(curvature)
