@@ -31,9 +31,10 @@ def is_real(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+@jax.jit
 def stack(trees: list[Params]) -> Params:
-    """Stack trees of one structure along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *trees)
+    """Stack trees of one structure along a new leading axis, in one program for all leaves."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def broadcast_leading(tree: Params, size: int) -> Params:
