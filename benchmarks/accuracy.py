@@ -31,7 +31,8 @@ from benchmarks import deep_linear_nets as nets
 from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
 from benchmarks.timing import RESULTS, machine
 from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
-from jaxllc.engine import default_mesh, sharpness
+from jaxllc.devices import default_mesh
+from jaxllc.engine import sharpness
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256

@@ -22,7 +22,8 @@ import optax
 
 import jaxllc
 from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
-from jaxllc.engine import default_mesh, sharpness
+from jaxllc.devices import default_mesh
+from jaxllc.engine import sharpness
 from jaxllc.models import induction, tms
 from jaxllc.models.transformer import Transformer, next_token_loss
 

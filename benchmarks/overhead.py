@@ -61,7 +61,7 @@ def patched(timers: Timers) -> ExitStack:
     Chain-steps are what the host spends in handing blocks of steps to the devices and in waiting for them to end. All else counts as overhead,
     also where it is hidden behind a block that runs meanwhile.
     """
-    fetch = engine._fetch
+    fetch = engine.fetch
 
     def wait_and_fetch(array: Any) -> Any:
         timers.around("chain-steps", jax.block_until_ready)(array)
@@ -72,7 +72,7 @@ def patched(timers: Timers) -> ExitStack:
     for place, name, function in (
         (engine, "_start", timers.around("start: losses at w*, control", engine._start, wait=True)),
         (engine, "_block", timers.around("chain-steps", engine._block)),
-        (engine, "_fetch", wait_and_fetch),
+        (engine, "fetch", wait_and_fetch),
         (estimators, "stack", timers.around("stack", estimators.stack, wait=True)),
         (module, "checksum", timers.around("checksum", store.checksum)),
         (store.Store, "write", timers.around("write", store.Store.write)),

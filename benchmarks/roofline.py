@@ -23,7 +23,7 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, chain_step
 from benchmarks.report import ablation, accelerators, counted
 from benchmarks.timing import Run, interleaved, marginal, ratios, save, seconds, slope
-from jaxllc.engine import default_mesh
+from jaxllc.devices import default_mesh
 from jaxllc.samplers import noise
 
 PEAKS = {

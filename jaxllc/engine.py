@@ -14,13 +14,14 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.batching import batched, even_width, side_by_side
 from jaxllc.data import InMemory
+from jaxllc.devices import axes_of, check_mesh, default_mesh, fetch
 from jaxllc.posterior import LocalPosterior
 from jaxllc.reference import Reference, center_gradient, center_losses, gaussian_llc, paired
 from jaxllc.samplers.base import Sampler
@@ -73,15 +74,6 @@ class NotFiniteError(ValueError):
     def __init__(self, index: int) -> None:
         super().__init__(f"the loss at w* is not finite for checkpoint {index} of the stack.")
         self.index = index
-
-
-def default_mesh(num_chains: int, num_checkpoints: int = 1) -> Mesh:
-    """As many devices as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first."""
-    available = jax.device_count()
-    shapes = [(s, c) for c in range(1, available + 1) for s in range(1, available // c + 1) if num_chains % c == 0 and num_checkpoints % s == 0]
-    step_devices, chain_devices = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]))
-    devices = np.asarray(jax.devices()[: chain_devices * step_devices]).reshape(step_devices, chain_devices)
-    return Mesh(devices, ("step", "chain"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def sample(
@@ -137,7 +129,7 @@ def sample(
             "energy; pass friction=, in units of one over time (0.0 for none)."
         )
     mesh = mesh or default_mesh(num_chains, num_checkpoints)
-    _check_mesh(mesh, num_chains, num_checkpoints)
+    check_mesh(mesh, num_chains, num_checkpoints)
 
     per_checkpoint = partial(jnp.broadcast_to, shape=(num_checkpoints,))
     posterior = dataclasses.replace(
@@ -147,12 +139,12 @@ def sample(
 
     # Placed once: a program that finds its arguments elsewhere copies them again at each call.
     data = jax.device_put(data, NamedSharding(mesh, P()))
-    sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(_axes(mesh)[0])))
+    sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(axes_of(mesh)[0])))
 
     static: dict[str, Any] = dict(mesh=mesh, num_chains=num_chains, kind=kind_of(sampler))
     state, reference, center_grad, control = _start(key, sampler, posterior, data, **static)
     posterior = dataclasses.replace(posterior, center_grad=center_grad)
-    full_center_loss = _fetch(reference.mean)
+    full_center_loss = fetch(reference.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
 
@@ -167,12 +159,12 @@ def sample(
         """Of a block that began at a step, the draws, and what is watched at its end."""
         steps = range(first, min(first + block, total))
         draws = [step for step in steps if step >= num_burn_in and (step - num_burn_in) % thinning == 0]
-        found = _fetch(running)
+        found = fetch(running)
         if draws:
             at = (draws[0] - num_burn_in) // thinning
             kept[..., at : at + len(draws)] = found[..., draws[0] - first : draws[-1] - first + 1 : thinning]
         if at_end is not None:
-            watched.append(jax.tree.map(_fetch, at_end))
+            watched.append(jax.tree.map(fetch, at_end))
         if on_steps is not None:
             on_steps(len(steps))
 
@@ -186,7 +178,7 @@ def sample(
     keep(*pending)
 
     along = jax.tree.map(lambda *at_times: np.stack(at_times, 2), *watched) if watched else {}
-    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, _fetch(control), along)
+    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, fetch(control), along)
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
 
@@ -221,33 +213,8 @@ def _sharpness(posterior: LocalPosterior, data: InMemory, direction: Params, *, 
     return measure(posterior, data, direction)
 
 
-def _check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int) -> None:
-    unknown = set(mesh.axis_names) - {"chain", "step"}
-    if unknown:
-        raise ValueError(f"mesh has the axes {mesh.axis_names}; only 'chain' and 'step' (checkpoints) are known, {sorted(map(str, unknown))} are not.")
-    for axis, size in (("chain", num_chains), ("step", num_checkpoints)):
-        devices = mesh.shape.get(axis, 1)
-        if size % devices:
-            raise ValueError(f"mesh axis {axis!r} has {devices} devices, which do not divide {size}; use a multiple, or mesh=None.")
-    if AxisType.Explicit in mesh.axis_types:
-        raise ValueError("mesh axes must be AxisType.Auto (jax.make_mesh makes Explicit ones by default); pass axis_types=(AxisType.Auto, ...).")
-
-
-def _fetch(array: Any) -> np.ndarray:
-    """A device array on the host, also where other processes hold parts of it."""
-    if array.is_fully_addressable:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils  # only a run of several processes needs it
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
-
 def _num_centers(posterior: LocalPosterior) -> int:
     return jax.tree.leaves(posterior.center)[0].shape[0]
-
-
-def _axes(mesh: Mesh) -> tuple[str | None, str | None]:
-    return tuple(axis if axis in mesh.axis_names else None for axis in ("step", "chain"))  # type: ignore[return-value]
 
 
 @partial(jax.jit, static_argnames=("mesh", "num_chains", "kind"))
@@ -255,7 +222,7 @@ def _start(
     key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, num_chains: int, kind: str
 ) -> tuple[Any, Reference, Params | None, jax.Array]:
     """States at the centres, the losses there, the gradient there if the sampler needs it, and the Gaussian control."""
-    step_axis, chain_axis = _axes(mesh)
+    step_axis, chain_axis = axes_of(mesh)
     devices = 1 if chain_axis is None else mesh.shape[chain_axis]
     wants_gradient = getattr(getattr(sampler, "gradient", None), "needs_center_grad", False)
 
@@ -301,7 +268,7 @@ def _block(
     num_steps: int,
 ) -> tuple[Any, jax.Array]:
     """`num_steps` steps of all chains: their new states, and `[3, K, C, num_steps]`: excess losses, losses at the centre, step bias."""
-    step_axis, chain_axis = _axes(mesh)
+    step_axis, chain_axis = axes_of(mesh)
 
     def block(
         key: Key, sampler: Sampler, posterior: LocalPosterior, data: InMemory, state: Any, reference: jax.Array | None, first: jax.Array, chains: jax.Array
@@ -340,7 +307,7 @@ def _block(
 @partial(jax.jit, static_argnames=("functions", "mesh"))
 def _watched(position: Params, posterior: LocalPosterior, *, functions: Functions, mesh: Mesh) -> dict[str, jax.Array]:
     """Each function of the weights of all chains, `[K, C, ...]`: one chain after the other, since what they compute may be large."""
-    step_axis, chain_axis = _axes(mesh)
+    step_axis, chain_axis = axes_of(mesh)
 
     def here(position: Params, posterior: LocalPosterior) -> dict[str, jax.Array]:
         def of_one(each: tuple[Params, LocalPosterior]) -> dict[str, jax.Array]:

@@ -17,11 +17,12 @@ from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.engine import Watch, check_counts
-from jaxllc.estimators import Settings, needs_step_size, progress_bar, run_group, settle, with_step_size
+from jaxllc.estimators import progress_bar, run_group
 from jaxllc.free import FreeLike
 from jaxllc.observables import Observables, check_observables, observe, shapes, watch_of
 from jaxllc.results import Row
 from jaxllc.samplers.base import Sampler
+from jaxllc.settings import Settings, needs_step_size, settle, with_step_size
 from jaxllc.stages import CERTAINTY, stages
 from jaxllc.store import Store, checksum, stored_attributes
 

@@ -14,7 +14,7 @@ import jaxllc
 from jaxllc import SGLD, InMemory, LocalPosterior, sample
 from jaxllc._tree import stack
 from jaxllc.batching import batched
-from jaxllc.engine import default_mesh
+from jaxllc.devices import default_mesh
 from jaxllc.samplers.noise import NOISES
 
 PROBLEM = Quadratic()

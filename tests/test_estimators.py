@@ -12,8 +12,9 @@ import pytest
 from problems import CURVATURE, Quadratic, quadratic_loss
 
 import jaxllc
-from jaxllc.estimators import describe, with_error
+from jaxllc.estimators import with_error
 from jaxllc.models import linear
+from jaxllc.settings import describe
 
 PROBLEM = Quadratic()
 SHORT = dict(num_chains=4, num_draws=100, num_burn_in=20, progress=False)
