@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-FORMAT = 2
+FORMAT = 3
 """Of the JSON, raised when it changes."""
 
 
@@ -122,6 +122,8 @@ def main() -> None:
     for name, result in (("throughput", throughput), ("scaling", scaling), ("memory", memory), ("roofline", roofline)):
         about = result["machine"]
         print(f"{name}: {about['processor']}, {about['cores']} cores, jax {about['versions']['jax']}, commit {about['commit'][:12]}, {about['date']}")
+        for part, found in result.get("parts", {}).items():
+            print(f"  {part}: commit {found['machine']['commit'][:12]}, {found['machine']['date']}")
     for name, text in {
         "goals": goals(throughput["rows"] + scaling["rows"] + memory["rows"]),
         "rivals": rivals(throughput["turns"]),

@@ -1,10 +1,11 @@
 """What a chain-step costs, beside its bare gradient and beside what a user would take instead.
 
-    python -m benchmarks.throughput [--quick] [--rivals]
+    python -m benchmarks.throughput [--quick] [--rivals] [--parts small medium ...]
 
 Each figure is the marginal cost of a step (the slope between a run and a quarter of it), so neither compilation nor what a call costs once is in it.
 Ratios are medians of the ratios within each of the interleaved turns. `--rivals` needs `make rivals`; each rival runs in as many processes and threads as
 make it fastest, which a short probe finds. Our noise is Rademacher unless a row says Gaussian; that of the rivals is Gaussian.
+`--parts` measures some parts anew and leaves the others as they were; each part keeps the machine, commit and date of its own.
 """
 
 import argparse
@@ -16,27 +17,30 @@ from typing import Any
 
 from benchmarks.cases import CASES, NUM_EXAMPLES, Case, SharedBatches, bare_gradients, blackjax_loop, chain_step
 from benchmarks.overhead import trajectory_overhead
-from benchmarks.report import goals
-from benchmarks.timing import ROOT, Rival, Worker, cheapest, costs, faster, interleaved, row, save, slope
+from benchmarks.report import goals, load
+from benchmarks.timing import ROOT, Rival, Worker, cheapest, costs, faster, interleaved, machine, row, save, slope
 
-ONE_PROCESS = ((1, 1), (1, 2))
-TWO_PROCESSES = (*ONE_PROCESS, (2, 1))
-"""Processes and threads that are tried, for rivals whose chains run one after the other."""
+ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))
+"""Processes and threads that rivals are tried in."""
+
+GOALS = {"small": 1.5, "medium": 1.15, "transformer": 1.15}
+"""Nets beside their gradient, and how many times its cost a chain-step may cost."""
+PARTS = (*GOALS, "wide", "devices", "trajectory", "compilation")
 
 
 def rivals_of(case: Case, target: float) -> dict[str, tuple[Rival, float]]:
     """By name, with the goal."""
     if case.name == "transformer":
         size = ("256", "64", "64", "2", "4", "512", str(case.batch_size))
-        rival = Rival("devinterp2", "devinterp2.py", *size, arrangements=TWO_PROCESSES[1:], target=target, least=256)
+        rival = Rival("devinterp2", "devinterp2.py", *size, arrangements=ARRANGEMENTS[1:], target=target, least=256)
         return {"devinterp 2.0.1, no observables": (rival, 3)}
     small = case.num_weights < 1000
     size = (case.name, str(NUM_EXAMPLES), str(case.batch_size))
-    slices = Rival("devinterp1", "devinterp1.py", *size, "slices", arrangements=TWO_PROCESSES, target=target)
+    slices = Rival("devinterp1", "devinterp1.py", *size, "slices", arrangements=ARRANGEMENTS, target=target)
     found = {"devinterp 1.3.2, batches sliced once": (slices, 15.0 if small else 5.0)}
     if small:
-        found["devinterp 1.3.2, stock DataLoader"] = (Rival("devinterp1", "devinterp1.py", *size, "stock", arrangements=TWO_PROCESSES, target=target), 100.0)
-    canonical = Rival("canonical", "canonical.py", *size, arrangements=ONE_PROCESS, target=target)
+        found["devinterp 1.3.2, stock DataLoader"] = (Rival("devinterp1", "devinterp1.py", *size, "stock", arrangements=ARRANGEMENTS, target=target), 100.0)
+    canonical = Rival("canonical", "canonical.py", *size, arrangements=ARRANGEMENTS, target=target)
     return found | {"canonical-interp 0.2.7, one batch for all chains": (canonical, 5.0 if small else 3.0)}
 
 
@@ -83,7 +87,7 @@ def beside_blackjax(case: Case, repeats: int, scale: int) -> tuple[list[dict[str
 
 def devices_ratio(name: str, repeats: int, scale: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Chain-steps a second with one and with two devices, each in a process of its own, in turns."""
-    num_steps = CASES[name]().cut(2 * scale).num_steps
+    num_steps = CASES[name]().cut(scale).num_steps
     workers = {str(devices): Worker([sys.executable, "-m", "benchmarks.worker", name], DEVICES=str(devices)) for devices in (1, 2)}
     found = interleaved({devices: slope(worker, num_steps) for devices, worker in workers.items()}, repeats)
     for worker in workers.values():
@@ -111,20 +115,21 @@ def compile_seconds(name: str, repeats: int) -> dict[str, Any]:
     return row(f"{CASES[name]().name}: compilation of an estimate, seconds", 5.0, statistics.median(found), at_most=True, seconds=found)
 
 
-def measure(quick: bool, with_rivals: bool) -> dict[str, Any]:
-    """All rows of the table, and the raw turns of each case."""
+def measure(part: str, quick: bool, with_rivals: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a part of the table, and its raw turns by net."""
     repeats, scale = (2, 4) if quick else (5, 1)
-    rows: list[dict[str, Any]] = []
-    turns: dict[str, Any] = {}
-    parts = [(name, beside(CASES[name](), goal, repeats, scale, with_rivals)) for name, goal in (("small", 1.5), ("medium", 1.15), ("transformer", 1.15))]
-    parts.append(("wide", beside_blackjax(CASES["wide"](), repeats, scale)))
-    parts += [(f"{name}, devices", devices_ratio(name, repeats, scale)) for name in ("small", "medium")]
-    for name, (found, raw) in parts:
-        rows += found
-        turns[name] = raw
-    rows.append(trajectory_overhead(quick))
-    rows += [compile_seconds(name, 1 if quick else 3) for name in ("small", "medium", "transformer")]
-    return {"rows": rows, "turns": turns}
+    if part in GOALS:
+        rows, raw = beside(CASES[part](), GOALS[part], repeats, scale, with_rivals)
+        return rows, {part: raw}
+    if part == "wide":
+        rows, raw = beside_blackjax(CASES[part](), repeats, scale)
+        return rows, {part: raw}
+    if part == "devices":
+        found = {f"{name}, devices": devices_ratio(name, repeats, scale) for name in ("small", "medium")}
+        return [row for rows, _ in found.values() for row in rows], {name: raw for name, (_, raw) in found.items()}
+    if part == "trajectory":
+        return [trajectory_overhead(quick)], {}
+    return [compile_seconds(name, 1 if quick else 5) for name in GOALS], {}
 
 
 def main() -> None:
@@ -132,8 +137,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two short turns instead of five")
     parser.add_argument("--rivals", action="store_true", help="the rivals too")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure anew")
     options = parser.parse_args()
-    result = measure(options.quick, options.rivals)
+    known = load("throughput")["parts"] if {*options.parts} != {*PARTS} and not options.quick else {}
+    for part in options.parts:
+        rows, raw = measure(part, options.quick, options.rivals)
+        known[part] = {"rows": rows, "turns": raw, "machine": machine()}
+    parts = {part: known[part] for part in PARTS if part in known}
+    turns = {name: raw for part in parts.values() for name, raw in part["turns"].items()}
+    result = {"parts": parts, "rows": [row for part in parts.values() for row in part["rows"]], "turns": turns}
     print(goals(result["rows"]))
     print(save("throughput", result, options.quick))
 

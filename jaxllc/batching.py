@@ -10,20 +10,35 @@ from jax.extend.core import jaxprs_in_params
 
 CACHE_BYTES = 2**22
 """What the calls that run side by side on one CPU core may write."""
+MEMORY_SHARE = 0.5
+"""Of an accelerator's memory, what they may write there."""
+RESIDENT_WEIGHTS = {"cpu": 2**20}
+"""Weights of all chains and checkpoints together that run in one program by default: more spills the caches of a CPU."""
+RESIDENT_ELSEWHERE = 2**28
+"""The same on an accelerator: a gibibyte, enough to fill it, and little enough to lose when a run is stopped."""
 
 
 def side_by_side(function: Callable[..., Any], *arguments: Any) -> int:
-    """How many calls to run side by side on one device: any number on an accelerator; on a CPU as many as keep what they write within its caches.
+    """How many calls to run side by side on one device: as many as keep what they write within the caches of a CPU, or within half an accelerator's memory.
 
-    A vmapped step beyond the caches is slower than one chain after the other.
+    On a CPU a vmapped step beyond the caches is slower than one chain after the other. An accelerator that does not tell its memory takes any number.
 
     Args:
         function: what would be batched.
         arguments: of one call, arrays or their shapes.
     """
-    if jax.default_backend() != "cpu":
-        return sys.maxsize
-    return max(1, CACHE_BYTES // max(1, bytes_written(jax.make_jaxpr(function)(*arguments).jaxpr)))
+    room = CACHE_BYTES if jax.default_backend() == "cpu" else _accelerator_bytes()
+    return max(1, room // max(1, bytes_written(jax.make_jaxpr(function)(*arguments).jaxpr)))
+
+
+def _accelerator_bytes() -> int:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return int(MEMORY_SHARE * stats["bytes_limit"]) if "bytes_limit" in stats else sys.maxsize
+
+
+def resident_checkpoints(num_weights: int, num_chains: int) -> int:
+    """How many checkpoints of a model to run in one program by default."""
+    return max(1, RESIDENT_WEIGHTS.get(jax.default_backend(), RESIDENT_ELSEWHERE) // (num_weights * num_chains))
 
 
 def bytes_written(jaxpr: Any) -> int:

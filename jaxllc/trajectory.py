@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, results
 from jaxllc._tree import stack
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.batching import resident_checkpoints
 from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 PROBED = 5
 """Checkpoints of each run, evenly spread, whose curvature sets a default step size."""
-
-RESIDENT_WEIGHTS = 2**20
-"""Weights of all chains and checkpoints together that run in one program by default: more spills the caches of a CPU."""
 
 COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
 """What a table tells of every checkpoint, beside observables and findings."""
@@ -270,9 +268,9 @@ def _check_weights(weights: Mapping[Row, Params], done: Mapping[Row, int], store
 
 
 def _group_size(asked: int | None, params: Params, num_chains: int, num_pending: int) -> int:
-    """Checkpoints in one program: as asked, or as many as stay within `RESIDENT_WEIGHTS`; the groups are made even."""
+    """Checkpoints in one program: as asked, or as many as suit the machine; the groups are made even."""
     num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    most = asked or max(1, RESIDENT_WEIGHTS // (num_weights * num_chains))
+    most = asked or resident_checkpoints(num_weights, num_chains)
     return math.ceil(num_pending / math.ceil(num_pending / most))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxllc import batching
-from jaxllc.batching import batched, bytes_written, even_width, side_by_side
+from jaxllc.batching import batched, bytes_written, even_width, resident_checkpoints, side_by_side
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,27 @@ def test_as_many_side_by_side_as_the_caches_hold(monkeypatch):
         monkeypatch.setattr(batching, "CACHE_BYTES", cache)
         assert side_by_side(program, x) == most
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert side_by_side(program, x) == sys.maxsize
+    assert side_by_side(program, x) > 10**12  # of a device that tells no memory
+
+
+class Accelerator:
+    """Of 24 080 bytes, half of which a step may write."""
+
+    def memory_stats(self):
+        return {"bytes_limit": 24_080}
+
+
+def test_as_many_side_by_side_as_an_accelerator_holds(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator()])
+    assert side_by_side(program, jnp.zeros(100)) == 10
+
+
+def test_groups_by_default_suit_the_machine(monkeypatch):
+    """A model of a million weights goes one by one on a CPU, many at once on an accelerator."""
+    assert (resident_checkpoints(1000, 8), resident_checkpoints(10**6, 8)) == (131, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert (resident_checkpoints(10**6, 8), resident_checkpoints(10**9, 8)) == (33, 1)
 
 
 @pytest.mark.parametrize(("size", "width"), [(1, 1), (6, 1), (6, 2), (6, 3), (6, 6), (6, 9), (7, 3)])
