@@ -193,6 +193,7 @@ def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[d
                     known["runs"].append(run_shape(sampler, options, made, GRADIENTS[name]))
                     keep()
             print(f"{name}, n = {n}, {'-'.join(map(str, widths))}: done", flush=True)
+            jax.clear_caches()  # of programs that no other shape runs: their code would fill the process's memory maps
 
 
 def labels(made: nets.Nets) -> dict[str, list[float]]:

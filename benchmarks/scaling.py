@@ -19,8 +19,8 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, deep_linear
 from benchmarks.report import curves, goals
 from benchmarks.timing import cheapest, interleaved, ratios, row, save, seconds, slope
+from jaxllc.batching import resident_checkpoints
 from jaxllc.engine import sample
-from jaxllc.trajectory import RESIDENT_WEIGHTS
 
 FLAT = 1.1
 """The goal for curves over chains and checkpoints: dearest point ÷ cheapest point."""
@@ -31,7 +31,7 @@ CHAIN_STEPS = 16_000
 
 def cost(case: Case, num_chains: int, num_checkpoints: int, chain_steps: int) -> Callable[[], float]:
     """The marginal microseconds of a chain-step, over the groups that `trajectory` would make of so many checkpoints."""
-    groups = math.ceil(num_checkpoints / max(1, RESIDENT_WEIGHTS // (case.num_weights * num_chains)))
+    groups = math.ceil(num_checkpoints / resident_checkpoints(case.num_weights, num_chains))
     group = math.ceil(num_checkpoints / groups)
     data = jaxllc.InMemory.of(case.data, case.batch_size)
     center = jax.tree.map(lambda leaf: np.broadcast_to(leaf, (group, *leaf.shape)), case.params)
