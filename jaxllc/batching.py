@@ -12,9 +12,9 @@ CACHE_BYTES = 2**22
 """What the calls that run side by side on one CPU core may write."""
 MEMORY_SHARE = 0.5
 """Of an accelerator's memory, what they may write there."""
-RESIDENT_WEIGHTS = {"cpu": 2**20}
+RESIDENT_WEIGHTS = 2**20
 """Weights of all chains and checkpoints together that run in one program by default: more spills the caches of a CPU."""
-RESIDENT_ELSEWHERE = 2**28
+RESIDENT_ON_ACCELERATOR = 2**28
 """The same on an accelerator: a gibibyte, enough to fill it, and little enough to lose when a run is stopped."""
 
 
@@ -38,7 +38,8 @@ def _accelerator_bytes() -> int:
 
 def resident_checkpoints(num_weights: int, num_chains: int) -> int:
     """How many checkpoints of a model to run in one program by default."""
-    return max(1, RESIDENT_WEIGHTS.get(jax.default_backend(), RESIDENT_ELSEWHERE) // (num_weights * num_chains))
+    most = RESIDENT_WEIGHTS if jax.default_backend() == "cpu" else RESIDENT_ON_ACCELERATOR
+    return max(1, most // (num_weights * num_chains))
 
 
 def bytes_written(jaxpr: Any) -> int:

@@ -51,8 +51,7 @@ class InMemory:
     def window(self, key: Key) -> jax.Array:
         """Where the batch of this key begins, `int[]`.
 
-        The remainder of one random word: its places differ in probability by less than n / 2³², and it costs a third of `jax.random.randint`, which draws
-        two words and a key.
+        The remainder of one random word, whose places differ in probability by less than n / 2³²; `jax.random.randint` draws two words and a key.
         """
         if self.batch_size == self.num_examples:
             return jnp.zeros((), jnp.int32)

@@ -102,8 +102,8 @@ class LocalPosterior:
         r"""The largest curvature $a$ of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
 
         SGLD is stable for $\epsilon$ below $4 / a$. Power iteration approaches it from below. The Hessian times a vector is the difference of two gradients, a
-        tenth of the posterior's width $1 / \sqrt a$ to either side: that compiles in half the time of a derivative of the gradient, and sees the kinks of
-        ReLUs as chains do.
+        tenth of the posterior's width $1 / \sqrt a$ to either side: that compiles faster than a derivative of the gradient, and sees the kinks of ReLUs as
+        chains do.
 
         Args:
             direction: where the iteration begins, a position at random.

@@ -336,7 +336,7 @@ def test_a_thermostat_is_extrapolated_by_its_own_order(key):
 
 
 def test_chains_that_have_not_mixed_are_told_of_when_extrapolated(key):
-    """Along a flat direction both chains drift and their combination hardly does: drift and R-hat are those of the chains at half the step.
+    """Along a flat direction both chains drift and their combination hardly does: the drift told of is that of the chains at half the step.
 
     Seen to fail with those of the combination.
     """
@@ -389,7 +389,7 @@ def test_control_variates_with_noise_that_depends_on_the_weights(key):
 def test_preconditioners_with_noisy_gradients(key):
     """Minibatches of eight, whose noise is most of the gradient: RMSProp and Adam lie within 1 % and 4 standard errors of the continuous law.
 
-    Seen to fail with a memory of a hundred steps (by 3 % and more), and with what the memory of Adam's drift adds left in (11 %).
+    Seen to fail with a memory of a hundred steps, and with what the memory of Adam's drift adds left in.
     """
     rng = np.random.default_rng(4)
     slopes = rng.normal(size=(512, 20)).astype(np.float32)
