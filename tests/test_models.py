@@ -151,3 +151,29 @@ def test_seeds_go_on_where_they_stopped(tmp_path, key):
     assert whole.stacked[20]["w"].shape == (2, 3)
     with pytest.raises(KeyError, match="no run 'seed_1'.*seed_0, seed_3"):
         opened["seed_1"]
+
+
+@pytest.mark.filterwarnings("default")
+@jax.numpy_dtype_promotion("standard")
+def test_a_moving_average_of_the_weights(tmp_path, key):
+    """It is the average of the weights along training, with the decay of the first updates t at most t / (t + 9), also where training was stopped."""
+    data, options = jax.random.normal(key, (64, 3)), dict(key=jax.random.key(1), seeds=[0, 3])
+    every = dict(SEEDS, steps=list(range(31)))
+    weights = train_seeds(**every, data=data, directory=tmp_path / "weights", **options)
+    train_seeds(**SEEDS | {"steps": [0, 20]}, data=data, directory=tmp_path / "averaged", average=0.6, **options)
+    averaged = train_seeds(**SEEDS | {"steps": [0, 20, 30]}, data=data, directory=tmp_path / "averaged", average=0.6, **options)
+    expected = np.asarray(weights["seed_3"][0]["w"])
+    for step in range(1, 31):
+        decay = min(0.6, step / (step + 9))
+        expected = decay * expected + (1 - decay) * weights["seed_3"][step]["w"]
+        if step in averaged["seed_3"]:
+            np.testing.assert_allclose(averaged["seed_3"][step]["w"], expected, rtol=1e-5, atol=1e-6)
+    raw = SeedRuns(tmp_path / "averaged")
+    np.testing.assert_allclose(raw["seed_3"][20]["w"], weights["seed_3"][20]["w"], rtol=1e-5, atol=1e-6)
+    assert np.abs(raw["seed_3"][20]["w"] - averaged["seed_3"][20]["w"]).max() > 1e-3
+    with pytest.raises(ValueError, match="no item 'average'|no moving average"):
+        SeedRuns(tmp_path / "weights", averaged=True)
+    with pytest.raises(ValueError, match="was trained with a moving average"):
+        train_seeds(**SEEDS, data=data, directory=tmp_path / "averaged", **options)
+    with pytest.raises(ValueError, match="between 0 and 1, got 1"):
+        train_seeds(**SEEDS, data=data, directory=tmp_path / "none", average=1, **options)

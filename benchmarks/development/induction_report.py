@@ -158,7 +158,7 @@ def table(result: dict[str, Any]) -> str:
     if result["sensitivity"]:
         lines += ["", "| setting | fall of λ̂ between the same bins, by seed | change over the window, by seed | findings, by seed |", "|---|---|---|---|"]
     for row in result["sensitivity"]:
-        setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items()) or "as above"
+        setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items()) or ("as above" if row["averaged"] else "the weights themselves")
         falls, changes = (", ".join(f"{number(d)} ± {number(e)}" for d, e in zip(row[name], row[f"{name}_error"], strict=True)) for name in ("drop", "change"))
         findings = "; ".join(", ".join(f"{code} {count}" for code, count in one.items()) or "none" for one in row["findings"])
         lines.append(f"| {setting} | {falls} | {changes} | {findings} |")
