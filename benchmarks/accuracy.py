@@ -33,6 +33,7 @@ from benchmarks.timing import RESULTS, machine
 from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
 from jaxllc.devices import default_mesh
 from jaxllc.engine import sharpness
+from jaxllc.settings import with_step_size
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
@@ -44,6 +45,7 @@ REFERENCE = {"1K": (400, 8, 64), "10K": (160, 4, 256), "100K": (80, 2, 256)}
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others with `FEW`."""
 FEW = ("SGLD", "SGHMC")
+CONSTANT = "SGLD, as small a step in burn-in"
 LADDER = "SGLD, ladder of nβ"
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
@@ -54,11 +56,11 @@ def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
     r"""What is sampled: nbeta and localization at which the value of the posterior itself is near $\lambda$.
 
     The pull must hold the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has a norm of $2 \sqrt{d / \gamma}$, so
-    $\gamma$ goes with the width d. At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$;
-    a fiftieth is little beside the tenth of $n / \ln n$. But $n\beta$ must also stay well above $\gamma$.
+    $\gamma$ goes with the width d. At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$, and the
+    pull and the finite temperature take a share that goes with $\gamma / n\beta$: with more data $n\beta$ grows as the root of n, so that both shrink.
     """
     localization = float(np.mean(widths))
-    return {"nbeta": max(n / 50, min(20 * localization, n / math.log(n))), "localization": localization}
+    return {"nbeta": min(max(400, 20 * localization) * math.sqrt(n / 20_000), n / math.log(n)), "localization": localization}
 
 
 def best_setting(widths: Sequence[int], n: int) -> dict[str, Any]:
@@ -74,11 +76,15 @@ def best_setting(widths: Sequence[int], n: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def samplers(curvature: float, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
-    """What is compared: options of `jaxllc.trajectory` by name, and the gradients that a step costs; step sizes are shares of the stable one at w*."""
+def samplers(curvature: float, num_burn_in: int, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """What is compared: options of `jaxllc.trajectory` by name, and the gradients that a step costs; step sizes are shares of the stable one at w*.
+
+    The first is the default of `jaxllc.estimate`, whose steps are larger in burn-in; the others keep theirs.
+    """
     limit = 4 / curvature
     found: dict[str, dict[str, Any]] = {
-        "SGLD": {"sampler": SGLD(limit / 32)},
+        "SGLD": {"sampler": with_step_size(SGLD(None), limit / 32, num_burn_in)},
+        CONSTANT: {"sampler": SGLD(limit / 32)},
         "SGLD, 4 times the step": {"sampler": SGLD(limit / 8)},
         "SGLD, a quarter of the step": {"sampler": SGLD(limit / 128)},
         "SGLD, extrapolated": {"sampler": SGLD(limit / 32), "extrapolate": True, "cost": 2},
@@ -188,7 +194,7 @@ def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[d
                 rows.append(known)
                 keep()
             only = FEW[:1] if n != NUM_EXAMPLES else None if name in IN_FULL else FEW
-            for sampler, options in samplers(curvature_of(made), only).items():
+            for sampler, options in samplers(curvature_of(made), GRADIENTS[name] // 3, only).items():
                 if all(run["sampler"] != sampler for run in known["runs"]):
                     known["runs"].append(run_shape(sampler, options, made, GRADIENTS[name]))
                     keep()
@@ -207,7 +213,7 @@ def measure_published(num_nets: int, num_shapes: int, rows: list[dict[str, Any]]
         if any(tuple(row["widths"]) == widths for row in rows):
             continue
         made = nets.make(widths, num_nets, NUM_EXAMPLES, certified=False)
-        options = samplers(curvature_of(made), FEW[:1])["SGLD"]
+        options = samplers(curvature_of(made), GRADIENTS["1K"] // 3, FEW[:1])["SGLD"]
         rows.append({"widths": list(widths), **labels(made), "run": run_shape("SGLD", options, made, GRADIENTS["1K"])})
         keep()
 

@@ -17,7 +17,7 @@ from jaxllc.devices import default_mesh
 from jaxllc.engine import check_counts, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
 from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.samplers.base import Sampler, Scheduled
+from jaxllc.samplers.base import LargerInBurnIn, Sampler, Scheduled
 from jaxllc.samplers.precondition import Identity
 from jaxllc.samplers.sgld import SGLD
 
@@ -123,9 +123,8 @@ def settle(
                 f"the largest curvature at {name} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
                 f"or pass sampler={type(sampler).__name__}(step_size)."
             )
-    return dataclasses.replace(
-        settings, sampler=with_step_size(sampler, getattr(sampler, "share_of_limit", DEFAULT_SAMPLER.share_of_limit) * 4 / max(curvatures.values()))
-    )
+    step_size = getattr(sampler, "share_of_limit", DEFAULT_SAMPLER.share_of_limit) * 4 / max(curvatures.values())
+    return dataclasses.replace(settings, sampler=with_step_size(sampler, step_size, settings.num_burn_in))
 
 
 def needs_step_size(sampler: Sampler | None) -> bool:
@@ -134,8 +133,8 @@ def needs_step_size(sampler: Sampler | None) -> bool:
     return getattr(sampler, "step_size", 0.0) is None
 
 
-def with_step_size(sampler: Sampler | None, step_size: float) -> Any:
-    """The sampler with this step size.
+def with_step_size(sampler: Sampler | None, step_size: float, num_burn_in: int) -> Any:
+    """The sampler with this step size, in burn-in larger by its `burn_in_factor`.
 
     Raises:
         ValueError: a preconditioner sets the scale, so none follows from the curvature.
@@ -143,7 +142,9 @@ def with_step_size(sampler: Sampler | None, step_size: float) -> Any:
     sampler = DEFAULT_SAMPLER if sampler is None else sampler
     if not isinstance(getattr(sampler, "preconditioner", Identity()), Identity):
         raise ValueError(f"{describe(sampler)} has a preconditioner, which changes what a step size means; pass step_size as a number.")
-    return dataclasses.replace(sampler, step_size=step_size)  # type: ignore[type-var]
+    factor = getattr(sampler, "burn_in_factor", 1.0)
+    larger = num_burn_in > 0 and factor > 1
+    return dataclasses.replace(sampler, step_size=Scheduled(LargerInBurnIn(factor, num_burn_in), step_size) if larger else step_size)  # type: ignore[type-var]
 
 
 def _check_number(name: str, value: Any, *, positive: bool) -> None:

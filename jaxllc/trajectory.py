@@ -134,7 +134,7 @@ def trajectory(
     chosen = needs_step_size(sampler)
     there = stored_attributes(store) if store is not None else None
     if chosen and there and "default_step_size" in there:
-        sampler = with_step_size(sampler, there["default_step_size"])
+        sampler = with_step_size(sampler, there["default_step_size"], num_burn_in)
     spread = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}
     settings = settle(
         loss_fn, _Checkpoints(runs, [row for row in rows if row.step in spread] if needs_step_size(sampler) else []), data,
@@ -151,7 +151,8 @@ def trajectory(
     if reference_loss is not None:
         attributes["reference_loss"] = float(reference_loss)
     if chosen:
-        attributes["default_step_size"] = float(np.asarray(settings.sampler.step_size))  # pyright: ignore[reportAttributeAccessIssue]
+        step_size: Any = settings.sampler.step_size  # pyright: ignore[reportAttributeAccessIssue]
+        attributes["default_step_size"] = float(np.asarray(getattr(step_size, "factor", step_size)))
 
     kept = Store(store, rows, attributes) if store is not None else None
     done = kept.done() if kept else {}

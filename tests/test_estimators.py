@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import blackjax
 import chex
@@ -14,7 +15,8 @@ from problems import CURVATURE, Quadratic, quadratic_loss
 import jaxllc
 from jaxllc.estimators import with_error
 from jaxllc.models import linear
-from jaxllc.settings import describe
+from jaxllc.samplers.base import LargerInBurnIn
+from jaxllc.settings import describe, settle
 
 PROBLEM = Quadratic()
 SHORT = dict(num_chains=4, num_draws=100, num_burn_in=20, progress=False)
@@ -24,12 +26,51 @@ def test_defaults_work(key):
     """No step size, no temperature given: the law of SGLD at n / ln n and at the step that was chosen, within 4 standard errors."""
     est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, progress=False)
     assert est.data.attrs["nbeta"] == jaxllc.default_nbeta(PROBLEM.num_examples)
-    step_size = float(est.data.attrs["sampler"].split("step_size=")[1].split(",")[0])
+    last = est.data.attrs["num_burn_in"] + est.data.attrs["num_draws"] - 1
+    step_size = float(est.data.attrs["sampler"].split(f"{last}: ")[1].split(",")[0])
     problem = Quadratic(nbeta=est.data.attrs["nbeta"], localization=1.0)
     exact = problem.exact_llc(jaxllc.SGLD(step_size))
     assert abs(est.llc - exact) < 4 * est.std_error
     curvature = problem.nbeta * CURVATURE.max() + problem.localization
     assert step_size == pytest.approx(jaxllc.SGLD.share_of_limit * 4 / curvature, rel=1e-3)
+
+
+def test_default_steps_are_larger_in_burn_in(key):
+    """Four times as large at first, themselves from four fifths of it on, and so at every draw; nothing of it without burn-in or where a step size is given."""
+    settled = partial(settle, quadratic_loss, {"w*": PROBLEM.params}, PROBLEM.data, key=key, nbeta=100.0, localization=1.0, free=None, batch_size=None)
+    counts = dict(num_chains=4, num_draws=10, thinning=1)
+    default = settled(sampler=None, num_burn_in=100, **counts).sampler
+    steps = np.asarray([float(default.step_size_at(jnp.asarray(count))) for count in (0, 50, 65, 80, 99, 109)])
+    np.testing.assert_allclose(steps / steps[-1], [4, 4, 2, 1, 1, 1], rtol=1e-5)
+    assert steps[-1] == pytest.approx(settled(sampler=None, num_burn_in=0, **counts).sampler.step_size, rel=1e-5)
+    assert settled(sampler=jaxllc.SGHMC(None), num_burn_in=100, **counts).sampler.step_size > 0
+    assert settled(sampler=jaxllc.SGLD(1e-3), num_burn_in=100, **counts).sampler.step_size == 1e-3
+
+
+def test_default_burn_in_reaches_flat_directions(key):
+    """From w*, after as few steps as there are, the variance along a flat direction is nearer to its law than that of chains of the same last step.
+
+    Along a direction of curvature a of U it is (1 - exp(-a t)) / a after a time t, the sum of the step sizes.
+    """
+    loss_fn, width = _flat_and_steep, 64
+    params, data = {"steep": jnp.zeros(()), "flat": jnp.zeros(width)}, np.zeros((8, 1), np.float32)
+    options = dict(key=key, nbeta=1000.0, localization=1.0, batch_size=None, num_chains=8, num_draws=2, num_burn_in=400, progress=False)
+    step_size = jaxllc.SGLD.share_of_limit * 4 / 1001
+    chosen = jaxllc.estimate(loss_fn, params, data, **options)
+    same = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(step_size), **options)
+    larger = LargerInBurnIn(4.0, 400)
+    for est, time in ((same, 400 * step_size), (chosen, step_size * float(larger(jnp.arange(400)).sum()))):
+        flat = 1000 * FLAT / 2 * width * (1 - np.exp(-(1000 * FLAT + 1) * time)) / (1000 * FLAT + 1)
+        assert abs(est.llc - flat - 0.5) < 4 * np.sqrt(2 * flat**2 / (8 * width) + 2 * 0.5**2 / 8)
+    assert chosen.llc > 1.5 * same.llc
+
+
+FLAT = 1e-3
+"""Curvature of the loss along the flat directions, a thousandth of that along the steep one."""
+
+
+def _flat_and_steep(params, batch):
+    return 0.5 * params["steep"] ** 2 + 0.5 * FLAT * jnp.sum(params["flat"] ** 2) + 0 * batch[:, 0]
 
 
 def test_what_an_estimate_shows(key):

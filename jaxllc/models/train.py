@@ -91,7 +91,8 @@ def train_seeds(
             on CPUs, whose caches hold the activations of one seed: there a transformer of 14 000 weights took a quarter to a third less time so.
 
     Raises:
-        ValueError: no seeds or repeated ones, a decay that does not lie between 0 and 1, or the directory holds other seeds, or an average where none is kept (or none where one is).
+        ValueError: no seeds or repeated ones, a decay that does not lie between 0 and 1; or the directory holds other seeds, or an average where none is to
+            be kept, or none where one is.
     """
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average is the decay of a moving average and must lie between 0 and 1, got {average}.")

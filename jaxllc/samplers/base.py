@@ -1,5 +1,6 @@
 """What every sampler is: hyperparameters as data, and two pure methods."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
@@ -52,12 +53,29 @@ class Scheduled:
             return jnp.asarray(self.factor) * jnp.asarray(self.schedule(count))
 
 
+@dataclasses.dataclass(frozen=True)
+class LargerInBurnIn:
+    """A share of the step size: larger in the first half of burn-in, whose draws are not kept, falling to one at four fifths of it.
+
+    Flat directions are so reached in fewer steps, and the steep ones forget the larger steps before the first draw.
+    """
+
+    factor: float
+    num_burn_in: int
+
+    def __call__(self, count: jax.Array) -> jax.Array:
+        """The share at a step."""
+        return self.factor ** jnp.clip((0.8 - count / self.num_burn_in) / 0.3, 0.0, 1.0)
+
+
 class HasStepSize:
     """For dataclasses of samplers with a field `step_size`: schedules become data, and the value at a step is read in one place."""
 
     step_size: Any
     share_of_limit: ClassVar[float]
     """A default step size, as a share of $4 / a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$."""
+    burn_in_factor: ClassVar[float] = 1.0
+    """How many times the default step size burn-in begins with."""
     bias_order: ClassVar[float | None] = 1.0
     r"""The power of $\epsilon$ with which the bias of a finite step vanishes, for extrapolation; None where steps are accepted or refused and there is none."""
 
