@@ -188,7 +188,7 @@ def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], found: list[
         codes: list[dict[str, int]] = []
         for row in chosen:
             kept = {step: weights[row["run"]][step] for step in window_steps(sorted(runs[row["run"]]), *row["window"])}
-            traj = follow(task, {row["run"]: kept}, place.folder / f"llc{'-' if told else ''}{told}.zarr", size, **setting)
+            traj = follow(task, {row["run"]: kept}, place.folder / f"llc-{told or 'fewer'}.zarr", size, **setting)
             curves = Curves.of(traj)
             llc = before(curves.step, curves.llc[0].T, row["window"][1])
             for name, by_chain in (("drop", llc[:, first] - llc[:, last]), ("change", llc[:, -1] - llc[:, 0])):

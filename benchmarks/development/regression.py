@@ -42,7 +42,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     place = Workplace("regression", quick)
     count, num_steps, num_checkpoints = (2, 150, 8) if quick else (5, 1500, 20)
     count = seeds or count
-    chains: dict[str, Any] = dict(num_chains=4, num_draws=30, num_burn_in=30) if quick else dict(num_chains=4, num_draws=200, num_burn_in=200)
+    chains: dict[str, Any] = dict(num_chains=4, num_draws=30, num_burn_in=30) if quick else dict(num_chains=4, num_draws=100, num_burn_in=100)
     model = regression.RegressionTransformer()
     loss_fn = regression.squared_loss(model)
     data = regression.draw(jax.random.key(0), 2048)
