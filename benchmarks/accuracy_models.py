@@ -111,10 +111,11 @@ MODELS = {
         transformer_loss, make_transformer, lambda: (TRANSFORMER.init_params(jax.random.key(0)), 0), jaxllc.default_nbeta(256 * 16), 100.0, 64, 20, 400
     ),
 } | {
-    f"superposition, {corners} corners{'' if corners == 6 else f', spare feature {spare}'}": Model(
-        tms.squared_loss, partial(make_polygon, corners, spare), lambda: ({"weight": 0, "bias": 0}, 0), jaxllc.default_nbeta(5000), 1.0, 256, 40, 500,
+    f"superposition, {corners} corners{'' if corners == 6 else f', spare feature {spare}'}{'' if localization == 1 else f', γ = {localization:g}'}": Model(
+        tms.squared_loss, partial(make_polygon, corners, spare), lambda: ({"weight": 0, "bias": 0}, 0), jaxllc.default_nbeta(5000), localization, 256, 40, 500,
         tms.polygon_llc(corners, spare=spare),
     )
+    for localization in (1.0, 100.0)  # at the weaker pull chains leave the pentagons for weights of lower loss
     for corners, spare in ((5, "on"), (5, "dead"), (6, "dead"))
 }  # fmt: skip
 

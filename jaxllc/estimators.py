@@ -118,8 +118,7 @@ def estimate(
         params: $w^*$, a pytree of arrays.
         data: a pytree of arrays with one leading axis, the examples.
         key: a typed key, `jax.random.key(seed)`.
-        sampler: how chains move; default `DEFAULT_SAMPLER`. A step size of None is a share of the largest that is stable at $w^*$; with `SGLD`
-            it is four times that at the beginning of burn-in, so that flat directions are reached sooner.
+        sampler: how chains move; default `DEFAULT_SAMPLER`. A step size of None is a share of the largest that is stable at $w^*$.
         nbeta: $n\beta$; default $n / \ln n$ for the $n$ examples of `data`. Where the loss is a mean over tokens, $n$ counts tokens: pass
             `default_nbeta(num_tokens)`.
         localization: $\gamma$, the strength of the pull to $w^*$.

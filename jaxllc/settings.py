@@ -143,8 +143,8 @@ def with_step_size(sampler: Sampler | None, step_size: float, num_burn_in: int) 
     if not isinstance(getattr(sampler, "preconditioner", Identity()), Identity):
         raise ValueError(f"{describe(sampler)} has a preconditioner, which changes what a step size means; pass step_size as a number.")
     factor = getattr(sampler, "burn_in_factor", 1.0)
-    larger = num_burn_in > 0 and factor > 1
-    return dataclasses.replace(sampler, step_size=Scheduled(LargerInBurnIn(factor, num_burn_in), step_size) if larger else step_size)  # type: ignore[type-var]
+    steps = step_size if factor == 1 else Scheduled(LargerInBurnIn(factor, num_burn_in), step_size)
+    return dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
 
 
 def _check_number(name: str, value: Any, *, positive: bool) -> None:

@@ -26,8 +26,7 @@ def test_defaults_work(key):
     """No step size, no temperature given: the law of SGLD at n / ln n and at the step that was chosen, within 4 standard errors."""
     est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, progress=False)
     assert est.data.attrs["nbeta"] == jaxllc.default_nbeta(PROBLEM.num_examples)
-    last = est.data.attrs["num_burn_in"] + est.data.attrs["num_draws"] - 1
-    step_size = float(est.data.attrs["sampler"].split(f"{last}: ")[1].split(",")[0])
+    step_size = float(est.data.attrs["sampler"].split("step_size=")[1].split(",")[0])
     problem = Quadratic(nbeta=est.data.attrs["nbeta"], localization=1.0)
     exact = problem.exact_llc(jaxllc.SGLD(step_size))
     assert abs(est.llc - exact) < 4 * est.std_error
@@ -35,34 +34,52 @@ def test_defaults_work(key):
     assert step_size == pytest.approx(jaxllc.SGLD.share_of_limit * 4 / curvature, rel=1e-3)
 
 
-def test_default_steps_are_larger_in_burn_in(key):
-    """Four times as large at first, themselves from four fifths of it on, and so at every draw; nothing of it without burn-in or where a step size is given."""
+def test_steps_that_are_larger_in_burn_in(key):
+    """Four times the default at first, the default itself from four fifths of burn-in on and so at every draw; nothing of it without burn-in."""
     settled = partial(settle, quadratic_loss, {"w*": PROBLEM.params}, PROBLEM.data, key=key, nbeta=100.0, localization=1.0, free=None, batch_size=None)
     counts = dict(num_chains=4, num_draws=10, thinning=1)
-    default = settled(sampler=None, num_burn_in=100, **counts).sampler
-    steps = np.asarray([float(default.step_size_at(jnp.asarray(count))) for count in (0, 50, 65, 80, 99, 109)])
-    np.testing.assert_allclose(steps / steps[-1], [4, 4, 2, 1, 1, 1], rtol=1e-5)
-    assert steps[-1] == pytest.approx(settled(sampler=None, num_burn_in=0, **counts).sampler.step_size, rel=1e-5)
-    assert settled(sampler=jaxllc.SGHMC(None), num_burn_in=100, **counts).sampler.step_size > 0
-    assert settled(sampler=jaxllc.SGLD(1e-3), num_burn_in=100, **counts).sampler.step_size == 1e-3
+    default = float(settled(sampler=None, num_burn_in=100, **counts).sampler.step_size)
+    larger = settled(sampler=LARGER, num_burn_in=100, **counts).sampler
+    steps = np.asarray([float(larger.step_size_at(jnp.asarray(count))) for count in (0, 50, 65, 80, 99, 109)])
+    np.testing.assert_allclose(steps / default, [4, 4, 2, 1, 1, 1], rtol=1e-5)
+    assert float(settled(sampler=LARGER, num_burn_in=0, **counts).sampler.step_size_at(jnp.asarray(0))) == pytest.approx(default)
+    with pytest.raises(ValueError, match="is for step_size=None"):
+        jaxllc.SGLD(1e-3, burn_in_factor=4.0)
+    with pytest.raises(ValueError, match="burn_in_factor must be at least 1"):
+        jaxllc.SGLD(None, burn_in_factor=0.5)
 
 
-def test_default_burn_in_reaches_flat_directions(key):
+LARGER = jaxllc.SGLD(None, burn_in_factor=4.0)
+
+
+def test_larger_steps_reach_flat_directions(key):
     """From w*, after as few steps as there are, the variance along a flat direction is nearer to its law than that of chains of the same last step.
 
     Along a direction of curvature a of U it is (1 - exp(-a t)) / a after a time t, the sum of the step sizes.
     """
-    loss_fn, width = _flat_and_steep, 64
+    width = 64
     params, data = {"steep": jnp.zeros(()), "flat": jnp.zeros(width)}, np.zeros((8, 1), np.float32)
     options = dict(key=key, nbeta=1000.0, localization=1.0, batch_size=None, num_chains=8, num_draws=2, num_burn_in=400, progress=False)
     step_size = jaxllc.SGLD.share_of_limit * 4 / 1001
-    chosen = jaxllc.estimate(loss_fn, params, data, **options)
-    same = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(step_size), **options)
-    larger = LargerInBurnIn(4.0, 400)
-    for est, time in ((same, 400 * step_size), (chosen, step_size * float(larger(jnp.arange(400)).sum()))):
+    larger, same = (jaxllc.estimate(_flat_and_steep, params, data, sampler=sampler, **options) for sampler in (LARGER, None))
+    for est, time in ((same, 400 * step_size), (larger, step_size * float(LargerInBurnIn(4.0, 400)(jnp.arange(400.0)).sum()))):
         flat = 1000 * FLAT / 2 * width * (1 - np.exp(-(1000 * FLAT + 1) * time)) / (1000 * FLAT + 1)
         assert abs(est.llc - flat - 0.5) < 4 * np.sqrt(2 * flat**2 / (8 * width) + 2 * 0.5**2 / 8)
-    assert chosen.llc > 1.5 * same.llc
+    assert larger.llc > 1.5 * same.llc
+
+
+def test_the_default_step_keeps_its_chains_where_larger_ones_lose_some(key):
+    """In a valley that is far more curved away from w* than there: why larger steps in burn-in are no default. Lost chains are told."""
+
+    def valley(params, batch):
+        return 0.5 * (params["w"][0] * params["w"][1]) ** 2 + 0 * batch[:, 0]
+
+    options = dict(key=key, nbeta=1000.0, localization=1.0, batch_size=None, num_chains=32, progress=False)
+    same, larger = (
+        jaxllc.estimate(valley, {"w": jnp.array([0.2, 0.0])}, np.zeros((8, 1), np.float32), sampler=sampler, **options) for sampler in (None, LARGER)
+    )
+    assert "diverged" not in {finding.code for finding in same.findings}
+    assert "diverged" in {finding.code for finding in larger.findings}
 
 
 FLAT = 1e-3

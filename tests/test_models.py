@@ -171,7 +171,7 @@ def test_a_moving_average_of_the_weights(tmp_path, key):
     raw = SeedRuns(tmp_path / "averaged")
     np.testing.assert_allclose(raw["seed_3"][20]["w"], weights["seed_3"][20]["w"], rtol=1e-5, atol=1e-6)
     assert np.abs(raw["seed_3"][20]["w"] - averaged["seed_3"][20]["w"]).max() > 1e-3
-    with pytest.raises(ValueError, match="no item 'average'|no moving average"):
+    with pytest.raises(ValueError, match="no moving average"):
         SeedRuns(tmp_path / "weights", averaged=True)
     with pytest.raises(ValueError, match="was trained with a moving average"):
         train_seeds(**SEEDS, data=data, directory=tmp_path / "averaged", **options)

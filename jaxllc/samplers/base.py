@@ -55,17 +55,18 @@ class Scheduled:
 
 @dataclasses.dataclass(frozen=True)
 class LargerInBurnIn:
-    """A share of the step size: larger in the first half of burn-in, whose draws are not kept, falling to one at four fifths of it.
+    """A multiple of the step size: larger in the first half of burn-in, whose draws are not kept, falling to one at four fifths of it.
 
-    Flat directions are so reached in fewer steps, and the steep ones forget the larger steps before the first draw.
+    Flat directions forget the start at a rate in proportion to the step. The last fifth, of some hundred steps or more, is for the steep ones to forget the
+    larger steps.
     """
 
     factor: float
     num_burn_in: int
 
     def __call__(self, count: jax.Array) -> jax.Array:
-        """The share at a step."""
-        return self.factor ** jnp.clip((0.8 - count / self.num_burn_in) / 0.3, 0.0, 1.0)
+        """The multiple at a step."""
+        return self.factor ** jnp.clip((0.8 * self.num_burn_in - count) / (0.3 * max(self.num_burn_in, 1)), 0.0, 1.0)
 
 
 class HasStepSize:
@@ -74,8 +75,6 @@ class HasStepSize:
     step_size: Any
     share_of_limit: ClassVar[float]
     """A default step size, as a share of $4 / a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$."""
-    burn_in_factor: ClassVar[float] = 1.0
-    """How many times the default step size burn-in begins with."""
     bias_order: ClassVar[float | None] = 1.0
     r"""The power of $\epsilon$ with which the bias of a finite step vanishes, for extrapolation; None where steps are accepted or refused and there is none."""
 

@@ -8,7 +8,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, no_steps
+from jaxllc.samplers.base import HasStepSize, Info, Schedule, Scheduled, check_range, no_steps
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import NOISES, check_noise
 from jaxllc.samplers.precondition import Identity, Preconditioner
@@ -34,26 +34,30 @@ class SGLD(HasStepSize):
         preconditioner: how the diagonal $G$ follows the gradients.
         gradient: how $g$ is estimated: `Minibatch()` or `ControlVariate()`.
         noise: what $\xi$ is: `"rademacher"` (signs, cheap), `"five-point"` or `"gaussian"`; they differ at second order in $\epsilon$.
+        burn_in_factor: where the step size is left open, the multiple of it that burn-in begins with (`base.LargerInBurnIn`). Four reaches flat directions
+            sooner (docs/accuracy.md), but loses chains where the loss is far more curved away from $w^*$ than at it.
 
     Raises:
-        ValueError: `noise` has another name.
+        ValueError: `noise` has another name, or `burn_in_factor` is below one, or above it beside a step size of your own.
     """
 
     step_size: Scalar | Schedule | None
     preconditioner: Preconditioner = Identity()
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="rademacher")
+    burn_in_factor: float = struct.field(pytree_node=False, default=1.0)
 
     share_of_limit: ClassVar[float] = 1 / 32
     r"""A default step size, as a share of $4/a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$.
 
     Along that direction it adds a 31st to the variance; more where chains meet larger curvatures away from $w^*$. See docs/accuracy.md.
     """
-    burn_in_factor: ClassVar[float] = 4.0
-    """An eighth of the limit, at first; other samplers are as fast without."""
 
     def __post_init__(self) -> None:
+        if self.burn_in_factor != 1 and self.step_size is not None and not isinstance(self.step_size, Scheduled):
+            raise ValueError(f"burn_in_factor = {self.burn_in_factor} is for step_size=None; pass a schedule of your own as step_size instead.")
         super().__post_init__()
+        check_range("burn_in_factor", self.burn_in_factor, 1.0)
         check_noise(self.noise)
 
     def init(self, position: Params) -> SGLDState:
