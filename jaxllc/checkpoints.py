@@ -59,7 +59,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
             raise KeyError(f"no checkpoint at step {step} in {self.directory}; it holds {format_steps(self)}.")
         try:
             keys, saved = self._read(step)
-        except _NotThereError:
+        except ItemNotFoundError:
             raise
         except Exception as error:  # Orbax and TensorStore raise many kinds; what the reader needs is which folder
             raise ValueError(
@@ -101,9 +101,9 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         told = "; ".join(f"{name}: {', '.join(_children(tree))}" for name, tree in trees.items()) or "no tree of arrays"
         place = f"the checkpoint at step {step} in {self.directory}"
         if self.item is None and self.like is not None and len(trees) == 1:
-            raise _NotThereError(_mismatch(_names(next(iter(trees.values()))), _names(self.like), place))
+            raise ItemNotFoundError(_mismatch(_names(next(iter(trees.values()))), _names(self.like), place))
         asked = f"item {self.item!r}" if self.item else "weights like those asked for, nor an item 'params'"
-        raise _NotThereError(f"{place} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
+        raise ItemNotFoundError(f"{place} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
 
     def _is_whole(self, metadata: Any) -> bool:
         """Whether a saved tree is all weights: the leaves that `like` names, or no `params` beside other things."""
@@ -112,7 +112,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         return "params" not in _children(metadata)
 
 
-class _NotThereError(ValueError):
+class ItemNotFoundError(ValueError):
     """A readable checkpoint that does not hold what was asked for."""
 
 
@@ -180,10 +180,10 @@ def _as_like(saved: Params, like: Params, place: str) -> Params:
     """The saved leaves in the structure and dtypes of `like`, matched by path."""
     there, wanted = _names(saved), _names(like)
     if set(there) != set(wanted):
-        raise _NotThereError(_mismatch(there, wanted, place))
+        raise ItemNotFoundError(_mismatch(there, wanted, place))
     wrong = [f"{name} {np.shape(there[name])} instead of {np.shape(leaf)}" for name, leaf in wanted.items() if np.shape(there[name]) != np.shape(leaf)]
     if wrong:
-        raise _NotThereError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
+        raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
     leaves = [np.asarray(there[name]).astype(jax.numpy.result_type(leaf)) for name, leaf in wanted.items()]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -21,7 +21,7 @@ from benchmarks.development.analysis import (
     stages_of_bump,
     verdict,
 )  # fmt: skip
-from benchmarks.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, plant, rows, stages_of
+from benchmarks.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, plant, rows, scatter, stages_of
 from benchmarks.development.common import plain
 from benchmarks.development.fall import BINS, RATIO, before, detectable, largest_fall
 from benchmarks.development.induction import window_steps
@@ -325,17 +325,31 @@ def test_curves_of_runs_and_chains():
     assert curves.llc.shape == curves.cloud.shape == (2, len(GRID), CHAINS)
 
 
+def test_scatter_is_that_of_white_noise():
+    """Noise of 0.3 about any straight line gives 0.3; seeds without a window are left out."""
+    rng = np.random.default_rng(0)
+    values = np.arange(7) * 2.0 + 0.3 * rng.normal(size=(400, 1, 7))
+    assert scatter(values) == pytest.approx(0.3, abs=4 * 0.3 / np.sqrt(2 * 400 * 5 / 3))
+    assert scatter(np.concatenate([values, np.full((1, 1, 7), np.nan)])) == pytest.approx(scatter(values))
+
+
 def test_the_table_tells_the_answers(planted):
     """Every claim, every seed and the control stand in it; real text that was not run is said to be missing."""
     traj, control, found = planted
     result = plain(
-        {**over_all(found), "rows": found, "type_b_power": {2.0: 0.5}, "other_windows": other_windows(traj, found), "sensitivity": [], "text": None}
+        {**over_all(found), "rows": found, "type_b_power": {2.0: 0.5}, "other_windows": other_windows(traj, found), "text": None}
+        | {"themselves": over_all(found), "sensitivity": [{"setting": {"nbeta": 300.0}, **SENSITIVE}, {"setting": {}, **SENSITIVE}]}
         | {"control": control_answer(control, found) | {"levels_passed": levels_passed(traj, control, found)}, "seconds_by_part": {"train": 1.0}}
     )
     told = table(result)
     assert told.count("| yes |") == 4
     assert all(f"| seed_{i} |" in told for i in range(RUNS))
     assert all(part in told for part in ("not run", "50% at a depth of 2", "| train | 1 |"))
+    assert "| nbeta 300 | 0.50 ± 0.10 | -1.00 ± 0.20 | ess 2 |" in told
+    assert "| as above | 0.50 ± 0.10 |" in told
+
+
+SENSITIVE = {"drop": [0.5], "drop_error": [0.1], "change": [-1.0], "change_error": [0.2], "findings": [{"ess": 2}]}
 
 
 def test_steps_of_the_loss_are_paired_with_the_coefficient():

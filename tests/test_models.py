@@ -173,7 +173,31 @@ def test_a_moving_average_of_the_weights(tmp_path, key):
     assert np.abs(raw["seed_3"][20]["w"] - averaged["seed_3"][20]["w"]).max() > 1e-3
     with pytest.raises(ValueError, match="no moving average"):
         SeedRuns(tmp_path / "weights", averaged=True)
-    with pytest.raises(ValueError, match="was trained with a moving average"):
-        train_seeds(**SEEDS, data=data, directory=tmp_path / "averaged", **options)
+    assert "averaged weights of seed_0, seed_3" in repr(averaged)
+    reopened = SeedRuns(tmp_path / "averaged", averaged=True, like=fresh(jax.random.key(0)))
+    np.testing.assert_array_equal(reopened["seed_3"][20]["w"], averaged["seed_3"][20]["w"])
+    for kept, other in ((0.6, None), (0.6, 0.9)):
+        with pytest.raises(ValueError, match=f"was trained with average={kept}, not {other}"):
+            train_seeds(**SEEDS, data=data, directory=tmp_path / "averaged", average=other, **options)
+    with pytest.raises(ValueError, match="was trained with average=None, not 0.6"):
+        train_seeds(**every, data=data, directory=tmp_path / "weights", average=0.6, **options)
     with pytest.raises(ValueError, match="between 0 and 1, got 1"):
         train_seeds(**SEEDS, data=data, directory=tmp_path / "none", average=1, **options)
+
+
+@pytest.mark.filterwarnings("default")
+@jax.numpy_dtype_promotion("standard")
+def test_an_average_of_half_precision_weights(tmp_path, key):
+    """It is kept in float32, where small shares of small differences do not round away: after a hundred updates by nothing it is the weights."""
+
+    def fresh_half(key):
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), fresh(key))
+
+    options = dict(SEEDS, init_params=fresh_half, optimizer=optax.sgd(0.1), steps=[0, 1, 400], average=0.97)
+    options["draw_batch"] = lambda key, data: data
+    data = jnp.ones((64, 3), jnp.bfloat16)
+    runs = train_seeds(**options, data=data, key=jax.random.key(1), seeds=[0], directory=tmp_path / "half")
+    weights, average = SeedRuns(tmp_path / "half")["seed_0"][400]["w"], runs["seed_0"][400]["w"]
+    assert average.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.asarray(average, float), np.asarray(weights, float))
+    assert SeedRuns(tmp_path / "half", averaged=True)["seed_0"][400]["w"].dtype == np.float32

@@ -178,6 +178,7 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
         "llc_drop": llc,
         "llc_drop_detectable": limit,
         "llc_level": level,
+        "llc_scatter": scatter(stack("llc")),
         "llc_rise": rise,
         "published_drop": {"by_level": analysis.PAPER_SHARE * level, "by_rise": analysis.PAPER_SHARE_OF_RISE * rise.mean},
         "llc_change": net("llc"),
@@ -188,6 +189,14 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
         "type_b_share": share([row["type_b"] for row in formed]),
         "hidden_share": share([row["hidden"] for row in formed]),
     }
+
+
+def scatter(values: np.ndarray) -> float:
+    """How far the bins of a curve lie from the line through their neighbours: the standard deviation of white noise that would do it, of `[seed, chain, bin]`."""
+    curves = values.mean(1)
+    departures = curves[:, 1:-1] - (curves[:, :-2] + curves[:, 2:]) / 2
+    departures = departures[np.isfinite(departures)]
+    return float(np.sqrt(np.mean(departures**2) / 1.5)) if len(departures) else np.nan
 
 
 def other_windows(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> list[dict[str, Any]]:

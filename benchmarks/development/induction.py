@@ -55,8 +55,8 @@ AVERAGE = 0.97
 SENSITIVITY = (dict(nbeta=300.0), dict(nbeta=2000.0), dict(localization=500.0), dict(localization=2000.0), dict(step_size=1.5e-5), dict(step_size=6e-5))
 """What is varied, one at a time."""
 FEWER_CHAINS = 4
-"""Of the sensitivity and of real text."""
-OPTIONAL_PARTS = ("sensitivity", "text")
+"""Of the sensitivity, of the weights themselves and of real text."""
+OPTIONAL_PARTS = ("sensitivity", "themselves", "text")
 """What a call may leave out."""
 
 
@@ -174,21 +174,18 @@ def train(task: Task, seeds: list[int], steps: list[int], folder: Path) -> SeedR
 def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], found: list[dict[str, Any]], place: Workplace, size: Size) -> list[dict[str, Any]]:
     """The fall of the first seeds with an induction head under other settings, between the two bins where the mean curve falls most under our own.
 
-    Each seed is followed by itself, by `FEWER_CHAINS`, at the checkpoints of its window and the two beside it; at last the weights themselves instead of their
-    average.
+    Each seed is followed by itself at the checkpoints of its window and the two beside it.
     """
-    size = size._replace(num_chains=min(size.num_chains, FEWER_CHAINS))
     chosen = [row for row in found if row["formed"]][: size.sensitivity_seeds]
     first, last = answer["llc_drop"].first, answer["llc_drop"].last
     answers = []
-    themselves = SeedRuns(place.folder / "checkpoints", like=task.model.init_params(jax.random.key(0)))
-    for setting, weights in (({}, runs), *((setting, runs) for setting in SENSITIVITY), ({}, themselves)):
-        told = "-".join([f"{name}-{value:g}" for name, value in setting.items()] + ["themselves"] * (weights is themselves))
+    for setting in ({}, *SENSITIVITY):
+        told = "-".join(f"{name}-{value:g}" for name, value in setting.items()) or "fewer"
         row_answers: dict[str, list[Any]] = {"drop": [], "drop_error": [], "change": [], "change_error": []}
         codes: list[dict[str, int]] = []
         for row in chosen:
-            kept = {step: weights[row["run"]][step] for step in window_steps(sorted(runs[row["run"]]), *row["window"])}
-            traj = follow(task, {row["run"]: kept}, place.folder / f"llc-{told or 'fewer'}.zarr", size, **setting)
+            kept = {step: runs[row["run"]][step] for step in window_steps(sorted(runs[row["run"]]), *row["window"])}
+            traj = follow(task, {row["run"]: kept}, place.folder / f"llc-{told}.zarr", size, **setting)
             curves = Curves.of(traj)
             llc = before(curves.step, curves.llc[0].T, row["window"][1])
             for name, by_chain in (("drop", llc[:, first] - llc[:, last]), ("change", llc[:, -1] - llc[:, 0])):
@@ -196,7 +193,7 @@ def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], found: list[
                 row_answers[name].append(mean)
                 row_answers[f"{name}_error"].append(error)
             codes.append(count_findings(traj))
-        answers.append({"setting": setting, "averaged": weights is runs, "runs": [row["run"] for row in chosen], **row_answers, "findings": codes})
+        answers.append({"setting": setting, "runs": [row["run"] for row in chosen], **row_answers, "findings": codes})
     return answers
 
 
@@ -213,19 +210,20 @@ def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[s
     place = Workplace("induction", quick)
     two, one = triggers(2, size.num_sequences), triggers(1, size.num_sequences)
     steps = checkpoints(size.num_steps, size)
+    first = 0 if quick else FIRST_SEED
     with place.part("train"):
-        first = 0 if quick else FIRST_SEED
         runs = train(two, list(range(first, first + size.num_seeds)), steps, place.folder / "checkpoints")
     with place.part("coefficients"):
         traj = follow(two, runs, place.folder / "llc.zarr", size)
     with place.part("control"):
-        control_runs = train(one, list(range(size.num_control_seeds)), steps, place.folder / "control")
+        control_runs = train(one, list(range(first, first + size.num_control_seeds)), steps, place.folder / "control")
         control = follow(one, control_runs, place.folder / "llc-control.zarr", size)
     with place.part("judge"):
         best = induction.best_losses(two.source, CONTEXT)
         bigram, least = float(best.bigram.mean()), float(best.induction.mean())
         stages = stages_of(traj)
-        found = rows(traj, stages, (bigram + least) / 2)
+        halfway = (bigram + least) / 2
+        found = rows(traj, stages, halfway)
         answer = over_all(found)
         result: dict[str, Any] = {
             "num_seeds": size.num_seeds,
@@ -245,21 +243,30 @@ def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[s
             "rows": found,
             "control": control_answer(control, found) | {"levels_passed": levels_passed(traj, control, found)},
             "sensitivity": [],
+            "themselves": None,
             "text": None,
             "curves": kept_curves(Curves.of(traj)),
             "control_curves": kept_curves(Curves.of(control)),
             "text_curves": None,
         }  # fmt: skip
     kept = place.keep(result, figure(traj, control, None, found, answer))
+    fewer = size._replace(num_chains=min(size.num_chains, FEWER_CHAINS))
     if "sensitivity" not in without:
         with place.part("sensitivity"):
-            result["sensitivity"] = sensitivity(two, runs, answer, found, place, size)
+            result["sensitivity"] = sensitivity(two, runs, answer, found, place, fewer)
+        kept = place.keep(result, figure(traj, control, None, found, answer))
+    if "themselves" not in without:
+        with place.part("themselves"):
+            shapes = jax.eval_shape(two.model.init_params, jax.random.key(0))
+            raw = follow(two, SeedRuns(place.folder / "checkpoints", like=shapes), place.folder / "llc-themselves.zarr", fewer)
+            raw_found = rows(raw, stages_of(raw), halfway)
+            result["themselves"] = {"rows": raw_found, "curves": kept_curves(Curves.of(raw)), **over_all(raw_found)}
         kept = place.keep(result, figure(traj, control, None, found, answer))
     if "text" not in without:
         with place.part("text"):
-            words, size = real_text(size.num_sequences), size._replace(num_chains=min(size.num_chains, FEWER_CHAINS))
+            words = real_text(size.num_sequences)
             text_runs = train(words, list(range(size.num_text_seeds)), checkpoints(size.num_text_steps, size), place.folder / "text")
-            text_traj = follow(words, text_runs, place.folder / "llc-text.zarr", size)
+            text_traj = follow(words, text_runs, place.folder / "llc-text.zarr", fewer)
             text_found = rows(text_traj, stages_of(text_traj), None)
             result |= {"text": {"rows": text_found, **over_all(text_found)}, "text_curves": kept_curves(Curves.of(text_traj))}
         kept = place.keep(result, figure(traj, control, text_traj, found, answer))

@@ -89,7 +89,7 @@ def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[
 
 def table(result: dict[str, Any]) -> str:
     """The answers as Markdown."""
-    text = result["text"]
+    others = result["themselves"], result["text"]
 
     def told(interval: dict[str, Any], digits: int = 2) -> str:
         if interval["mean"] is None or interval["low"] is None:
@@ -104,7 +104,7 @@ def table(result: dict[str, Any]) -> str:
 
     lines = ["| claim | answer | effect | least effect that could be called certain |", "|---|---|---|---|"]
     lines += [f"| {name} | {claim['answer']} | {told(claim['effect'])} | {number(claim['limit'])} |" for name, claim in result["claims"].items()]
-    lines += ["", f"Verdict: {result['verdict']}", "", "| what | two layers, triggers | real text |", "|---|---|---|"]
+    lines += ["", f"Verdict: {result['verdict']}", "", "| what | two layers, triggers | the weights themselves | real text |", "|---|---|---|---|"]
     asked: tuple[tuple[str, Any], ...] = (
         ("seeds that formed an induction head", lambda r: str(r["num_formed"])),
         ("previous-token attention first to a third, share of seeds", lambda r: percent(r["share_previous_token_third_first"])),
@@ -116,6 +116,7 @@ def table(result: dict[str, Any]) -> str:
         ("λ̂'s peak after the half rise of prefix matching, log of the ratio", lambda r: told(r["log_lags_to_half"]["llc_peak"])),
         ("loss halfway down after the half rise of prefix matching, log of the ratio", lambda r: told(r["log_lags_to_half"]["loss_halfway"])),
         ("λ̂ in the window", lambda r: number(r["llc_level"])),
+        ("scatter of λ̂ in the window about the line through neighbouring bins", lambda r: number(r["llc_scatter"])),
         ("rise of λ̂ from there to its peak", lambda r: told(r["llc_rise"])),
         ("largest fall of λ̂ in the window, cross-fitted", lambda r: told(r["llc_drop"]["depth"])),
         ("largest fall of the mean λ̂", lambda r: number(r["llc_drop"]["largest"])),
@@ -128,7 +129,7 @@ def table(result: dict[str, Any]) -> str:
         ("fall of the loss in the window beyond its trend, share of its fall afterwards", lambda r: told(r["loss_excess"])),
         ("certain type B before the bump's type A, share of seeds", lambda r: percent(r["type_b_share"])),
     )
-    lines += [f"| {label} | {show(result)} | {show(text) if text else 'not run'} |" for label, show in asked]
+    lines += [f"| {label} | {' | '.join(show(one) if one else 'not run' for one in (result, *others))} |" for label, show in asked]
     certain = [
         f"{who} {stage['run']}, {stage['start']:.0f} to {stage['end']:.0f}, {stage['delta_llc']:.2f} ± {stage['delta_llc_error']:.2f}"
         for who, stages in (
@@ -158,7 +159,7 @@ def table(result: dict[str, Any]) -> str:
     if result["sensitivity"]:
         lines += ["", "| setting | fall of λ̂ between the same bins, by seed | change over the window, by seed | findings, by seed |", "|---|---|---|---|"]
     for row in result["sensitivity"]:
-        setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items()) or ("as above" if row["averaged"] else "the weights themselves")
+        setting = ", ".join(f"{name} {value:g}" for name, value in row["setting"].items()) or "as above"
         falls, changes = (", ".join(f"{number(d)} ± {number(e)}" for d, e in zip(row[name], row[f"{name}_error"], strict=True)) for name in ("drop", "change"))
         findings = "; ".join(", ".join(f"{code} {count}" for code, count in one.items()) or "none" for one in row["findings"])
         lines.append(f"| {setting} | {falls} | {changes} | {findings} |")

@@ -14,8 +14,9 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.checkpoints import OrbaxCheckpoints, format_steps
+from jaxllc.checkpoints import ItemNotFoundError, OrbaxCheckpoints, format_steps
 
 
 def checkpoint_steps(num_steps: int, num_log: int, num_linear: int, first: int = 1) -> list[int]:
@@ -84,32 +85,31 @@ def train_seeds(
         init_params: fresh weights from a key.
         key: of the whole experiment.
         seeds: which seeds, distinct numbers that are not negative; the greatest number of devices that divides their count is used.
-        average: decay of an exponential moving average of the weights along training (Polyak and Juditsky 1992), saved as well and given back in place of the
-            weights themselves. It lies nearer to the floor of the valley that the optimiser's noise bounces about in. The decay of the first updates t is
-            smaller, $t / (t + 9)$, so that the first weights are soon forgotten.
+        average: decay of an exponential moving average of the weights along training, saved as well, in float32 at least, and given back in place of the
+            weights themselves; `SeedRuns(directory, averaged=True)` opens it again. It lies nearer to the floor of the valley that the optimiser's noise
+            bounces about in. In the first updates t the decay is smaller, $t / (t + 9)$, so that the first weights are soon forgotten.
         vmapped: whether a device advances its seeds together, by `vmap`, or in turn, by `lax.map`, in the same program. Default: together, but in turn
             on CPUs, whose caches hold the activations of one seed: there a transformer of 14 000 weights took a quarter to a third less time so.
 
     Raises:
-        ValueError: no seeds or repeated ones, a decay that does not lie between 0 and 1; or the directory holds other seeds, or an average where none is to
-            be kept, or none where one is.
+        ValueError: no seeds or repeated ones, a decay that does not lie between 0 and 1; or the directory holds other seeds, or an average of another decay,
+            or one where none is to be kept, or none where one is.
     """
     if average is not None and not 0 < average < 1:
         raise ValueError(f"average is the decay of a moving average and must lie between 0 and 1, got {average}.")
     if not len(seeds) or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be distinct numbers from 0 up, at least one, got {list(seeds)}.")
     if Path(directory).is_dir() and any(Path(directory).iterdir()):
-        there = SeedRuns(directory).seeds
-        if there != tuple(seeds):
-            raise ValueError(f"{directory} holds the seeds {list(there)}, not {list(seeds)}; pass those to go on, or another directory.")
-        if SeedRuns(directory).has_average != (average is not None):
-            raise ValueError(
-                f"{directory} was trained {'without' if average is not None else 'with'} a moving average; pass average as it was, or another directory."
-            )
+        there = SeedRuns(directory)
+        if there.seeds != tuple(seeds):
+            raise ValueError(f"{directory} holds the seeds {list(there.seeds)}, not {list(seeds)}; pass those to go on, or another directory.")
+        if there.decay != (None if average is None else np.float32(average)):
+            raise ValueError(f"{directory} was trained with average={there.decay!s}, not {average}; pass that to go on, or another directory.")
     keys = jax.vmap(partial(seed_keys, key))(jnp.asarray(seeds, np.uint32))
     params = jax.jit(jax.vmap(init_params))(keys[:, 0])
     state = {"params": params, "opt_state": jax.vmap(optimizer.init)(params), "seeds": np.asarray(seeds, np.int32)}
-    state |= {} if average is None else {"average": params}
+    if average is not None:
+        state |= {"average": jax.tree.map(at_least_float32, params), "decay": np.full(len(seeds), average, np.float32)}
     count = max(size for size in range(1, jax.device_count() + 1) if len(seeds) % size == 0)
     mesh = Mesh(np.asarray(jax.devices()[:count]), ("run",), axis_types=(AxisType.Auto,))
     state, data = jax.device_put(state, NamedSharding(mesh, P("run"))), jax.device_put(data, NamedSharding(mesh, P()))
@@ -145,9 +145,9 @@ class SeedRuns(Mapping[str, Mapping[int, Params]]):
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, *, averaged: bool = False) -> None:
         marks = OrbaxCheckpoints(directory, item="seeds")
         self.seeds: tuple[int, ...] = tuple(np.asarray(marks[min(marks)]).tolist())
-        self.has_average = _holds(directory, "average", min(marks))
-        """Whether training kept a moving average of the weights."""
-        if averaged and not self.has_average:
+        self.decay = _decay(directory, min(marks))
+        """Of the moving average of the weights; None where training kept none."""
+        if averaged and self.decay is None:
             raise ValueError(f"{directory} holds no moving average of the weights; train with average=..., or leave averaged out.")
         stacked = None if like is None else jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(self.seeds), *np.shape(leaf)), leaf.dtype), like)
         self.stacked = OrbaxCheckpoints(directory, like=stacked, item="average" if averaged else "params")
@@ -171,14 +171,15 @@ class SeedRuns(Mapping[str, Mapping[int, Params]]):
         return len(self.seeds)
 
     def __repr__(self) -> str:
-        return f"SeedRuns({str(self.stacked.directory)!r}: {', '.join(self)}; steps {format_steps(self.stacked)})"
+        which = "averaged weights of " if self.stacked.item == "average" else ""
+        return f"SeedRuns({str(self.stacked.directory)!r}: {which}{', '.join(self)}; steps {format_steps(self.stacked)})"
 
 
-def _holds(directory: str | os.PathLike[str], item: str, step: int) -> bool:
+def _decay(directory: str | os.PathLike[str], step: int) -> np.float32 | None:
     try:
-        return OrbaxCheckpoints(directory, item=item)[step] is not None
-    except ValueError:
-        return False
+        return np.float32(OrbaxCheckpoints(directory, item="decay")[step][0])
+    except ItemNotFoundError:
+        return None
 
 
 class _Row(Mapping[int, Params]):
@@ -243,7 +244,7 @@ def _advance(
         if decay is None:
             return state
         share = 1 - jnp.minimum(decay, (step + 1) / (step + 10))
-        return state | {"average": optax.incremental_update(params, state["average"], share)}
+        return state | {"average": optax.incremental_update(jax.tree.map(at_least_float32, params), state["average"], share)}
 
     return jax.lax.fori_loop(first, last, update, state)
 
