@@ -158,12 +158,16 @@ def _check_number(name: str, value: Any, *, positive: bool) -> None:
 
 
 def describe(sampler: Any, num_steps: int = 1) -> str:
-    """A sampler as the call that makes it, with its numbers; a schedule is what it gives over so many steps."""
+    """A sampler as the call that makes it, with its numbers; a schedule is what it gives over so many steps.
+
+    Fields marked as not `described`, which say how others are filled in, are left out.
+    """
     if isinstance(sampler, Scheduled):
         return _values(sampler, num_steps)
     if not dataclasses.is_dataclass(sampler):
         return repr(sampler)
-    return f"{type(sampler).__name__}({', '.join(f'{f.name}={_plain(getattr(sampler, f.name), num_steps)}' for f in dataclasses.fields(sampler))})"
+    fields = [field.name for field in dataclasses.fields(sampler) if field.metadata.get("described", True)]
+    return f"{type(sampler).__name__}({', '.join(f'{name}={_plain(getattr(sampler, name), num_steps)}' for name in fields)})"
 
 
 def _plain(value: Any, num_steps: int) -> str:

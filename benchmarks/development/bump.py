@@ -192,7 +192,7 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def scatter(values: np.ndarray) -> float:
-    """How far the bins of a curve lie from the line through their neighbours: the standard deviation of white noise that would do it, of `[seed, chain, bin]`."""
+    """How far bins lie from the line through their neighbours, of `[seed, chain, bin]`: the standard deviation of white noise that would do it."""
     curves = values.mean(1)
     departures = curves[:, 1:-1] - (curves[:, :-2] + curves[:, 2:]) / 2
     departures = departures[np.isfinite(departures)]

@@ -45,7 +45,7 @@ class SGLD(HasStepSize):
     preconditioner: Preconditioner = Identity()
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="rademacher")
-    burn_in_factor: float = struct.field(pytree_node=False, default=1.0)
+    burn_in_factor: float = struct.field(pytree_node=False, default=1.0, metadata={"described": False})  # it only says how `step_size` is chosen
 
     share_of_limit: ClassVar[float] = 1 / 32
     r"""A default step size, as a share of $4/a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$.
