@@ -42,6 +42,8 @@ GRADIENTS = {"1K": 4000, "10K": 2000, "100K": 1000}
 """Minibatch gradients of a chain, a third of them before the first draw."""
 REFERENCE = {"1K": (400, 8, 64), "10K": (160, 4, 256), "100K": (80, 2, 256)}
 """Draws and chains of the reference, at first, and how many times its step size goes into the limit of stability at w*: chains meet larger curvatures."""
+NUM_NETS = {"1K": 10, "10K": 10, "100K": 2}
+"""Nets of a shape. References of the largest take minutes a net."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others with `FEW`."""
 LARGER = "SGLD, larger steps in burn-in"
@@ -182,12 +184,12 @@ def curvature_of(made: nets.Nets) -> float:
     return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
 
-def measure(classes: Sequence[str], num_nets: int, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
-    """Fill `rows`, one a shape and number of examples, and keep them as they come."""
+def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
+    """Fill `rows`, one a shape and number of examples, and keep them as they come; `NUM_NETS` nets a shape unless told otherwise."""
     for name in classes:
         for widths in nets.CLASSES[name][:num_shapes]:
             known = next((row for row in rows if (tuple(row["widths"]), row["num_examples"]) == (widths, n)), None)
-            made = nets.make(widths, num_nets, n)
+            made = nets.make(widths, num_nets or NUM_NETS[name], n)
             if known is None:
                 known = {"class": name, "widths": list(widths), "num_examples": n, **posterior_setting(widths, n), **labels(made), "runs": []}
                 known["reference"] = reference(made, *REFERENCE[name])
@@ -389,10 +391,10 @@ def main() -> None:
     def keep() -> None:
         path.write_text(json.dumps(found | {"machine": machine()}) + "\n")
 
-    num_nets, num_shapes = (4, 2) if options.quick else (10, 10)
+    num_nets, num_shapes = (4, 2) if options.quick else (None, 10)
     for n in [NUM_EXAMPLES] if options.quick else options.examples:
         measure(["1K"] if options.quick else options.classes, num_nets, num_shapes, found["rows"], keep, n)
-    measure_published(num_nets, num_shapes, found["published"], keep)
+    measure_published(num_nets or NUM_NETS["1K"], num_shapes, found["published"], keep)
     accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
     if options.rivals:
         beside_rivals(found["rows"], found["rivals"], keep)
