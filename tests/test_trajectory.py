@@ -259,12 +259,17 @@ def test_bad_data_leaves_no_store_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_default_step_size_survives_resumption(tmp_path):
+@pytest.mark.parametrize("sampler", [None, jaxllc.SGLD(None, burn_in_factor=4.0)], ids=["constant", "larger in burn-in"])
+def test_a_default_step_size_survives_resumption(sampler, tmp_path):
+    """A run that grew keeps the step size of its first rows, which the new ones have too."""
     part = {step: RUN[step] for step in (0, 10)}
-    follow(part, sampler=None, store=tmp_path / "llc.zarr")
-    grown = follow(sampler=None, store=tmp_path / "llc.zarr")
-    assert len(grown.table()) == 5
-    assert "default_step_size" in stored_attributes(tmp_path / "llc.zarr")
+    follow(part, sampler=sampler, store=tmp_path / "llc.zarr")
+    kept = stored_attributes(tmp_path / "llc.zarr")["default_step_size"]
+    grown = follow(sampler=sampler, store=tmp_path / "llc.zarr")
+    assert stored_attributes(tmp_path / "llc.zarr")["default_step_size"] == kept
+    fresh = follow(sampler=sampler)
+    assert fresh.data.attrs["default_step_size"] == pytest.approx(kept, rel=1e-6)
+    np.testing.assert_allclose(grown.data["posterior/llc"], fresh.data["posterior/llc"], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
