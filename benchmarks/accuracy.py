@@ -340,13 +340,13 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path, sampler: str = LARGER) -> None:
-    """The estimate of each net over its λ, for the best setting's sampler, and the posterior's own value."""
+    """The estimate of each net of `IN_FULL` over its λ, for the best setting's sampler, and the posterior's own value."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    classes = list(dict.fromkeys(row["class"] for row in rows if row["num_examples"] == NUM_EXAMPLES))
+    classes = [name for name in IN_FULL if of_class(rows, name, NUM_EXAMPLES)]
     if not classes:
         return
     figure, axes = plt.subplots(1, len(classes), figsize=(5 * len(classes), 4.4), squeeze=False, layout="constrained")
