@@ -2,11 +2,11 @@ r"""How near each sampler comes to the truth, on deep linear nets whose learning
 
     python -m benchmarks.accuracy [--quick] [--rivals] [--classes 1K 10K] [--examples 20000 200000]
 
-Two truths are told apart. The *posterior's own value*, from long chains of full-batch HMC in float64 on the very same posterior (the loss enters through its
-second moments, so they cost no more for more data): what is left is the sampler's error. And $\lambda$ itself: what is left there is also the estimator's, of
-finite n, nbeta and localization.
-Every sampler makes the same number of minibatch gradients. Beside the certified nets stand nets by the published recipe, and a ladder of two temperatures.
-With more examples than 20 000 the best setting's sampler alone is run, for what more data do. Finished rows are kept in the result, and a second call goes on.
+Two truths are told apart. The *posterior's own value*, from exact draws of one layer after the other in float64 on the very same posterior (`gibbs`): what is
+left is the sampler's error. And $\lambda$ itself: what is left there is also the estimator's, of finite n, nbeta and localization. A ladder of two nbeta, which
+lacks less of $\lambda$, has a posterior of its own, and its own value there.
+Every sampler makes the same number of minibatch gradients. Beside the certified nets stand nets by the published recipe.
+With more examples than 20 000 the best ones alone are run, for what more data do. Finished rows are kept in the result, and a second call goes on.
 `accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
 """
 
@@ -15,9 +15,6 @@ import itertools
 import json
 import math
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,11 +23,10 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy_models, accuracy_rivals
+from benchmarks import accuracy_models, accuracy_rivals, gibbs
 from benchmarks import deep_linear_nets as nets
-from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
 from benchmarks.timing import RESULTS, machine
-from jaxllc import HMC, SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
+from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
 from jaxllc.devices import default_mesh
 from jaxllc.engine import sharpness
 from jaxllc.settings import with_step_size
@@ -38,20 +34,22 @@ from jaxllc.settings import with_step_size
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
 CHAINS = 8
-GRADIENTS = {"1K": 4000, "10K": 2000, "100K": 1000}
+GRADIENTS = {"1K": 4000, "10K": 2000, "100K": 1000, "1M": 500}
 """Minibatch gradients of a chain, a third of them before the first draw."""
-REFERENCE = {"1K": (400, 8, 64), "10K": (160, 4, 256), "100K": (80, 2, 256)}
-"""Draws and chains of the reference, at first, and how many times its step size goes into the limit of stability at w*: chains meet larger curvatures."""
-NUM_NETS = {"1K": 10, "10K": 10, "100K": 2}
-"""Nets of a shape. References of the largest take minutes a net."""
+SWEEPS = {"1K": 2000, "10K": 1000, "100K": 160, "1M": 80}
+"""Of the posterior's own value, at first."""
+NUM_NETS = {"1K": 10, "10K": 10, "100K": 5, "1M": 2}
+"""Nets of a shape; of the largest fewer, since they take minutes each."""
 IN_FULL = ("1K", "10K")
-"""Classes whose nets run with every sampler; the others with `FEW`."""
+"""Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
 LARGER = "SGLD, larger steps in burn-in"
-FEW = ("SGLD", LARGER, "SGHMC")
-LADDER = "SGLD, ladder of nβ"
+LADDER = "SGLD, ladder of nβ, larger steps in burn-in"
+BEST = (LARGER, LADDER)
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
 FREE = jaxllc.Paths("layers/*")
+ITSELF = {"reference": "the posterior itself (Gibbs, float64)", "ladder_reference": "the ladder's posteriors themselves (Gibbs, float64)"}
+"""Labels of the posterior's own values by what a row calls them."""
 
 
 def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
@@ -65,28 +63,49 @@ def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
     return {"nbeta": min(max(400, 20 * localization) * math.sqrt(n / 20_000), n / math.log(n)), "localization": localization}
 
 
+def ladder_setting(widths: Sequence[int], n: int) -> dict[str, float]:
+    r"""The smaller nbeta of a ladder and its localization.
+
+    A slope lacks nothing of what the true weights' loss lies above the least, so nbeta can be larger and the pull, which takes a share that goes with
+    $\gamma / n\beta$, weaker. It is not larger still since the noise of a batch goes with nbeta too.
+    """
+    localization = float(np.mean(widths)) / 2
+    return {"nbeta": min(n / 5, max(2000, 20 * localization)), "localization": localization}
+
+
 def best_setting(widths: Sequence[int], n: int) -> dict[str, Any]:
-    """Keyword arguments of `jaxllc.estimate` for a deep linear net, by the table of this benchmark: SGLD with larger steps in burn-in, over twice as many.
+    """Keyword arguments of `jaxllc.estimate` for a deep linear net, by the table of this benchmark: the ladder, with larger batches and more steps.
+
+    Batches grow with nbeta, with which their noise does, and chains are as long as flat directions remember, which goes with nbeta over the localization.
 
     Args:
         widths: of the net, input first.
         n: examples in the data.
     """
+    setting = ladder_setting(widths, n)
+    num_steps = round(min(max(40 * setting["nbeta"] / setting["localization"], 500), 4000))
     return {
-        **posterior_setting(widths, n), "sampler": SGLD(step_size=None, burn_in_factor=4.0), "batch_size": min(n, BATCH_SIZE), "num_chains": CHAINS,
-        "num_burn_in": 3000, "num_draws": 5000,
+        **setting, "extrapolate": "nbeta", "sampler": SGLD(step_size=None, burn_in_factor=4.0), "batch_size": min(n, math.ceil(setting["nbeta"] / 2)),
+        "num_chains": CHAINS, "num_burn_in": num_steps, "num_draws": num_steps,
     }  # fmt: skip
 
 
-def samplers(curvature: float, num_burn_in: int, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
     """What is compared: options of `jaxllc.trajectory` by name, and the gradients that a step costs; step sizes are shares of the stable one at w*.
 
-    The first is the default of `jaxllc.estimate`, the second that of `best_setting`.
+    The first is the default of `jaxllc.estimate`, the last that of `best_setting`.
     """
+    n = len(made.arrays[0])
+    ladder = ladder_setting(made.widths, n)
+    curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
+
+    def larger(limit: float, cost: int) -> SGLD:
+        return with_step_size(SGLD(None, burn_in_factor=4.0), limit / 32, num_gradients // cost // 3)
+
     found: dict[str, dict[str, Any]] = {
         "SGLD": {"sampler": SGLD(limit / 32)},
-        LARGER: {"sampler": with_step_size(SGLD(None, burn_in_factor=4.0), limit / 32, num_burn_in)},
+        LARGER: {"sampler": larger(limit, 1)},
         "SGLD, 4 times the step": {"sampler": SGLD(limit / 8)},
         "SGLD, a quarter of the step": {"sampler": SGLD(limit / 128)},
         "SGLD, extrapolated": {"sampler": SGLD(limit / 32), "extrapolate": True, "cost": 2},
@@ -95,91 +114,35 @@ def samplers(curvature: float, num_burn_in: int, only: Collection[str] | None = 
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": SGLD(limit / 32), "cost": 2},
+        LADDER: {"sampler": larger(4 / of_ladder, 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
 
-MODEL_SAMPLERS: dict[str, dict[str, Any]] = {"SGLD": {}, "SGLD, extrapolated": {"extrapolate": True, "cost": 2}}
-"""What `accuracy_models` compares: the default, and what it becomes extrapolated."""
-
-
-def reference(made: nets.Nets, num_draws: int, num_chains: int, share: int) -> dict[str, list[float]]:
-    """The posterior's own values by full-batch HMC in float64, in a process of its own, until all R-hats are low or it had four times the draws."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "nets.npz"
-        leaves = {f"{k}/{name}": value for k, net in made.centers.items() for name, value in (("product", net["product"]), ("signs", net["signs"]))}
-        layers = {f"{k}/layer{i}": layer for k, net in made.centers.items() for i, layer in enumerate(net["layers"])}
-        np.savez(path, **leaves, **layers, **nets.statistics(made.arrays))  # pyright: ignore[reportArgumentType]
-        task = {"path": str(path), "count": len(made.centers), "depth": len(made.widths) - 1, **posterior_setting(made.widths, len(made.arrays[0]))}
-        task |= {"num_draws": num_draws, "num_chains": num_chains, "share": share}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "benchmarks.accuracy", "--reference", json.dumps(task)],
-            env=os.environ | {"JAX_ENABLE_X64": "1"},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def run_reference(path: str, count: int, depth: int, nbeta: float, localization: float, num_draws: int, num_chains: int, share: int) -> None:
-    """The inside of `reference`: prints one line of JSON."""
-    with np.load(path) as stored:
-        arrays = {name: stored[name] for name in stored}
-    centers = {
-        k: {"layers": [arrays[f"{k}/layer{i}"].astype(float) for i in range(depth)], **{x: arrays[f"{k}/{x}"].astype(float) for x in ("product", "signs")}}
-        for k in range(1, count + 1)
-    }
-    for center in centers.values():  # exactly the product of these layers, in float64
-        center["product"] = np.linalg.multi_dot(center["layers"])
-    data = {name: arrays[name] for name in ("inputs", "cross")}
-    posteriors = [jaxllc.LocalPosterior(nets.statistics_loss, center, nbeta, localization, FREE) for center in centers.values()]
-    step_size = 4 / max(sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(num_chains)) for posterior in posteriors) / share
-    sampler = HMC(warming_up(step_size), num_integration_steps=60)
-
-    def run(draws: int) -> Any:
-        return jaxllc.trajectory(
-            nets.statistics_loss, centers, data, key=jax.random.key(1), sampler=sampler, nbeta=nbeta, localization=localization, free=FREE, batch_size=None,
-            num_chains=num_chains, num_draws=draws, num_burn_in=WARM_UP + draws // 2, progress=False, group_size=count,
-        ).table()  # fmt: skip
-
-    found = until_mixed(run, lambda table: float(np.max(table["rhat"].to_numpy())), num_draws)  # NaN where chains stand still
-    print(json.dumps({name: found[name].tolist() for name in ("llc", "std_error", "rhat", "ess")}))
+MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
+    "SGLD": {},
+    "SGLD, extrapolated": {"extrapolate": True, "cost": 2},
+    LARGER: {"sampler": SGLD(None, burn_in_factor=4.0)},
+    "SGHMC": {"sampler": SGHMC(None)},
+}
+"""What `accuracy_models` compares: the default, what it becomes extrapolated or with larger steps in burn-in, and with momenta."""
 
 
 def run_shape(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int) -> dict[str, Any]:
     """All nets of one shape with one sampler."""
-    options = dict(options)
-    num_steps = num_gradients // options.pop("cost", 1)
-    setting = posterior_setting(made.widths, len(made.arrays[0]))
-
-    def follow(nbeta: float, sampler: Any) -> jaxllc.Trajectory:
-        return jaxllc.trajectory(
-            nets.loss, made.centers, made.arrays, key=jax.random.key(0), sampler=sampler, free=FREE, batch_size=BATCH_SIZE, num_chains=CHAINS,
-            num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, group_size=len(made.centers),
-            **setting | {"nbeta": nbeta}, **options,
-        )  # fmt: skip
-
-    sampler = options.pop("sampler")
-    traj = follow(setting["nbeta"], sampler)
-    if name == LADDER:
-        traj = ladder(traj, follow(2 * setting["nbeta"], sampler.replace(step_size=sampler.step_size / 2)))
-    table = traj.table()
+    merged: dict[str, Any] = {**posterior_setting(made.widths, len(made.arrays[0])), **options}
+    num_steps = num_gradients // merged.pop("cost", 1)
+    table = jaxllc.trajectory(
+        nets.loss, made.centers, made.arrays, key=jax.random.key(0), free=FREE, batch_size=BATCH_SIZE, num_chains=CHAINS,
+        num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, group_size=len(made.centers),
+        **merged,
+    ).table()  # fmt: skip
     return {"sampler": name, **{column: table[column].tolist() for column in ("llc", "std_error", "step_bias", "ess", "num_diverged", "findings")}}
 
 
-def ladder(once: jaxllc.Trajectory, twice: jaxllc.Trajectory) -> jaxllc.Trajectory:
-    r"""The slope of $E[L]$ in $1 / n\beta$ between $n\beta$ and twice it, which needs no loss at $w^*$: twice the first coefficient less the second."""
-    tree = once.data.copy(deep=True)
-    for group, names in (("posterior", ["llc"]), ("sample_stats", ["step_bias"])):
-        first, second = (traj.data[group].to_dataset() for traj in (once, twice))
-        tree[group] = first.assign({name: 2 * first[name] - second[name] for name in names})
-    return jaxllc.Trajectory(tree)
-
-
-def curvature_of(made: nets.Nets) -> float:
-    """The largest curvature of the posterior at the nets, as the default step size sees it."""
+def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
+    """The largest curvature of a posterior at the nets, as the default step size sees it."""
     data = jaxllc.InMemory.of(made.arrays, BATCH_SIZE)
-    setting = posterior_setting(made.widths, len(made.arrays[0]))
     centers = list(made.centers.values())[:5]
     return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
@@ -192,11 +155,14 @@ def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows:
             made = nets.make(widths, num_nets or NUM_NETS[name], n)
             if known is None:
                 known = {"class": name, "widths": list(widths), "num_examples": n, **posterior_setting(widths, n), **labels(made), "runs": []}
-                known["reference"] = reference(made, *REFERENCE[name])
                 rows.append(known)
+            if "reference" not in known:
+                known["reference"] = gibbs.values(made, {known["nbeta"]: 1.0}, known["localization"], SWEEPS[name])
+                known["ladder"] = ladder = ladder_setting(widths, n)
+                known["ladder_reference"] = gibbs.values(made, {ladder["nbeta"]: 2.0, 2 * ladder["nbeta"]: -1.0}, ladder["localization"], SWEEPS[name])
                 keep()
-            only = (LARGER,) if n != NUM_EXAMPLES else None if name in IN_FULL else FEW
-            for sampler, options in samplers(curvature_of(made), GRADIENTS[name] // 3, only).items():
+            only = None if name in IN_FULL and n == NUM_EXAMPLES else BEST
+            for sampler, options in samplers(made, GRADIENTS[name], only).items():
                 if all(run["sampler"] != sampler for run in known["runs"]):
                     known["runs"].append(run_shape(sampler, options, made, GRADIENTS[name]))
                     keep()
@@ -215,7 +181,7 @@ def measure_published(num_nets: int, num_shapes: int, rows: list[dict[str, Any]]
         if any(tuple(row["widths"]) == widths for row in rows):
             continue
         made = nets.make(widths, num_nets, NUM_EXAMPLES, certified=False)
-        options = samplers(curvature_of(made), GRADIENTS["1K"] // 3, FEW[:1])["SGLD"]
+        options = samplers(made, GRADIENTS["1K"], ["SGLD"])["SGLD"]
         rows.append({"widths": list(widths), **labels(made), "run": run_shape("SGLD", options, made, GRADIENTS["1K"])})
         keep()
 
@@ -226,8 +192,9 @@ def beside_rivals(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]]
         for row in of_class(rows, name, NUM_EXAMPLES)[:count]:
             made = nets.make(tuple(row["widths"]), len(row["llc"]), NUM_EXAMPLES)  # all of them: the data come after them
             steps = GRADIENTS[name]
-            options = {"num_chains": CHAINS, "num_burn_in": steps // 3, "num_draws": steps - steps // 3, **posterior_setting(made.widths, NUM_EXAMPLES)}
-            accuracy_rivals.measure(made, 1, 4 / curvature_of(made), BATCH_SIZE, options, known, keep)
+            setting = posterior_setting(made.widths, NUM_EXAMPLES)
+            options = {"num_chains": CHAINS, "num_burn_in": steps // 3, "num_draws": steps - steps // 3, **setting}
+            accuracy_rivals.measure(made, 1, 4 / curvature_of(made, setting), BATCH_SIZE, options, known, keep)
             print(f"rivals, {'-'.join(map(str, made.widths))}: done", flush=True)
 
 
@@ -257,21 +224,15 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for name, n in sorted({(row["class"], row["num_examples"]) for row in rows}, key=lambda of: (list(nets.CLASSES).index(of[0]), of[1])):
         mine = of_class(rows, name, n)
         truth = np.concatenate([row["llc"] for row in mine])
-        own = np.concatenate([row["reference"]["llc"] for row in mine])
-        own_error = np.concatenate([row["reference"]["std_error"] for row in mine])
-        lines.append(
-            {
-                "class": name,
-                "num_examples": n,
-                "sampler": "the posterior itself (HMC, float64)",
-                **errors(own, truth, own),
-                "max_rhat": max(max(row["reference"]["rhat"]) for row in mine),
-            }
-        )
+        owns = {kind: {of: np.concatenate([row[kind][of] for row in mine]) for of in ("llc", "std_error", "rhat")} for kind in ITSELF}
+        for kind, label in ITSELF.items():
+            own = owns[kind]["llc"]
+            lines.append({"class": name, "num_examples": n, "sampler": label, **errors(own, truth, own), "max_rhat": float(owns[kind]["rhat"].max())})
         for sampler in [run["sampler"] for run in mine[0]["runs"]]:
             runs = [next(run for run in row["runs"] if run["sampler"] == sampler) for row in mine if any(run["sampler"] == sampler for run in row["runs"])]
             if len(runs) < len(mine):
                 continue
+            own, own_error, _ = owns["ladder_reference" if sampler == LADDER else "reference"].values()
             found, error, ess = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error", "ess"))
             covered = np.abs(found - own) < 2 * np.hypot(error, own_error)
             findings = [bool(text) for run in runs for text in run["findings"]]
@@ -281,8 +242,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                  "ess_per_1000": float(np.nanmedian(ess) / gradients * 1000),
                  "with_findings": float(np.mean(findings)), "diverged": float(np.mean([d > 0 for run in runs for d in run["num_diverged"]]))}
             )  # fmt: skip
-            if sampler == LADDER:  # it is no estimate of the posterior at one temperature
-                lines[-1] = {k: v for k, v in lines[-1].items() if not (k == "coverage" or k.endswith("to_posterior"))}
             if sampler in ("SGLD", "SGLD, 4 times the step"):
                 left_in = found + np.concatenate([run["step_bias"] for run in runs])
                 covered = np.abs(left_in - own) < 2 * np.hypot(error, own_error)
@@ -339,27 +298,31 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path, sampler: str = LARGER) -> None:
-    """The estimate of each net of `IN_FULL` over its λ, for the best setting's sampler, and the posterior's own value."""
+def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """The estimate of each net over its λ, for the best setting's sampler, and the own value of what it samples."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    classes = [name for name in IN_FULL if of_class(rows, name, NUM_EXAMPLES)]
+    classes = [name for name in nets.CLASSES if of_class(rows, name, NUM_EXAMPLES)]
     if not classes:
         return
-    figure, axes = plt.subplots(1, len(classes), figsize=(5 * len(classes), 4.4), squeeze=False, layout="constrained")
-    for name, axis in zip(classes, axes[0], strict=True):
+    columns = min(2, len(classes))
+    figure, axes = plt.subplots(math.ceil(len(classes) / columns), columns, figsize=(5 * columns, 4.4 * math.ceil(len(classes) / columns)), squeeze=False,
+                                layout="constrained")  # fmt: skip
+    for axis in axes.ravel()[len(classes) :]:
+        axis.set_axis_off()
+    for name, axis in zip(classes, axes.ravel(), strict=False):
         mine = of_class(rows, name, NUM_EXAMPLES)
         truth = np.concatenate([row["llc"] for row in mine])
-        own = np.concatenate([row["reference"]["llc"] for row in mine])
-        runs = [next(run for run in row["runs"] if run["sampler"] == sampler) for row in mine]
+        own = np.concatenate([row["ladder_reference"]["llc"] for row in mine])
+        runs = [next(run for run in row["runs"] if run["sampler"] == LADDER) for row in mine]
         found, error = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error"))
         ends = np.asarray([truth.min(), truth.max()])
         axis.plot(ends, ends, color="0.6", linewidth=1, label="λ")
-        axis.plot(truth, own, "_", color="C1", markersize=9, label="the posterior itself")
-        axis.errorbar(truth, found, 2 * error, fmt="o", markersize=3, color="C0", linewidth=1, label=f"{sampler}, ± 2 standard errors")
+        axis.plot(truth, own, "_", color="C1", markersize=9, label="the ladder's posteriors themselves")
+        axis.errorbar(truth, found, 2 * error, fmt="o", markersize=3, color="C0", linewidth=1, label=f"{LADDER},\n± 2 standard errors")
         axis.set(xlabel="λ, exact", ylabel="λ̂", title=f"{len(truth)} certified deep linear nets of about {name} weights", xscale="log", yscale="log")
         axis.title.set_fontsize("medium")
         axis.legend(frameon=False, fontsize="small")
@@ -375,11 +338,7 @@ def main() -> None:
     parser.add_argument("--rivals", action="store_true", help="other packages too")
     parser.add_argument("--classes", nargs="*", default=list(nets.CLASSES), choices=list(nets.CLASSES))
     parser.add_argument("--examples", nargs="*", type=int, default=[NUM_EXAMPLES], help="of the data")
-    parser.add_argument("--reference", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.reference:
-        run_reference(**options.reference)
-        return
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("accuracy-quick.json" if options.quick else "accuracy.json")
     found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": []}
@@ -402,7 +361,7 @@ def main() -> None:
     found["rival_lines"] = [
         {"class": name, **line}
         for name in RIVALS_RUN
-        for line in accuracy_rivals.summarise(found["rivals"], of_class(found["rows"], name, NUM_EXAMPLES), FEW[:2])
+        for line in accuracy_rivals.summarise(found["rivals"], of_class(found["rows"], name, NUM_EXAMPLES), ["SGLD", LARGER])
     ]
     keep()
     plot(found["rows"], path.with_suffix(".png"))

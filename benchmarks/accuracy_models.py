@@ -93,9 +93,9 @@ transformer_loss = next_token_loss(TRANSFORMER)
 
 
 def make_transformer() -> tuple[Any, Any]:
-    """256 sequences of 16 predictions from the source of `models.induction`; 944 weights."""
+    """128 sequences of 16 predictions from the source of `models.induction`; 944 weights."""
     source = induction.make_source(jax.random.key(0), vocab_size=16, num_triggers=4)
-    tokens = induction.draw(jax.random.key(1), source, 256, 16)
+    tokens = induction.draw(jax.random.key(1), source, 128, 16)
     return descend(transformer_loss, TRANSFORMER.init_params(jax.random.key(2)), tokens, 3000), np.asarray(tokens)
 
 
@@ -108,7 +108,7 @@ MLP_LIKE = {"hidden": {"weight": 0, "bias": 0}, "output": {"weight": 0, "bias": 
 MODELS = {
     "MLP on digits": Model(mlp_loss, make_digits, lambda: (MLP_LIKE, (0, 0)), jaxllc.default_nbeta(1797), 100.0, 256, 20, 500),
     "attention-only transformer": Model(
-        transformer_loss, make_transformer, lambda: (TRANSFORMER.init_params(jax.random.key(0)), 0), jaxllc.default_nbeta(256 * 16), 100.0, 64, 20, 400
+        transformer_loss, make_transformer, lambda: (TRANSFORMER.init_params(jax.random.key(0)), 0), jaxllc.default_nbeta(128 * 16), 1000.0, 32, 60, 800
     ),
 } | {
     f"superposition, {corners} corners{'' if corners == 6 else f', spare feature {spare}'}{'' if localization == 1 else f', γ = {localization:g}'}": Model(

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxllc.models import linear
@@ -23,7 +22,9 @@ CLASSES = {
         (5, 8, 12, 16, 20), (24, 20, 10), (10, 12, 16, 20), (16, 16, 16), (30, 18, 8)],
     "10K": [(40, 50, 60), (60, 50, 40, 30), (30, 40, 50, 60), (50, 50, 50, 50),
         (60, 70, 80), (80, 60, 40, 20), (20, 30, 40, 50, 60), (70, 65, 60), (50, 45, 40, 35, 30), (25, 50, 75)],
-    "100K": [(150, 200, 250), (180, 180, 180, 180), (250, 200, 150), (120, 160, 200, 240)],
+    "100K": [(150, 200, 250), (180, 180, 180, 180), (250, 200, 150), (120, 160, 200, 240),
+        (200, 220, 240), (240, 200, 160, 120), (100, 130, 160, 190, 220), (230, 220, 210), (170, 160, 150, 140, 130), (100, 200, 300)],
+    "1M": [(600, 700, 800), (580, 580, 580, 580)],
 }  # fmt: skip
 """Shapes by the rough number of weights."""
 
@@ -138,19 +139,7 @@ def loss(params: dict[str, Any], batch: tuple[jax.Array, jax.Array]) -> jax.Arra
     return linear.squared_loss(params["layers"], (inputs_BxD, targets_BxD))
 
 
-def statistics(arrays: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-    """All that the mean loss knows of the data: its second moments, as a data set of one example."""
+def moments(arrays: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """All that the mean loss knows of the data but for a constant: the second moments of `inputs`, and theirs with the noise, `cross`, in float64."""
     inputs, noise = (array.astype(float) for array in arrays)
-    n = len(inputs)
-    return {"inputs": (inputs.T @ inputs / n)[None], "cross": (inputs.T @ noise / n)[None]}
-
-
-def statistics_loss(params: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
-    """The mean loss of all data less that at the true weights, from `statistics`: the same posterior at a cost that does not grow with n."""
-    layers = params["layers"]
-    product = layers[0]
-    for layer in layers[1:]:
-        product = product @ layer
-    off = product - params["product"]
-    quadratic = 0.5 * jnp.einsum("nij,ik,jk->n", batch["inputs"], off, off)
-    return quadratic - jnp.einsum("nik,k,ik->n", batch["cross"], params["signs"], off)
+    return {"inputs": inputs.T @ inputs / len(inputs), "cross": inputs.T @ noise / len(inputs)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxllc.results import HALF_STEP, STEP, row_axes, values, with_steps
+from jaxllc.results import OTHER_RUNG, STEP, row_axes, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -37,8 +37,9 @@ class Finding(NamedTuple):
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`; `rhat` and `ess` (of an extrapolation the worse of its own and those of the half steps, whose `drift` it has);
-    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$;
+    `llc` and its `std_error`; `llc_at_nbeta`, the same but for a ladder of nbeta, where it is the coefficient of the first rung alone; `rhat` and `ess` (of an
+    extrapolation the worse of its own and those of the chains that were added for it, whose `drift` it has);
+    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
     `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and `num_stuck`
     chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
@@ -49,28 +50,33 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     tree = with_steps(tree)
     draws = values(tree, "posterior/llc")
     center_loss = values(tree, "constant_data/full_center_loss")
-    llc, std_error, rhat, ess = _moments(draws)
-    settling = draws
-    if HALF_STEP.name in tree[HALF_STEP.group].data_vars:  # pyright: ignore[reportAttributeAccessIssue]
-        # Where chains have not mixed, those at both steps drift and their combination hardly does.
-        settling = values(tree, f"{HALF_STEP.group}/{HALF_STEP.name}")
-        _, _, half_rhat, half_ess = _moments(settling)
-        rhat, ess = np.fmax(rhat, half_rhat), np.fmin(ess, half_ess)
+    llc, std_error, rhat, ess = moments(draws)
+    settling, at_nbeta = draws, llc
+    if extrapolated := tree.attrs.get("extrapolate"):
+        # Where chains have not mixed, those of both rungs drift and their combination hardly does.
+        other = OTHER_RUNG[extrapolated]
+        settling = values(tree, f"{other.group}/{other.name}")
+        alone, _, other_rhat, other_ess = moments(settling)
+        rhat, ess = np.fmax(rhat, other_rhat), np.fmin(ess, other_ess)
+        if extrapolated == "nbeta":
+            at_nbeta = (llc + alone) / 2
+    mean_loss = center_loss + at_nbeta / float(tree.attrs["nbeta"])
     third = max(draws.shape[-1] // 3, 1)
     kept = np.where(_is_finite(draws)[..., None], settling, np.nan)
     drift, drift_error = _over_last(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
     change, change_error = np.full((2, *llc.shape), np.nan)
     if llc.shape[-1] > 1:
         with np.errstate(invalid="ignore"):
-            change[..., 1:], change_error[..., 1:], _, _ = _moments(np.diff(draws, axis=-3))
+            change[..., 1:], change_error[..., 1:], _, _ = moments(np.diff(draws, axis=-3))
     columns = {
         "llc": llc,
         "std_error": std_error,
+        "llc_at_nbeta": at_nbeta,
         "rhat": rhat,
         "ess": ess,
         "loss": center_loss,
-        "mean_loss": center_loss + llc / float(tree.attrs["nbeta"]),
-        "wbic": _wbic(tree, center_loss + llc / float(tree.attrs["nbeta"])),
+        "mean_loss": mean_loss,
+        "wbic": _wbic(tree, mean_loss),
         "step_bias": _over_last(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
         "num_stuck": _is_stuck(draws).sum(-1),
@@ -98,7 +104,7 @@ def over_runs(tree: "xarray.DataTree") -> "xarray.Dataset":
     count = there.sum(0)
     mean, spread = _over_last(llc.T)
     with np.errstate(invalid="ignore", divide="ignore"):
-        together = _moments(np.where(there[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
+        together = moments(np.where(there[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
         shared = (count * together**2 - np.where(there, own**2, 0).sum(0) / count) / (count - 1)
     means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0))}
     means |= {name: _over_last(table[name].values.T)[0] for name in ("loss", "mean_loss")}
@@ -156,8 +162,8 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
             )
         )
     cloud, cloud_error = _over_last(control[None])
-    near = max(RELATIVE * abs(row["llc"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
-    if abs(float(cloud[0]) - row["llc"]) < near < MAX_NEAR * abs(row["llc"]):
+    near = max(RELATIVE * abs(row["llc_at_nbeta"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
+    if abs(float(cloud[0]) - row["llc_at_nbeta"]) < near < MAX_NEAR * abs(row["llc_at_nbeta"]):
         found.append(
             Finding(
                 "localization-only",
@@ -183,7 +189,7 @@ def _is_stuck(draws: np.ndarray) -> np.ndarray:
     return _is_finite(draws) & (repeated.sum(-1) > MAX_REPEATED * repeated.shape[-1])
 
 
-def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains."""
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
 

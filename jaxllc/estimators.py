@@ -22,7 +22,7 @@ from jaxllc.diagnostics import Finding
 from jaxllc.engine import NotFiniteError, Watch, sample
 from jaxllc.free import FreeLike
 from jaxllc.samplers.base import Sampler
-from jaxllc.settings import Settings, settle
+from jaxllc.settings import Extrapolate, Settings, settle
 
 if TYPE_CHECKING:
     import xarray
@@ -78,6 +78,9 @@ class Estimate:
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e})"
         wbic_error = self.std_error * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
         told = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
+        if self.data.attrs["extrapolate"] == "nbeta":
+            alone = self._value("llc_at_nbeta")
+            told.append(f"  a ladder: at nβ alone {alone:.2f}, at twice it {2 * alone - self.llc:.2f}")
         return "\n".join([head, *told, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
 
     def _value(self, name: str) -> float:
@@ -105,7 +108,7 @@ def estimate(
     num_draws: int = 1000,
     num_burn_in: int = 500,
     thinning: int = 1,
-    extrapolate: bool = False,
+    extrapolate: Extrapolate = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     reference_loss: float | None = None,
@@ -128,9 +131,14 @@ def estimate(
         num_draws: draws kept from each.
         num_burn_in: steps before the first draw.
         thinning: steps from one draw to the next.
-        extrapolate: run the chains at $\epsilon$ and at $\epsilon / 2$ with the same random numbers, in one program, and give twice the second less the
-            first at each draw: the coefficient at $\epsilon \to 0$, as far as what `step_bias` leaves of its bias is linear in $\epsilon$, at twice the cost.
-            Where it goes with another power, `bias_order` of the sampler, the weights are others.
+        extrapolate: from a second set of chains with the same random numbers, in one program, at twice the cost.
+            True or "step_size": at $\epsilon$ and at $\epsilon / 2$, twice the second less the first at each draw: the coefficient at $\epsilon \to 0$, as
+            far as what `step_bias` leaves of its bias is linear in $\epsilon$. Where it goes with another power, `bias_order` of the sampler, the weights
+            are others.
+            "nbeta": at $n\beta$ and, with half the step, at $2 n\beta$, twice the first less the second at each draw. That is the slope of $E[L_n]$ in
+            $1 / n\beta$ between the two (Watanabe, arXiv:1208.6338), in which $L_n(w^*)$ drops out: the coefficient of a $w^*$ that is no minimum of
+            $L_n$, such as the true weights of a model, whose loss lies above the least by about $\lambda / n$. `twice_nbeta_llc` of the result tells how
+            far the two differ.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
@@ -165,11 +173,14 @@ def run_group(
     if settings.extrapolate:
         centers = [*centers, *centers]
         sampler = _and_half_the_step(sampler, len(checkpoints))
+    nbeta = np.full(len(centers), settings.nbeta)
+    if settings.extrapolate == "nbeta":
+        nbeta[len(checkpoints) :] *= 2
     try:
         trace = sample(
             settings.key,
             sampler,
-            settings.posterior(stack(centers)),
+            dataclasses.replace(settings.posterior(stack(centers)), nbeta=nbeta),
             settings.data,
             num_chains=settings.num_chains,
             num_draws=settings.num_draws,
@@ -185,28 +196,36 @@ def run_group(
         bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
         why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
         raise ValueError(f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it.") from error
-    found = results.arrays(trace, settings.nbeta)
-    return _extrapolated(found, len(checkpoints), getattr(settings.sampler, "bias_order", 1.0)) if settings.extrapolate else found
+    found = results.arrays(trace, nbeta)
+    return _extrapolated(found, len(checkpoints), settings) if settings.extrapolate else found
 
 
 def _and_half_the_step(sampler: Any, count: int) -> Any:
-    """One sampler for a stack of twice as many centres, whose second half has half the step size."""
+    """One sampler for a stack of twice as many centres, whose second half has half the step size, if it has one."""
     factor = jnp.concatenate([jnp.ones(count), jnp.full(count, 0.5)])
     widened = jax.tree.map(lambda x: jnp.broadcast_to(at_least_float32(x), 2 * count), sampler)
+    if not hasattr(sampler, "step_size"):
+        return widened
     return dataclasses.replace(widened, step_size=jax.tree.map(lambda x: x * factor.astype(x.dtype), widened.step_size))
 
 
-def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int, order: float) -> dict[tuple[str, str], np.ndarray]:
-    r"""What whole and half steps give, extrapolated to none for a bias that goes with $\epsilon$ to the power `order`.
+def _extrapolated(found: Mapping[tuple[str, str], np.ndarray], count: int, settings: Settings) -> dict[tuple[str, str], np.ndarray]:
+    r"""What two rungs of `count` checkpoints each give: a bias that goes with $\epsilon$ to the power `bias_order`, or a loss at $w^*$, taken off.
 
-    Of the step's bias that of the whole step stays, of observables along the chains those at half the step. What half steps alone give of the coefficient is
-    kept beside: where chains have not mixed, it shows.
+    What the second rung alone gives of the coefficient is kept beside: where chains have not mixed, it shows. Of the step's bias the larger rung's is kept.
     """
-    weight = 1 / (2**order - 1)
-    both = {name: (1 + weight) * x[count:] - weight * x[:count] for name, x in found.items()}
-    both |= {name: x[count:] for name, x in found.items() if name[0] == results.ALONG_CHAINS}
-    both[results.STEP_BIAS] = found[results.STEP_BIAS][:count]
-    return both | {(results.HALF_STEP.group, results.HALF_STEP.name): found[results.LLC][count:]}
+    over = settings.extrapolate
+    assert over
+    first, second = ({name: x[rung] for name, x in found.items()} for rung in (slice(count), slice(count, None)))
+    if over == "nbeta":
+        both = first | {results.LLC: 2 * first[results.LLC] - second[results.LLC], results.STEP_BIAS: second[results.STEP_BIAS]}
+    else:
+        weight = 1 / (2 ** getattr(settings.sampler, "bias_order", 1.0) - 1)
+        both = {name: (1 + weight) * second[name] - weight * first[name] for name in found}
+        both |= {name: x for name, x in second.items() if name[0] == results.ALONG_CHAINS}
+        both[results.STEP_BIAS] = first[results.STEP_BIAS]
+    other = results.OTHER_RUNG[over]
+    return both | {(other.group, other.name): second[results.LLC]}
 
 
 class progress_bar:

@@ -3,7 +3,8 @@
     /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
                     step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss, mean over draws
-                    half_step_llc (step, chain, draw): of the chains at half the step, where llc is extrapolated from two
+                    half_step_llc, twice_nbeta_llc (step, chain, draw): of the chains at half the step or at twice nbeta, where llc is
+                        extrapolated from these and the others
     /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
     /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
     /along_chains   the same along its chains, where asked for: name (step, chain, evaluation, name_dim_0, ...)
@@ -49,7 +50,7 @@ class Variable(NamedTuple):
     group: str
     name: str
     dims: tuple[str, ...]
-    of: Callable[[Trace, float], np.ndarray]
+    of: Callable[[Trace, np.ndarray], np.ndarray]
 
 
 VARIABLES = (
@@ -60,19 +61,24 @@ VARIABLES = (
     Variable("constant_data", "gaussian_llc", (STEP, CHAIN), lambda trace, nbeta: trace.gaussian_llc),
 )
 
-HALF_STEP = Variable("sample_stats", "half_step_llc", VARIABLES[0].dims, VARIABLES[0].of)
-"""What `llc` was extrapolated from, where it was."""
+OTHER_RUNG = {
+    extrapolated: Variable("sample_stats", name, VARIABLES[0].dims, VARIABLES[0].of)
+    for extrapolated, name in (("step_size", "half_step_llc"), ("nbeta", "twice_nbeta_llc"))
+}
+"""By what is extrapolated, the coefficient by the chains that were added for it."""
 
 
-def arrays(trace: Trace, nbeta: float) -> dict[tuple[str, str], np.ndarray]:
-    """The arrays of a trace of K checkpoints, by group and name."""
+def arrays(trace: Trace, nbeta: float | np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """The arrays of a trace of K checkpoints, by group and name; `nbeta` is one number, or `[K]`."""
+    nbeta = np.reshape(nbeta, (-1, 1, 1))
     along = {(ALONG_CHAINS, name): np.asarray(values, np.float32) for name, values in trace.watched.items()}
     return {(v.group, v.name): np.asarray(v.of(trace, nbeta), np.float32) for v in VARIABLES} | along
 
 
 def names(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Group and name of each array of a result with these settings."""
-    variables = (*VARIABLES, HALF_STEP) if attributes.get("extrapolate") else VARIABLES
+    extrapolated = attributes.get("extrapolate")
+    variables = (*VARIABLES, OTHER_RUNG[extrapolated]) if extrapolated else VARIABLES
     groups = (OBSERVABLES, ALONG_CHAINS) if ALONG_CHAINS in attributes else (OBSERVABLES,)
     return [*((v.group, v.name) for v in variables), *((group, name) for group in groups for name in attributes.get("observables", {}))]
 
@@ -82,7 +88,7 @@ def row_dims(group: str, name: str, num_dims: int) -> tuple[str, ...]:
     if group in (OBSERVABLES, ALONG_CHAINS):
         first = () if group == OBSERVABLES else (CHAIN, EVALUATION)
         return (*first, *(f"{name}_dim_{i}" for i in range(num_dims - len(first))))
-    return next(v.dims[1:] for v in (*VARIABLES, HALF_STEP) if (v.group, v.name) == (group, name))
+    return next(v.dims[1:] for v in (*VARIABLES, *OTHER_RUNG.values()) if (v.group, v.name) == (group, name))
 
 
 def coordinates(

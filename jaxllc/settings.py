@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.base import LargerInBurnIn, Sampler, Scheduled
 from jaxllc.samplers.precondition import Identity
 from jaxllc.samplers.sgld import SGLD
+
+Extrapolate: TypeAlias = bool | Literal["step_size", "nbeta"]
+"""What is extrapolated from two: nothing, the step size (True says so too), or nbeta."""
 
 DEFAULT_SAMPLER = SGLD(step_size=None)
 """What samples where none is given."""
@@ -40,7 +43,7 @@ class Settings:
     num_draws: int
     num_burn_in: int
     thinning: int
-    extrapolate: bool = False
+    extrapolate: Literal[False, "step_size", "nbeta"] = False
     mesh: Mesh | None = None
 
     def posterior(self, center: Params) -> LocalPosterior:
@@ -85,7 +88,9 @@ def settle(
     localization: float,
     free: FreeLike,
     batch_size: int | None,
-    **counts: Any,
+    extrapolate: Extrapolate = False,
+    mesh: Mesh | None = None,
+    **counts: int,
 ) -> Settings:
     """The settings with their defaults filled in and everything checked that can be before a step is made.
 
@@ -102,16 +107,19 @@ def settle(
     sampler = DEFAULT_SAMPLER if sampler is None else sampler
     for number in jax.tree.leaves(sampler):
         _check_number(f"every number of {describe(sampler)}", number, positive=False)
-    check_counts(**{name: count for name, count in counts.items() if name not in ("mesh", "extrapolate")})
+    check_counts(**counts)
+    over = "step_size" if extrapolate is True else extrapolate
+    if over is not False and over not in results.OTHER_RUNG:
+        raise ValueError(f"extrapolate must be False, True, 'step_size' or 'nbeta', got {extrapolate!r}.")
     selection = as_free(free)
     for params in examples.values():
         take_free(selection, params)
     data = data if isinstance(data, InMemory) else InMemory.of(data, batch_size)
     nbeta = default_nbeta(data.num_examples) if nbeta is None else float(nbeta)
-    settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts)
-    if settings.extrapolate and not hasattr(sampler, "step_size"):
+    settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts, extrapolate=over, mesh=mesh)
+    if over == "step_size" and not hasattr(sampler, "step_size"):
         raise TypeError(f"extrapolate=True halves the step size, and {describe(sampler)} has none.")
-    if settings.extrapolate and getattr(sampler, "bias_order", None) is None:
+    if over == "step_size" and getattr(sampler, "bias_order", None) is None:
         raise ValueError(f"{type(sampler).__name__} has no bias of its step, so extrapolate=True would double its noise for nothing; leave it out.")
     if not needs_step_size(sampler):
         return settings

@@ -23,7 +23,7 @@ from jaxllc.free import FreeLike
 from jaxllc.observables import Observables, check_observables, observe, shapes, watch_of
 from jaxllc.results import Row
 from jaxllc.samplers.base import Sampler
-from jaxllc.settings import Settings, needs_step_size, settle, with_step_size
+from jaxllc.settings import Extrapolate, Settings, needs_step_size, settle, with_step_size
 from jaxllc.stages import CERTAINTY, stages
 from jaxllc.store import Store, checksum, stored_attributes
 
@@ -94,7 +94,7 @@ def trajectory(
     num_draws: int = 1000,
     num_burn_in: int = 500,
     thinning: int = 1,
-    extrapolate: bool = False,
+    extrapolate: Extrapolate = False,
     mesh: Mesh | None = None,
     progress: bool = True,
     reference_loss: float | None = None,

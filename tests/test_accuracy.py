@@ -1,31 +1,31 @@
 """The accuracy benchmark's own arithmetic: what it says of made-up rows, and that rivals and references get the very same nets."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import jaxllc
 from benchmarks import accuracy, accuracy_rivals
 from benchmarks import deep_linear_nets as nets
-from jaxllc import theory
 
 
 def row(llc, step_bias=0.0, std_error=0.1):
     """A shape of two nets whose λ is 10 and 20 and whose posteriors say 9.5 and 19.5."""
     run = {"sampler": "SGLD", "llc": llc, "std_error": [std_error] * 2, "step_bias": [step_bias] * 2, "ess": [1000.0] * 2, "num_diverged": [0, 0]}
     own = {"llc": [9.5, 19.5], "std_error": [0.0, 0.0], "rhat": [1.0, 1.005]}
+    ladder = {"llc": [9.9, 19.9], "std_error": [0.0, 0.0], "rhat": [1.0, 1.001]}
     return {
         "class": "1K",
         "num_examples": 20_000,
         "widths": [2, 2, 2],
         "llc": [10.0, 20.0],
         "reference": own,
+        "ladder_reference": ladder,
         "runs": [run | {"findings": ["", "ess: only 5 effective draws"]}],
     }
 
 
 def test_lines_of_made_up_rows():
-    own, ours, left_in = accuracy.summarise([row([9.4, 19.9], step_bias=1.0)])
+    own, own_of_ladder, ours, left_in = accuracy.summarise([row([9.4, 19.9], step_bias=1.0)])
+    assert (own_of_ladder["max_rhat"], own_of_ladder["bias_to_llc"]) == (1.001, pytest.approx((-0.01 - 0.005) / 2))
     assert (own["max_rhat"], own["median_error_to_posterior"]) == (1.005, 0.0)
     assert ours["coverage"] == 0.5  # one standard error away, and four
     assert ours["median_error_to_posterior"] == pytest.approx((0.1 / 9.5 + 0.4 / 19.5) / 2)
@@ -61,25 +61,9 @@ def test_rivals_get_the_same_nets(tmp_path):
     np.testing.assert_allclose(0.5 * ((outputs - (x @ product + noise * signs)) ** 2).sum(-1), ours, rtol=1e-4)
 
 
-def test_a_ladder_needs_no_loss_at_the_center(key):
-    """Of a quadratic whose w* lies off its minimum: at nβ the coefficient lacks what w* lies above the least loss, the ladder does not."""
-    h = np.asarray([1.0, 4.0], np.float32)
-
-    def loss_fn(params, batch):
-        return 0.5 * jnp.vdot(jnp.asarray(h), (params - 0.05) ** 2) + 0 * batch
-
-    once, twice = (
-        jaxllc.trajectory(
-            loss_fn, {0: jnp.zeros(2)}, np.zeros(4, np.float32), key=key, sampler=jaxllc.HMC(2e-3), nbeta=nbeta, localization=0.5, batch_size=None,
-            num_draws=4000, progress=False,
-        )
-        for nbeta in (100.0, 200.0)
-    )  # fmt: skip
-
-    def exact(nbeta):
-        return theory.quadratic_llc(h, nbeta, 0.5, gradient=-0.05 * h)
-
-    table = accuracy.ladder(once, twice).table().iloc[0]
-    assert abs(table["llc"] - (2 * exact(100.0) - exact(200.0))) < 4 * table["std_error"]
-    assert abs(2 * exact(100.0) - exact(200.0) - 1) < 0.05
-    assert exact(100.0) < 0.5
+def test_a_ladder_is_held_to_its_own_posteriors():
+    one = row([9.8, 20.0])
+    one["runs"] = [run | {"sampler": accuracy.LADDER} for run in one["runs"]]
+    *_, ours = accuracy.summarise([one])
+    assert ours["coverage"] == 1.0
+    assert ours["median_error_to_posterior"] == pytest.approx((0.1 / 9.9 + 0.1 / 19.9) / 2)

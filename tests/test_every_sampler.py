@@ -1,5 +1,7 @@
 """What holds for all samplers, from one table: the exact law on quadratics, and the manners of the protocol."""
 
+import dataclasses
+
 import blackjax
 import chex
 import jax
@@ -353,6 +355,80 @@ def test_chains_that_have_not_mixed_are_told_of_when_extrapolated(key):
     assert "drifting" in [finding.code for finding in est.findings]
     drift = (half[:, -166:].mean(-1) - half[:, :166].mean(-1)).mean()
     assert float(summary(est.data)["drift"].values[0]) == pytest.approx(drift, rel=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [SGLD(2e-3), SGHMC(1e-3), HMC(4e-3)], ids=["sgld", "sghmc", "hmc"])
+def test_a_ladder_of_nbeta_needs_no_loss_at_the_center(sampler, key):
+    """Within 4 standard errors of twice the law at nβ less that at 2 nβ and ε / 2, exactly, on a loss that slopes at w*.
+
+    Seen to fail with the rungs swapped and with the second at nβ.
+    """
+    problem = dataclasses.replace(problem_for(sampler), slope=(0.0, 0.0, 0.1, -0.3, 0.4))
+    est = quadratic_estimate(sampler, key, problem, extrapolate="nbeta")
+    twice = dataclasses.replace(problem, nbeta=2 * problem.nbeta)
+    law, law_of_half = (None, None) if isinstance(sampler, HMC) else (sampler, sampler.replace(step_size=sampler.step_size / 2))
+    assert abs(est.llc - (2 * problem.exact_llc(law) - twice.exact_llc(law_of_half))) < 4 * est.std_error
+    plain = quadratic_estimate(sampler, key, problem)
+    assert plain.llc < est.llc - 20 * np.hypot(plain.std_error, est.std_error)  # it lacks what w* lies above the least loss
+
+
+def test_rungs_of_a_ladder_are_chains_of_the_same_random_numbers(key):
+    """The second rung is the estimate at 2 nβ and ε / 2 with the same key; the mean loss and WBIC are those of nβ, the step's bias that of 2 nβ.
+
+    Seen to fail with the second rung's step as large as the first's.
+    """
+    problem = dataclasses.replace(Quadratic(), nbeta=jaxllc.default_nbeta(Quadratic().num_examples))
+    args = dict(num_draws=300)
+    est = quadratic_estimate(SGLD(2e-3), key, problem, extrapolate="nbeta", **args)
+    first = quadratic_estimate(SGLD(2e-3), key, problem, **args)
+    second = quadratic_estimate(SGLD(1e-3), key, dataclasses.replace(problem, nbeta=2 * problem.nbeta), **args)
+    draws = [e.data["posterior/llc"].values for e in (est, first, second)]
+    np.testing.assert_allclose(draws[0], 2 * draws[1] - draws[2], rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(est.data["sample_stats/twice_nbeta_llc"].values, draws[2], rtol=1e-4, atol=1e-3)
+    assert est.step_bias == pytest.approx(second.step_bias, rel=1e-4)
+    assert float(summary(est.data)["mean_loss"].values[0]) == pytest.approx(float(summary(first.data)["mean_loss"].values[0]), rel=1e-5)
+    assert est.wbic == pytest.approx(first.wbic, rel=1e-5)
+    alone = float(summary(est.data)["llc_at_nbeta"].values[0])
+    assert alone == pytest.approx(first.llc, rel=1e-4)
+    assert f"at nβ alone {first.llc:.2f}" in str(est)
+    assert est.data.attrs["extrapolate"] == "nbeta"
+
+
+def test_a_ladder_of_a_flat_loss_is_told_to_be_the_pull_alone(key):
+    """A slope of nothing is nothing, and what chains find at nβ alone is what a cloud finds without gradients."""
+
+    def loss_fn(params, batch):
+        return 1e-3 * jnp.vdot(params, params) + 0 * batch
+
+    est = jaxllc.estimate(
+        loss_fn, jnp.zeros(100), np.zeros(64, np.float32), key=key, sampler=SGLD(1e-2), nbeta=100.0, localization=10.0, extrapolate="nbeta",
+        num_burn_in=200, progress=False,
+    )  # fmt: skip
+    assert "localization-only" in [finding.code for finding in est.findings]
+
+
+def test_a_ladder_at_the_true_weights_of_a_regression(key):
+    """λ is half the number of weights; the loss of the true weights lies above the least by half their number over n, which one nβ alone takes for less."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2000, 20)).astype(np.float32)
+    y = rng.normal(size=2000).astype(np.float32)
+
+    def loss_fn(w, batch):
+        return 0.5 * (batch[0] @ w - batch[1]) ** 2
+
+    plain, ladder = (
+        jaxllc.estimate(loss_fn, jnp.zeros(20), (x, y), key=key, nbeta=500.0, localization=0.1, num_draws=4000, extrapolate=over, progress=False)
+        for over in (False, "nbeta")
+    )
+    lacking = 500 / 2 * (y @ x) @ np.linalg.solve(x.T @ x, x.T @ y) / 2000
+    assert lacking > 1.5
+    assert abs(ladder.llc - 10) < 4 * ladder.std_error + 0.01  # the pull takes less than a thousandth
+    assert abs(plain.llc - (10 - lacking)) < 4 * plain.std_error + 0.01
+
+
+def test_only_the_step_and_nbeta_are_extrapolated(key):
+    with pytest.raises(ValueError, match="extrapolate must be False, True, 'step_size' or 'nbeta', got 'temperature'"):
+        quadratic_estimate(SGLD(1e-3), key, Quadratic(), extrapolate="temperature")
 
 
 def test_control_variates_with_noise_that_depends_on_the_weights(key):

@@ -1,0 +1,91 @@
+r"""The posterior's own value on deep linear nets, from exact draws of one layer after the other, in float64.
+
+With the other layers held, $f(x) = x\, A W B$ is linear in a layer $W$, and its posterior is a Gaussian whose precision,
+$n\beta\, A^T \Sigma A \otimes B B^T + \gamma$, is diagonal in the eigenvectors of its two factors. So a layer can be drawn anew exactly, at the cost of two
+eigendecompositions (Gibbs sampling, Geman and Geman 1984): no step size, nothing refused, and stiff directions are drawn at their own width. The loss enters
+through its second moments, so more data cost nothing.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from benchmarks import deep_linear_nets as nets
+from benchmarks.reference_chains import until_mixed
+
+CHAINS = 4
+
+
+def chain(center: dict[str, Any], moments: dict[str, np.ndarray], nbeta: float, localization: float, num_sweeps: int, seed: Sequence[int]) -> np.ndarray:
+    r"""$n\beta\,(L_n(w) - L_n(w^*))$ after each sweep over the layers, `[num_sweeps]`, of one chain that starts at $w^*$.
+
+    Args:
+        center: one of `Nets.centers`.
+        moments: of the data, by `deep_linear_nets.moments`.
+        nbeta: $n\beta$.
+        localization: $\gamma$.
+        num_sweeps: over all layers.
+        seed: of NumPy's generator.
+    """
+    rng = np.random.default_rng(list(seed))
+    there = [layer.astype(float) for layer in center["layers"]]
+    layers = list(there)
+    inputs, cross = moments["inputs"], moments["cross"] * center["signs"][None].astype(float)
+    product = reduce(np.matmul, there)
+    target = inputs @ product + cross
+
+    def loss(product: np.ndarray) -> float:
+        """Up to what depends on the data alone."""
+        return float(0.5 * np.sum((inputs @ product) * product) - np.sum(target * product))
+
+    at_center = loss(product)
+    of_inputs, last = np.linalg.eigh(inputs), len(layers) - 1
+    found = np.empty(num_sweeps)
+    for sweep in range(num_sweeps):
+        after = [np.eye(layers[-1].shape[1])]  # products of the layers behind each, the last one's first
+        for layer in layers[:0:-1]:
+            after.append(layer @ after[-1])
+        before = np.eye(len(inputs))
+        for i, behind in enumerate(after[::-1]):
+            left, rows = of_inputs if i == 0 else np.linalg.eigh(before.T @ inputs @ before)
+            right, columns = (np.ones(len(behind)), behind) if i == last else np.linalg.eigh(behind @ behind.T)
+            precision = nbeta * np.maximum(left, 0)[:, None] * np.maximum(right, 0) + localization
+            pulled = rows.T @ (nbeta * before.T @ target @ behind.T + localization * there[i]) @ columns
+            layers[i] = rows @ (pulled / precision + rng.normal(size=pulled.shape) / np.sqrt(precision)) @ columns.T
+            before = before @ layers[i]
+        found[sweep] = nbeta * (loss(before) - at_center)
+    return found
+
+
+def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_sweeps: int) -> dict[str, list[float]]:
+    r"""The posterior's own value for each net, or a sum of those at several temperatures.
+
+    Args:
+        made: the nets and their data.
+        rungs: weights of the values by their $n\beta$: of one, or of the two of a ladder.
+        localization: $\gamma$.
+        num_sweeps: at first, of which the first quarter is left out; more where R-hat asks for it.
+
+    Returns:
+        `llc`, `std_error`, `rhat` and `ess`, one number a net; where there are several temperatures the worst of their R-hats and ESS.
+    """
+    from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingImports]  # pip install -e '.[benchmarks]'
+
+    from jaxllc import diagnostics
+
+    moments = nets.moments(made.arrays)
+
+    def run(num_sweeps: int) -> dict[str, np.ndarray]:
+        tasks = [(nbeta, k, c) for nbeta in rungs for k in made.centers for c in range(CHAINS)]
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            chains = list(pool.map(lambda task: chain(made.centers[task[1]], moments, task[0], localization, num_sweeps, task[1:]), tasks))
+        draws = np.reshape(chains, (len(rungs), len(made.centers), CHAINS, num_sweeps))[..., num_sweeps // 4 :]
+        each = diagnostics.moments(draws)
+        mean, error, _, _ = diagnostics.moments(np.einsum("r,rkct->kct", list(rungs.values()), draws))
+        return {"llc": mean, "std_error": error, "rhat": each[2].max(0), "ess": each[3].min(0)}
+
+    return {name: column.tolist() for name, column in until_mixed(run, lambda found: float(np.max(found["rhat"])), num_sweeps).items()}
