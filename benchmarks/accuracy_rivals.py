@@ -62,13 +62,17 @@ def measure(
             list(pool.map(run, RIVALS.items()))
 
 
-def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], ours: Sequence[str]) -> list[dict[str, Any]]:
-    """One line a rival, method and step size, and one for each of `ours`, of the nets that all of them ran; the best of each rival is marked."""
-    own, truth, mine = {}, {}, {}
+def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], ours: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One line a rival, method and step size, and one for each of `ours`, of the nets that all of them ran; the best of each rival is marked.
+
+    `ours` tells for each sampler what it is held to: the `reference` of a row, which the rivals are held to, or its `ladder_reference`.
+    """
+    own, truth, mine, held_to = {}, {}, {}, {}
     for row in rows:
         for k in range(len(row["llc"])):
             place = (tuple(row["widths"]), k + 1)
             own[place], truth[place] = row["reference"]["llc"][k], row["llc"][k]
+            held_to[place] = {name: row[reference]["llc"][k] for name, reference in ours.items()}
             mine[place] = {run["sampler"]: run["llc"][k] for run in row["runs"]}
     groups: dict[tuple[str, str, float | None], dict[Any, float]] = {}
     for row in found:
@@ -84,12 +88,13 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     lines = []
     for (rival, method, share), values in groups.items():
         got = np.asarray([values[place] for place in places])
-        off, to_truth = (np.abs(got / np.asarray([of[place] for place in places]) - 1) for of in (own, truth))
+        posterior = np.asarray([held_to[place][method] if rival == "jaxllc" else own[place] for place in places])
+        off, to_truth = np.abs(got / posterior - 1), np.abs(got / np.asarray([truth[place] for place in places]) - 1)
         off, to_truth = np.where(np.isfinite(got), off, np.inf), np.where(np.isfinite(got), to_truth, np.inf)
         lines.append(
             {"rival": rival, "method": method, "share": share, "nets": len(places), "median_error_to_posterior": float(np.median(off)),
              "p90_error_to_posterior": float(np.quantile(off, 0.9, method="higher")), "median_error_to_llc": float(np.median(to_truth)),
-             "bias_to_posterior": float(np.mean(got / np.asarray([own[place] for place in places]) - 1))}
+             "bias_to_posterior": float(np.mean(got / posterior - 1))}
         )  # fmt: skip
     for rival, method in {(line["rival"], line["method"]) for line in lines}:
         same = [line for line in lines if (line["rival"], line["method"]) == (rival, method)]

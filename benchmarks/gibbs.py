@@ -4,8 +4,13 @@ With the other layers held, $f(x) = x\, A W B$ is linear in a layer $W$, and its
 $n\beta\, A^T \Sigma A \otimes B B^T + \gamma$, is diagonal in the eigenvectors of its two factors. So a layer can be drawn anew exactly, at the cost of two
 eigendecompositions (Gibbs sampling, Geman and Geman 1984): no step size, nothing refused, and stiff directions are drawn at their own width. The loss enters
 through its second moments, so more data cost nothing.
+
+    python -m benchmarks.gibbs
+
+prints what the posterior itself lacks of the learning coefficient by nbeta and localization, which no sampler can mend, alone and as a ladder.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +21,14 @@ import numpy as np
 
 from benchmarks import deep_linear_nets as nets
 from benchmarks.reference_chains import until_mixed
+from benchmarks.timing import RESULTS
 
 CHAINS = 4
+NBETAS = (500.0, 1000.0, 2000.0, 4000.0, 8000.0)
+PULLS = (0.25, 0.5, 1.0, 2.0)
+"""Localizations over the mean width."""
+SWEEPS = {(24, 20, 10): 2000, (50, 50, 50, 50): 500, (60, 70, 80): 500, (150, 200, 250): 160}
+"""Of shapes whose finite-n error is shown."""
 
 
 def chain(center: dict[str, Any], moments: dict[str, np.ndarray], nbeta: float, localization: float, num_sweeps: int, seed: Sequence[int]) -> np.ndarray:
@@ -73,9 +84,8 @@ def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_
     Returns:
         `llc`, `std_error`, `rhat` and `ess`, one number a net; where there are several temperatures the worst of their R-hats and ESS.
     """
+    from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]
     from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingImports]  # pip install -e '.[benchmarks]'
-
-    from jaxllc import diagnostics
 
     moments = nets.moments(made.arrays)
 
@@ -84,8 +94,41 @@ def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             chains = list(pool.map(lambda task: chain(made.centers[task[1]], moments, task[0], localization, num_sweeps, task[1:]), tasks))
         draws = np.reshape(chains, (len(rungs), len(made.centers), CHAINS, num_sweeps))[..., num_sweeps // 4 :]
-        each = diagnostics.moments(draws)
-        mean, error, _, _ = diagnostics.moments(np.einsum("r,rkct->kct", list(rungs.values()), draws))
-        return {"llc": mean, "std_error": error, "rhat": each[2].max(0), "ess": each[3].min(0)}
+        sums = np.einsum("r,rkct->kct", list(rungs.values()), draws)
+        return {
+            "llc": sums.mean((1, 2)),
+            "std_error": np.asarray([array_stats.mcse(one, method="mean") for one in sums]),
+            "rhat": np.max(np.asarray(array_stats.rhat(draws, method="rank")), 0),
+            "ess": np.min(np.asarray(array_stats.ess(draws, method="mean")), 0),
+        }
 
     return {name: column.tolist() for name, column in until_mixed(run, lambda found: float(np.max(found["rhat"])), num_sweeps).items()}
+
+
+def finite_n(widths: tuple[int, ...], num_sweeps: int, num_examples: int = 20_000) -> list[dict[str, Any]]:
+    r"""The posterior's own value over $\lambda$, less one, of a net of full rank and one of a lower, by localization and nbeta."""
+    made = nets.make(widths, 2, num_examples)
+    rows = []
+    for pull in PULLS:
+        localization = pull * float(np.mean(widths))
+        found = {nbeta: np.asarray(values(made, {nbeta: 1.0}, localization, num_sweeps)["llc"]) / made.llc for nbeta in NBETAS}
+        ladders = {nbeta: 2 * found[nbeta] - found[2 * nbeta] for nbeta in NBETAS[:-1]}
+        for kind, by_nbeta in (("alone", found), ("ladder", ladders)):
+            rows.append({"widths": widths, "pull": pull, "kind": kind, "error": {nbeta: (ratio - 1).tolist() for nbeta, ratio in by_nbeta.items()}})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """For a reader, as Markdown: at full rank, and below it."""
+    lines = [f"| net | γ ÷ mean width | | {' | '.join(f'nβ = {nbeta:g}' for nbeta in NBETAS)} |", "|---" * (3 + len(NBETAS)) + "|"]
+    for row in rows:
+        cells = [", ".join(f"{error:+.1%}" for error in row["error"].get(nbeta, [])) for nbeta in NBETAS]
+        lines.append(f"| {'-'.join(map(str, row['widths']))} | {row['pull']:g} | {row['kind']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    found = [row for widths, num_sweeps in SWEEPS.items() for row in finite_n(widths, num_sweeps)]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "finite-n.json").write_text(json.dumps(found) + "\n")
+    print(table(found))

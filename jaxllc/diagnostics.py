@@ -1,6 +1,8 @@
 r"""Error bars, convergence, and the findings that make a $\hat\lambda$ suspect.
 
-R-hat and ESS are those of Vehtari et al. (arXiv:1903.08008), by ArviZ; the standard error is that of the mean, over chains and their autocorrelation.
+R-hat and ESS are those of Vehtari et al. (arXiv:1903.08008), by ArviZ. The standard error is that of the mean, the larger of two: by the autocorrelation of the
+chains (ArviZ), and by the spread of their means. The noise of minibatches is loud and short, flat directions are quiet and long, and a chain's autocorrelation
+does not show what is quiet, while independent chains differ by it.
 Chains that are not finite count as diverged and are left out of everything else.
 """
 
@@ -8,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxllc.results import OTHER_RUNG, STEP, row_axes, values, with_steps
+from jaxllc.results import STEP, other_rung, row_axes, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -37,8 +39,8 @@ class Finding(NamedTuple):
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`; `llc_at_nbeta`, the same but for a ladder of nbeta, where it is the coefficient of the first rung alone; `rhat` and `ess` (of an
-    extrapolation the worse of its own and those of the chains that were added for it, whose `drift` it has);
+    `llc` and its `std_error`; `llc_at_nbeta` and its error, the same but for a ladder of nbeta, where they are those of the first rung alone; `rhat` and `ess`
+    (of an extrapolation the worse of its own and those of the chains that were added for it, whose `drift` it has);
     `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
     `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and `num_stuck`
@@ -51,15 +53,14 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     draws = values(tree, "posterior/llc")
     center_loss = values(tree, "constant_data/full_center_loss")
     llc, std_error, rhat, ess = moments(draws)
-    settling, at_nbeta = draws, llc
-    if extrapolated := tree.attrs.get("extrapolate"):
+    settling, at_nbeta, at_nbeta_error = draws, llc, std_error
+    if (added := other_rung(tree.attrs)) is not None:
         # Where chains have not mixed, those of both rungs drift and their combination hardly does.
-        other = OTHER_RUNG[extrapolated]
-        settling = values(tree, f"{other.group}/{other.name}")
-        alone, _, other_rhat, other_ess = moments(settling)
-        rhat, ess = np.fmax(rhat, other_rhat), np.fmin(ess, other_ess)
-        if extrapolated == "nbeta":
-            at_nbeta = (llc + alone) / 2
+        settling = np.where(_is_finite(draws)[..., None], values(tree, f"{added.group}/{added.name}"), np.nan)
+        _, _, other_rhat, other_ess = moments(settling)
+        rhat, ess = np.maximum(rhat, other_rhat), np.minimum(ess, other_ess)
+        if tree.attrs["extrapolate"] == "nbeta":
+            at_nbeta, at_nbeta_error, _, _ = moments((draws + settling) / 2)
     mean_loss = center_loss + at_nbeta / float(tree.attrs["nbeta"])
     third = max(draws.shape[-1] // 3, 1)
     kept = np.where(_is_finite(draws)[..., None], settling, np.nan)
@@ -72,6 +73,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "llc": llc,
         "std_error": std_error,
         "llc_at_nbeta": at_nbeta,
+        "llc_at_nbeta_error": at_nbeta_error,
         "rhat": rhat,
         "ess": ess,
         "loss": center_loss,
@@ -79,7 +81,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
         "wbic": _wbic(tree, mean_loss),
         "step_bias": _over_last(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
         "num_diverged": (~_is_finite(draws)).sum(-1),
-        "num_stuck": _is_stuck(draws).sum(-1),
+        "num_stuck": (_is_stuck(draws) | _is_stuck(settling)).sum(-1),
         "drift": drift,
         "drift_error": drift_error,
         "change": change,
@@ -93,7 +95,7 @@ def over_runs(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""Means over the training runs of a result with an axis `run`, by step: `llc` and its `std_error`, `loss`, `mean_loss`.
 
     The error is that of the mean as an estimate for all runs that might have been. The runs' spread alone, $s / \sqrt R$, misses the noise that they
-    share, having the same random numbers: $s^2 / R + c$ is unbiased for the square of the error, where $c$ is the covariance of the Monte-Carlo noise of two
+    share, having the same random numbers: the square of the error is $s^2 / R + c$, where $c$ is the covariance of the Monte-Carlo noise of two
     runs, and follows from the Monte-Carlo error of a run and that of the mean. Runs without a finite chain at a step are left out of it; NaN for one run.
     """
     import xarray as xr
@@ -151,7 +153,11 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
         found.append(Finding("ess", f"only {row['ess']:.0f} effective draws, so the error bar is itself uncertain; more draws or chains"))
     if abs(row["drift"]) > MIN_Z * row["drift_error"] and abs(row["drift"]) > RELATIVE * abs(row["llc"]):
         found.append(Finding("drifting", f"still drifting by {row['drift']:+.3g} over the draws; more burn-in or a stronger localization"))
-    if row["llc"] < -MIN_Z * row["std_error"]:
+    if row["llc"] < -MIN_Z * row["std_error"] and row["llc"] != row["llc_at_nbeta"]:
+        found.append(
+            Finding("drifting", "the mean loss is higher at twice nbeta, which it is not once chains have settled; more burn-in or a stronger localization")
+        )
+    if row["llc_at_nbeta"] < -MIN_Z * row["llc_at_nbeta_error"]:
         found.append(Finding("below-center", "the chains found lower loss than at w*, which is no local minimum; a stronger localization stays nearer"))
     if reference is not None and row["mean_loss"] >= reference:
         found.append(
@@ -162,7 +168,7 @@ def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, refer
             )
         )
     cloud, cloud_error = _over_last(control[None])
-    near = max(RELATIVE * abs(row["llc_at_nbeta"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["std_error"])))
+    near = max(RELATIVE * abs(row["llc_at_nbeta"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["llc_at_nbeta_error"])))
     if abs(float(cloud[0]) - row["llc_at_nbeta"]) < near < MAX_NEAR * abs(row["llc_at_nbeta"]):
         found.append(
             Finding(
@@ -190,7 +196,7 @@ def _is_stuck(draws: np.ndarray) -> np.ndarray:
 
 
 def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains."""
+    """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains; NaN where there are too few draws or chains."""
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
 
     shape = draws.shape[:-2]
@@ -206,6 +212,7 @@ def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
             result[1, rows] = array_stats.mcse(chains, method="mean")
             result[3, rows] = array_stats.ess(chains, method="mean")
             if count > 1:
+                result[1, rows] = np.fmax(result[1, rows], _over_last(chains.mean(-1))[1])
                 with np.errstate(invalid="ignore", divide="ignore"):  # chains that stand still
                     result[2, rows] = array_stats.rhat(chains, method="rank")
     mean, error, rhat, ess = result.reshape(4, *shape)

@@ -47,7 +47,10 @@ class Estimate:
 
     @property
     def step_bias(self) -> float:
-        r"""What the finite step and its gradients' noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`."""
+        r"""What the finite step and its gradients' noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`.
+
+        Of an extrapolation, whose two sets of chains have each their own taken off, the larger: that of the whole step, or that at twice $n\beta$.
+        """
         return self._value("step_bias")
 
     @property
@@ -76,9 +79,9 @@ class Estimate:
     def __str__(self) -> str:
         chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e})"
-        wbic_error = self.std_error * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
+        wbic_error = self._value("llc_at_nbeta_error") * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
         told = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
-        if self.data.attrs["extrapolate"] == "nbeta":
+        if self.data.attrs.get("extrapolate") == "nbeta":
             alone = self._value("llc_at_nbeta")
             told.append(f"  a ladder: at nβ alone {alone:.2f}, at twice it {2 * alone - self.llc:.2f}")
         return "\n".join([head, *told, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
@@ -136,18 +139,19 @@ def estimate(
             far as what `step_bias` leaves of its bias is linear in $\epsilon$. Where it goes with another power, `bias_order` of the sampler, the weights
             are others.
             "nbeta": at $n\beta$ and, with half the step, at $2 n\beta$, twice the first less the second at each draw. That is the slope of $E[L_n]$ in
-            $1 / n\beta$ between the two (Watanabe, arXiv:1208.6338), in which $L_n(w^*)$ drops out: the coefficient of a $w^*$ that is no minimum of
-            $L_n$, such as the true weights of a model, whose loss lies above the least by about $\lambda / n$. `twice_nbeta_llc` of the result tells how
-            far the two differ.
+            $1 / n\beta$ between the two (Watanabe, arXiv:1208.6338), in which $L_n(w^*)$ drops out. It is for the true weights of a model, whose loss lies
+            above the least by about $\lambda / n$ where the model is regular; at weights that are far from any minimum it is the coefficient of where
+            the chains settle. `twice_nbeta_llc` of the result tells how far the two differ. `SGNHT`'s bias does not drop out.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
             A mean loss at or above it is a finding.
 
     Raises:
-        TypeError: `loss_fn` is no function, `key` no typed key, `sampler` no sampler, or a number is not one.
+        TypeError: `loss_fn` is no function, `key` no typed key, `sampler` no sampler, or one without a step size where it is to be halved, or a number is
+            not one.
         ValueError: data leaves of different lengths, a loss of the wrong shape or not finite at $w^*$, a count below its least value, or a
-            `free` that selects nothing, or an extrapolation of a sampler whose steps are accepted or refused.
+            `free` that selects nothing, or an extrapolation over the step size of a sampler whose steps are accepted or refused.
     """
     settings = settle(
         loss_fn, {"params": params}, data, key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
@@ -201,11 +205,9 @@ def run_group(
 
 
 def _and_half_the_step(sampler: Any, count: int) -> Any:
-    """One sampler for a stack of twice as many centres, whose second half has half the step size, if it has one."""
+    """One sampler for a stack of twice as many centres, whose second half has half the step size."""
     factor = jnp.concatenate([jnp.ones(count), jnp.full(count, 0.5)])
     widened = jax.tree.map(lambda x: jnp.broadcast_to(at_least_float32(x), 2 * count), sampler)
-    if not hasattr(sampler, "step_size"):
-        return widened
     return dataclasses.replace(widened, step_size=jax.tree.map(lambda x: x * factor.astype(x.dtype), widened.step_size))
 
 

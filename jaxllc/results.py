@@ -1,6 +1,7 @@
 """The schema of results: the one file that knows the names of groups, variables and axes.
 
-    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias
+    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias; where it
+                        is extrapolated, that of two draws
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
                     step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss, mean over draws
                     half_step_llc, twice_nbeta_llc (step, chain, draw): of the chains at half the step or at twice nbeta, where llc is
@@ -68,6 +69,12 @@ OTHER_RUNG = {
 """By what is extrapolated, the coefficient by the chains that were added for it."""
 
 
+def other_rung(attributes: Mapping[Any, Any]) -> Variable | None:
+    """That of a result with these settings, in which True stands for the step size; None where nothing was extrapolated."""
+    over = attributes.get("extrapolate", False)
+    return OTHER_RUNG["step_size" if over is True else over] if over else None
+
+
 def arrays(trace: Trace, nbeta: float | np.ndarray) -> dict[tuple[str, str], np.ndarray]:
     """The arrays of a trace of K checkpoints, by group and name; `nbeta` is one number, or `[K]`."""
     nbeta = np.reshape(nbeta, (-1, 1, 1))
@@ -77,8 +84,8 @@ def arrays(trace: Trace, nbeta: float | np.ndarray) -> dict[tuple[str, str], np.
 
 def names(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Group and name of each array of a result with these settings."""
-    extrapolated = attributes.get("extrapolate")
-    variables = (*VARIABLES, OTHER_RUNG[extrapolated]) if extrapolated else VARIABLES
+    added = other_rung(attributes)
+    variables = VARIABLES if added is None else (*VARIABLES, added)
     groups = (OBSERVABLES, ALONG_CHAINS) if ALONG_CHAINS in attributes else (OBSERVABLES,)
     return [*((v.group, v.name) for v in variables), *((group, name) for group in groups for name in attributes.get("observables", {}))]
 

@@ -70,7 +70,7 @@ class Settings:
             "num_draws": self.num_draws,
             "num_burn_in": self.num_burn_in,
             "thinning": self.thinning,
-            "extrapolate": self.extrapolate,
+            "extrapolate": self.extrapolate == "step_size" or self.extrapolate,
             "estimator": "nbeta * excess loss - step_bias",
             "schema": results.SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
@@ -108,8 +108,8 @@ def settle(
     for number in jax.tree.leaves(sampler):
         _check_number(f"every number of {describe(sampler)}", number, positive=False)
     check_counts(**counts)
-    over = "step_size" if extrapolate is True else extrapolate
-    if over is not False and over not in results.OTHER_RUNG:
+    over = {"step_size": "step_size", "nbeta": "nbeta", "True": "step_size", "False": False}.get(str(extrapolate))
+    if over is None:
         raise ValueError(f"extrapolate must be False, True, 'step_size' or 'nbeta', got {extrapolate!r}.")
     selection = as_free(free)
     for params in examples.values():
@@ -117,10 +117,10 @@ def settle(
     data = data if isinstance(data, InMemory) else InMemory.of(data, batch_size)
     nbeta = default_nbeta(data.num_examples) if nbeta is None else float(nbeta)
     settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts, extrapolate=over, mesh=mesh)
-    if over == "step_size" and not hasattr(sampler, "step_size"):
-        raise TypeError(f"extrapolate=True halves the step size, and {describe(sampler)} has none.")
+    if over and not hasattr(sampler, "step_size"):
+        raise TypeError(f"extrapolate={extrapolate!r} halves the step size, and {describe(sampler)} has none.")
     if over == "step_size" and getattr(sampler, "bias_order", None) is None:
-        raise ValueError(f"{type(sampler).__name__} has no bias of its step, so extrapolate=True would double its noise for nothing; leave it out.")
+        raise ValueError(f"{type(sampler).__name__} has no bias of its step, so extrapolate={extrapolate!r} would double its noise for nothing; leave it out.")
     if not needs_step_size(sampler):
         return settings
     mesh = settings.mesh or default_mesh(settings.num_chains)

@@ -41,7 +41,7 @@ def test_the_best_step_of_a_rival_is_the_one_nearest_to_the_posterior():
         for share, values in ((1 / 64, (9.6, 19.6)), (1 / 4, (9.5, None)))
         for k, value in enumerate(values, 1)
     ]
-    lines = accuracy_rivals.summarise(found, [row([9.5, 19.5])], ["SGLD"])
+    lines = accuracy_rivals.summarise(found, [row([9.5, 19.5])], {"SGLD": "reference"})
     best = {(line["rival"], line["share"]) for line in lines if line.get("best")}
     assert best == {("other", 1 / 64), ("jaxllc", None)}
     assert [line["nets"] for line in lines] == [2, 2, 2]

@@ -30,6 +30,20 @@ def draws(traj):
     return traj.data["posterior/llc"].values
 
 
+@pytest.mark.parametrize("over", [True, "nbeta"])
+def test_extrapolations_are_kept_and_resumed(over, tmp_path):
+    """From the store come the draws of both rungs, by a step size that is left to the curvature and larger in burn-in too."""
+    options = dict(sampler=jaxllc.SGLD(None, burn_in_factor=4.0), extrapolate=over)
+    follow({0: RUN[0], 20: RUN[20]}, store=tmp_path / "llc.zarr", **options)
+    grown = follow(store=tmp_path / "llc.zarr", **options)
+    plain = follow(**options)
+    np.testing.assert_allclose(draws(grown), draws(plain), rtol=1e-4, atol=1e-4)
+    name = {True: "half_step_llc", "nbeta": "twice_nbeta_llc"}[over]
+    np.testing.assert_allclose(grown.data[f"sample_stats/{name}"].values, plain.data[f"sample_stats/{name}"].values, rtol=1e-4, atol=1e-4)
+    assert grown.table()["findings"].to_list() == plain.table()["findings"].to_list()
+    assert grown.data.attrs["extrapolate"] == over
+
+
 def test_the_numbers_do_not_depend_on_the_group():
     for size in (1, 2, 3):
         np.testing.assert_allclose(draws(follow(group_size=size)), draws(follow(group_size=5)), rtol=1e-4, atol=1e-4)
