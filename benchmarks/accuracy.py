@@ -7,7 +7,8 @@ left is the sampler's error. And $\lambda$ itself: what is left there is also th
 lacks less of $\lambda$, has a posterior of its own, and its own value there.
 Every sampler makes the same number of minibatch gradients. Beside the certified nets stand nets by the published recipe.
 With more examples than 20 000 the best ones alone are run, for what more data do. Finished rows are kept in the result, and a second call goes on.
-`accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
+`accuracy_best` tries the best setting on other nets, `accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after
+`make rivals`).
 """
 
 import argparse
@@ -23,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy_models, accuracy_rivals, gibbs
+from benchmarks import accuracy_best, accuracy_models, accuracy_rivals, gibbs
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
@@ -347,7 +348,7 @@ def main() -> None:
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("accuracy-quick.json" if options.quick else "accuracy.json")
-    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": []}
+    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": [], "best": []}
     if path.exists() and not options.quick:
         found |= json.loads(path.read_text())
         if any("ladder_reference" not in row or len(row["llc"]) != NUM_NETS[row["class"]] for row in found["rows"]):
@@ -360,6 +361,8 @@ def main() -> None:
     for n in [NUM_EXAMPLES] if options.quick else options.examples:
         measure(["1K"] if options.quick else options.classes, num_nets, num_shapes, found["rows"], keep, n)
     measure_published(num_nets or NUM_NETS["1K"], num_shapes, found["published"], keep)
+    tried = [(name, widths) for name in (["1K"] if options.quick else IN_FULL) for widths in nets.CLASSES[name][:num_shapes]]
+    accuracy_best.measure(tried, NUM_EXAMPLES, best_setting, FREE, SWEEPS, found["best"], keep)
     accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
     if options.rivals:
         beside_rivals(found["rows"], found["rivals"], keep)
@@ -377,6 +380,7 @@ def main() -> None:
         f"lies {recipe['median_error_to_label']:.0%} from the label in the median ({recipe['median_error_to_label_certified']:.0%} where it is certified), "
         f"below both bounds in {recipe['share_below_bounds']:.0%} and above them in {recipe['share_above_bounds']:.0%}."
     )
+    print("\n" + accuracy_best.table(found["best"]))
     print("\n" + accuracy_models.table(found["models"]))
     if found["rivals"]:
         print("\n" + accuracy_rivals.table(found["rival_lines"]))

@@ -51,7 +51,7 @@ def test_standard_errors_cover_what_is_slow_and_quiet():
     """A slow part beneath a loud fast one hides from a chain's autocorrelation, and makes chains differ: of 200 means at least 89 % lie within two errors.
 
     Eight chains' spread covers in 91 % (Student's t of 7 degrees of freedom), less two binomial errors. Seen to fail with the error by autocorrelation alone,
-    which covers in 75 %.
+    which covers in 68 %.
     """
     from scipy.signal import lfilter
 

@@ -1,0 +1,53 @@
+"""The accuracy benchmark's best setting on nets that it was not chosen on: other draws of the benchmark's shapes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxllc
+from benchmarks import deep_linear_nets as nets
+from benchmarks import gibbs
+
+NETS = 2
+"""Of a shape: one of full rank, one below it."""
+SEED = 1
+
+
+def measure(
+    shapes: Sequence[tuple[str, tuple[int, ...]]],
+    num_examples: int,
+    setting: Callable[[Sequence[int], int], dict[str, Any]],
+    free: jaxllc.Free,
+    num_sweeps: Mapping[str, int],
+    known: list[dict[str, Any]],
+    keep: Callable[[], None],
+) -> None:
+    """Add to `known` a row for each shape, by class and widths, that it lacks: the nets' coefficients, what their posteriors have, and what was found."""
+    for name, widths in shapes:
+        if any((tuple(row["widths"]), row["num_examples"]) == (widths, num_examples) for row in known):
+            continue
+        made = nets.make(widths, NETS, num_examples, seed=SEED)
+        options = setting(widths, num_examples)
+        own = gibbs.values(made, {options["nbeta"]: 2.0, 2 * options["nbeta"]: -1.0}, options["localization"], num_sweeps[name])
+        table = jaxllc.trajectory(nets.loss, made.centers, made.arrays, key=jax.random.key(0), free=free, progress=False, **options).table()
+        found = {column: table[column].tolist() for column in ("llc", "std_error", "findings")}
+        known.append({"class": name, "widths": list(widths), "num_examples": num_examples, "truth": made.llc.tolist(), "reference": own, **found})
+        keep()
+        print(f"best setting, {'-'.join(map(str, widths))}: done", flush=True)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """For a reader, as Markdown."""
+    head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "covered", "to λ: median", "largest", "findings"]
+    lines = [head, ["---"] * len(head)]
+    for name, n in dict.fromkeys((row["class"], row["num_examples"]) for row in rows):
+        mine = [row for row in rows if (row["class"], row["num_examples"]) == (name, n)]
+        found, error, truth = (np.concatenate([row[column] for row in mine]) for column in ("llc", "std_error", "truth"))
+        own, own_error = (np.concatenate([row["reference"][column] for row in mine]) for column in ("llc", "std_error"))
+        off, to_truth = np.abs(found / own - 1), np.abs(found / truth - 1)
+        covered = np.abs(found - own) < 2 * np.hypot(error, own_error)
+        shares = (np.median(off), off.max(), covered.mean(), np.median(to_truth), to_truth.max(), np.mean([bool(x) for row in mine for x in row["findings"]]))
+        lines.append([name, f"{n:,}", str(len(found)), *(f"{share:.1%}" for share in shares)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
