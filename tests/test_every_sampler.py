@@ -94,7 +94,7 @@ def test_llc_of_a_quadratic(sampler, key):
 def test_corrected_samplers_keep_the_continuous_law(sampler, key):
     """Within 4 standard errors, at steps where SGLD would be off by 30 % and more; seen to fail with the pull left out of the density."""
     problem = problem_for(sampler)
-    est = quadratic_estimate(sampler, key, problem, num_draws=3000)
+    est = quadratic_estimate(sampler, key, problem, num_draws=6000)
     exact = problem.exact_llc()
     assert abs(est.llc - exact) < 4 * est.std_error
     assert est.std_error < 0.02 * exact
@@ -556,10 +556,11 @@ def test_rademacher_and_gaussian_noise_agree_where_the_loss_is_not_quadratic(key
     data = jaxllc.InMemory.of(linear.examples(jax.random.key(2), params, 5000), 200)
     both = [
         jaxllc.estimate(
-            linear.squared_loss, params, data, key=key, sampler=SGLD(4e-5, noise=noise), localization=10.0, num_draws=6000, num_burn_in=2000, progress=False
+            linear.squared_loss, params, data, key=key, sampler=SGLD(4e-5, noise=noise), localization=10.0, num_chains=32, num_draws=6000,
+            num_burn_in=2000, progress=False,
         )
         for noise in ("rademacher", "gaussian")
-    ]
+    ]  # fmt: skip
     assert abs(both[0].llc - both[1].llc) < 4 * np.hypot(both[0].std_error, both[1].std_error)
     assert max(est.std_error / est.llc for est in both) < 0.01
 
