@@ -315,24 +315,21 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     classes = [name for name in nets.CLASSES if of_class(rows, name, NUM_EXAMPLES)]
     if not classes:
         return
-    columns = min(2, len(classes))
-    figure, axes = plt.subplots(math.ceil(len(classes) / columns), columns, figsize=(5 * columns, 4.4 * math.ceil(len(classes) / columns)), squeeze=False,
-                                layout="constrained")  # fmt: skip
-    for axis in axes.ravel()[len(classes) :]:
-        axis.set_axis_off()
-    for name, axis in zip(classes, axes.ravel(), strict=False):
+    figure, axes = plt.subplots(1, len(classes), figsize=(4.6 * len(classes), 4.2), squeeze=False, layout="constrained")
+    for name, axis in zip(classes, axes[0], strict=True):
         mine = of_class(rows, name, NUM_EXAMPLES)
         truth = np.concatenate([row["llc"] for row in mine])
         own = np.concatenate([row["ladder_reference"]["llc"] for row in mine])
+        alone = np.concatenate([row["reference"]["llc"] for row in mine])
         runs = [next(run for run in row["runs"] if run["sampler"] == LADDER) for row in mine]
         found, error = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error"))
-        ends = np.asarray([truth.min(), truth.max()])
-        axis.plot(ends, ends, color="0.6", linewidth=1, label="λ")
-        axis.plot(truth, own, "_", color="C1", markersize=9, label="the ladder's posteriors themselves")
-        axis.errorbar(truth, found, 2 * error, fmt="o", markersize=3, color="C0", linewidth=1, label=f"{LADDER},\n± 2 standard errors")
-        axis.set(xlabel="λ, exact", ylabel="λ̂", title=f"{len(truth)} certified deep linear nets of about {name} weights", xscale="log", yscale="log")
+        axis.axhline(1, color="0.6", linewidth=1)
+        axis.plot(truth, alone / truth, "_", color="0.6", markersize=7, label="the posterior at one nβ itself")
+        axis.plot(truth, own / truth, "_", color="C1", markersize=9, label="the ladder's posteriors themselves")
+        axis.errorbar(truth, found / truth, 2 * error / truth, fmt="o", markersize=3, color="C0", linewidth=1, label="SGLD, ladder, ± 2 standard errors")
+        axis.set(xlabel="λ, exact", ylabel="λ̂ ÷ λ", title=f"{len(truth)} certified deep linear nets of about {name} weights")
         axis.title.set_fontsize("medium")
-        axis.legend(frameon=False, fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
