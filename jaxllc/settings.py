@@ -108,8 +108,8 @@ def settle(
     for number in jax.tree.leaves(sampler):
         _check_number(f"every number of {describe(sampler)}", number, positive=False)
     check_counts(**counts)
-    over = {"step_size": "step_size", "nbeta": "nbeta", "True": "step_size", "False": False}.get(str(extrapolate))
-    if over is None:
+    over = "step_size" if extrapolate is True else extrapolate
+    if over is not False and over not in tuple(results.OTHER_RUNG):
         raise ValueError(f"extrapolate must be False, True, 'step_size' or 'nbeta', got {extrapolate!r}.")
     selection = as_free(free)
     for params in examples.values():
