@@ -53,18 +53,18 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     draws = values(tree, "posterior/llc")
     center_loss = values(tree, "constant_data/full_center_loss")
     llc, std_error, rhat, ess = moments(draws)
-    settling, at_nbeta, at_nbeta_error = draws, llc, std_error
+    everywhere = _is_finite(draws)[..., None]
+    settling, at_nbeta, at_nbeta_error = np.where(everywhere, draws, np.nan), llc, std_error
     if (added := other_rung(tree.attrs)) is not None:
         # Where chains have not mixed, those of both rungs drift and their combination hardly does.
-        settling = np.where(_is_finite(draws)[..., None], values(tree, f"{added.group}/{added.name}"), np.nan)
+        settling = np.where(everywhere, values(tree, f"{added.group}/{added.name}"), np.nan)
         _, _, other_rhat, other_ess = moments(settling)
         rhat, ess = np.maximum(rhat, other_rhat), np.minimum(ess, other_ess)
         if tree.attrs["extrapolate"] == "nbeta":
             at_nbeta, at_nbeta_error, _, _ = moments((draws + settling) / 2)
     mean_loss = center_loss + at_nbeta / float(tree.attrs["nbeta"])
     third = max(draws.shape[-1] // 3, 1)
-    kept = np.where(_is_finite(draws)[..., None], settling, np.nan)
-    drift, drift_error = _over_last(kept[..., -third:].mean(-1) - kept[..., :third].mean(-1))
+    drift, drift_error = _over_last(settling[..., -third:].mean(-1) - settling[..., :third].mean(-1))
     change, change_error = np.full((2, *llc.shape), np.nan)
     if llc.shape[-1] > 1:
         with np.errstate(invalid="ignore"):
