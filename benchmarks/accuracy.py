@@ -40,7 +40,9 @@ GRADIENTS = {"1K": 4000, "10K": 2000, "100K": 1000, "1M": 500}
 SWEEPS = {"1K": 2000, "10K": 1000, "100K": 160, "1M": 80}
 """Of the posterior's own value, at first."""
 NUM_NETS = {"1K": 10, "10K": 10, "100K": 5, "1M": 2}
-"""Nets of a shape; of the largest fewer, since they take minutes each."""
+"""Nets of a group, which share data and random numbers; of the largest fewer, since they take minutes each."""
+SEEDS = {"1K": (0,), "10K": (0,), "100K": (0, 2), "1M": (0,)}
+"""Of a shape's groups of nets; 1 is left to `accuracy_best`."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
 LARGER = "SGLD, larger steps in burn-in"
@@ -133,12 +135,12 @@ MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
 """What `accuracy_models` compares: the default, what it becomes extrapolated or with larger steps in burn-in, and with momenta."""
 
 
-def run_shape(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int) -> dict[str, Any]:
-    """All nets of one shape with one sampler."""
+def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int, seed: int = 0) -> dict[str, Any]:
+    """All nets of one group with one sampler."""
     merged: dict[str, Any] = {**posterior_setting(made.widths, len(made.arrays[0])), **options}
     num_steps = num_gradients // merged.pop("cost", 1)
     table = jaxllc.trajectory(
-        nets.loss, made.centers, made.arrays, key=jax.random.key(0), free=FREE, batch_size=BATCH_SIZE, num_chains=CHAINS,
+        nets.loss, made.centers, made.arrays, key=jax.random.key(seed), free=FREE, batch_size=BATCH_SIZE, num_chains=CHAINS,
         num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, group_size=len(made.centers),
         **merged,
     ).table()  # fmt: skip
@@ -153,13 +155,13 @@ def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
 
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
-    """Fill `rows`, one a shape and number of examples, and keep them as they come; `NUM_NETS` nets a shape unless told otherwise."""
-    for name in classes:
-        for widths in nets.CLASSES[name][:num_shapes]:
-            known = next((row for row in rows if (tuple(row["widths"]), row["num_examples"]) == (widths, n)), None)
-            made = nets.make(widths, num_nets or NUM_NETS[name], n)
+    """Fill `rows`, one a group of nets and number of examples, and keep them as they come; `NUM_NETS` nets a group unless told otherwise."""
+    for name, widths in [(name, widths) for name in classes for widths in nets.CLASSES[name][:num_shapes]]:
+        for seed in SEEDS[name]:
+            known = next((row for row in rows if (tuple(row["widths"]), row["num_examples"], row["seed"]) == (widths, n, seed)), None)
+            made = nets.make(widths, num_nets or NUM_NETS[name], n, seed=seed)
             if known is None:
-                known = {"class": name, "widths": list(widths), "num_examples": n, **posterior_setting(widths, n), **labels(made), "runs": []}
+                known = {"class": name, "widths": list(widths), "num_examples": n, "seed": seed, **posterior_setting(widths, n), **labels(made), "runs": []}
                 rows.append(known)
             if "reference" not in known:
                 known["reference"] = gibbs.values(made, {known["nbeta"]: 1.0}, known["localization"], SWEEPS[name])
@@ -170,9 +172,9 @@ def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows:
             only = None if name in IN_FULL and n == NUM_EXAMPLES else BEST
             for sampler, options in samplers(made, GRADIENTS[name], only).items():
                 if all(run["sampler"] != sampler for run in known["runs"]):
-                    known["runs"].append(run_shape(sampler, options, made, GRADIENTS[name]))
+                    known["runs"].append(run_group(sampler, options, made, GRADIENTS[name], seed))
                     keep()
-            print(f"{name}, n = {n}, {'-'.join(map(str, widths))}: done", flush=True)
+            print(f"{name}, n = {n}, {'-'.join(map(str, widths))}, group {seed}: done", flush=True)
             jax.clear_caches()  # of programs that no other shape runs: their code would fill the process's memory maps
 
 
@@ -188,7 +190,7 @@ def measure_published(num_nets: int, num_shapes: int, rows: list[dict[str, Any]]
             continue
         made = nets.make(widths, num_nets, NUM_EXAMPLES, certified=False)
         options = samplers(made, GRADIENTS["1K"], ["SGLD"])["SGLD"]
-        rows.append({"widths": list(widths), **labels(made), "run": run_shape("SGLD", options, made, GRADIENTS["1K"])})
+        rows.append({"widths": list(widths), **labels(made), "run": run_group("SGLD", options, made, GRADIENTS["1K"])})
         keep()
 
 
@@ -348,7 +350,7 @@ def main() -> None:
     found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": [], "best": []}
     if path.exists() and not options.quick:
         found |= json.loads(path.read_text())
-        if any("ladder_reference" not in row or len(row["llc"]) != NUM_NETS[row["class"]] for row in found["rows"]):
+        if any("seed" not in row or "ladder_reference" not in row or len(row["llc"]) != NUM_NETS[row["class"]] for row in found["rows"]):
             parser.error(f"{path} is of another version of this benchmark; remove it to begin anew.")
 
     def keep() -> None:
