@@ -156,7 +156,7 @@ def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
     """Fill `rows`, one a group of nets and number of examples, and keep them as they come; `NUM_NETS` nets a group unless told otherwise."""
-    for name, widths in [(name, widths) for name in classes for widths in nets.CLASSES[name][:num_shapes]]:
+    for name, widths in ((of, shape) for of in classes for shape in nets.CLASSES[of][:num_shapes]):
         for seed in SEEDS[name]:
             known = next((row for row in rows if (tuple(row["widths"]), row["num_examples"], row["seed"]) == (widths, n, seed)), None)
             made = nets.make(widths, num_nets or NUM_NETS[name], n, seed=seed)
@@ -241,14 +241,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if len(runs) < len(mine):
                 continue
             own, own_error, _ = owns["ladder_reference" if sampler == LADDER else "reference"].values()
-            found, ess = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "ess"))
-            # Results from before errors held the spread of the chains' means have lost theirs.
-            error = np.concatenate([run.get("std_error", np.full(len(run["llc"]), np.nan)) for run in runs]).astype(float)
-            known = {} if np.isnan(error).all() else {"coverage": float(np.mean(np.abs(found - own) < 2 * np.hypot(error, own_error)))}
+            found, error, ess = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error", "ess"))
             findings = [bool(text) for run in runs for text in run["findings"]]
             gradients = CHAINS * GRADIENTS[name]
             lines.append(
-                {"class": name, "num_examples": n, "sampler": sampler, **errors(found, truth, own), **known,
+                {"class": name, "num_examples": n, "sampler": sampler, **errors(found, truth, own),
+                 "coverage": float(np.mean(np.abs(found - own) < 2 * np.hypot(error, own_error))),
                  "ess_per_1000": float(np.nanmedian(ess) / gradients * 1000),
                  "with_findings": float(np.mean(findings)), "diverged": float(np.mean([d > 0 for run in runs for d in run["num_diverged"]]))}
             )  # fmt: skip

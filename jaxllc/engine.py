@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +22,11 @@ from jaxllc._typing import Key, Params
 from jaxllc.batching import batched, even_width, side_by_side
 from jaxllc.data import InMemory
 from jaxllc.devices import axes_of, check_mesh, default_mesh, fetch
+from jaxllc.held import counts_held_noise, example_losses, functional_variance, held_noise
 from jaxllc.posterior import LocalPosterior
 from jaxllc.reference import Reference, center_gradient, center_losses, gaussian_llc, paired
 from jaxllc.samplers.base import Sampler
-
-BLOCK = 256
-"""Steps between two returns to the host: what a progress bar, an interrupt or a store can see."""
+from jaxllc.watch import BLOCK, Watch, watched
 
 
 class Trace(NamedTuple):
@@ -45,27 +44,6 @@ class Trace(NamedTuple):
     r"""`[K, C]`: what $N(w^*, 1/\gamma)$, which knows no loss, gives in the place of the chain; inf or NaN where $\gamma = 0$."""
     watched: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
     """`[K, C, W, ...]` of each function of `watch`, at its W times."""
-
-
-Functions: TypeAlias = tuple[tuple[str, Callable[[Params], jax.Array]], ...]
-"""Functions of all weights, with their names."""
-
-
-class Watch(NamedTuple):
-    """Functions that are evaluated along the chains, after every so many steps, at least one."""
-
-    functions: Functions
-    every: int
-
-    def times(self, num_burn_in: int, num_steps: int) -> np.ndarray:
-        """The steps after which they are, once burn-in is over: multiples of `every`."""
-        times = np.arange(self.every, num_steps + 1, self.every)
-        return times[times >= num_burn_in]
-
-    @property
-    def block(self) -> int:
-        """Steps of a block that ends wherever functions are evaluated, at most `BLOCK`."""
-        return max(size for size in range(1, min(self.every, BLOCK) + 1) if self.every % size == 0)
 
 
 class NotFiniteError(ValueError):
@@ -151,35 +129,68 @@ def sample(
     total = num_burn_in + (num_draws - 1) * thinning + 1
     block = math.ceil(total / math.ceil(total / BLOCK)) if watch is None else watch.block
     times = set() if watch is None else set(watch.times(num_burn_in, total).tolist())
-    watched: list[dict[str, np.ndarray]] = []
-    kept = np.empty((3, num_checkpoints, num_chains, num_draws), full_center_loss.dtype)
-    pending: tuple[int, jax.Array, dict[str, jax.Array] | None] | None = None
-
-    def keep(first: int, running: jax.Array, at_end: dict[str, jax.Array] | None) -> None:
-        """Of a block that began at a step, the draws, and what is watched at its end."""
-        steps = range(first, min(first + block, total))
-        draws = [step for step in steps if step >= num_burn_in and (step - num_burn_in) % thinning == 0]
-        found = fetch(running)
-        if draws:
-            at = (draws[0] - num_burn_in) // thinning
-            kept[..., at : at + len(draws)] = found[..., draws[0] - first : draws[-1] - first + 1 : thinning]
-        if at_end is not None:
-            watched.append(jax.tree.map(fetch, at_end))
-        if on_steps is not None:
-            on_steps(len(steps))
+    next_losses = num_burn_in + 1 if counts_held_noise(sampler, data, num_chains) else math.inf
+    kept = _Kept(np.empty((3, num_checkpoints, num_chains, num_draws), full_center_loss.dtype), range(num_burn_in, total, thinning))
+    pending: tuple[range, _Found] | None = None
 
     for first in range(0, total, block):
+        steps = range(first, first + block)
         state, running = _block(key, sampler, posterior, data, state, reference.by_example, first, num_steps=block, **static)
-        at_end = None if watch is None or first + block not in times else _watched(state.position, posterior, functions=watch.functions, mesh=mesh)
+        found = _Found(running)
+        if watch is not None and steps.stop in times:
+            found = found._replace(watched=watched(state.position, posterior, functions=watch.functions, mesh=mesh))
+        if steps.stop >= next_losses:
+            found = found._replace(losses=example_losses(state.position, posterior, data, mesh=mesh))
+            next_losses = steps.stop + BLOCK
         if pending is not None:
-            keep(*pending)
-        pending = first, running, at_end
+            kept.add(*pending, on_steps)
+        pending = steps, found
     assert pending is not None
-    keep(*pending)
+    kept.add(*pending, on_steps)
 
-    along = jax.tree.map(lambda *at_times: np.stack(at_times, 2), *watched) if watched else {}
-    trace = Trace(kept[0], kept[1], kept[2], full_center_loss, fetch(control), along)
+    excess, center, bias = kept.draws
+    if kept.variances:
+        bias -= held_noise(sampler, posterior, data, kept.steps, np.mean(kept.variances, 0), mesh, static["kind"])[:, None, None].astype(bias.dtype)
+    along = jax.tree.map(lambda *at_times: np.stack(at_times, 2), *kept.watched) if kept.watched else {}
+    trace = Trace(excess, center, bias, full_center_loss, fetch(control), along)
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
+
+
+class _Found(NamedTuple):
+    """What a block of steps gives, on the devices."""
+
+    running: jax.Array
+    """`[3, K, C, steps]`, as `_block` gives it."""
+    watched: dict[str, jax.Array] | None = None
+    """At its end, where something is watched there."""
+    losses: jax.Array | None = None
+    """At its end, where chains are compared there (see `held.example_losses`)."""
+
+
+@dataclasses.dataclass
+class _Kept:
+    """What a run keeps of its blocks, on the host; a block is fetched while the next one runs."""
+
+    draws: np.ndarray
+    """`[3, K, C, T]`."""
+    steps: range
+    """At which they are."""
+    watched: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    variances: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    def add(self, steps: range, found: _Found, on_steps: Callable[[int], Any] | None) -> None:
+        """A block of these steps, of which the last ones may lie beyond the last draw."""
+        running = fetch(found.running)
+        first, stop = (min(max(-(-(step - self.steps.start) // self.steps.step), 0), len(self.steps)) for step in (steps.start, steps.stop))
+        if first < stop:
+            mine = self.steps[first:stop]
+            self.draws[..., first:stop] = running[..., mine[0] - steps.start : mine[-1] - steps.start + 1 : mine.step]
+        if found.watched is not None:
+            self.watched.append(jax.tree.map(fetch, found.watched))
+        if found.losses is not None:
+            self.variances.append(functional_variance(fetch(found.losses)))
+        if on_steps is not None:
+            on_steps(min(steps.stop, self.steps[-1] + 1) - steps.start)
 
 
 def kind_of(sampler: Sampler) -> str:
@@ -302,20 +313,3 @@ def _block(
         out_specs=(P(chain_axis, step_axis), P(None, step_axis, chain_axis)),
         check_vma=False,
     )(key, sampler, posterior, data, state, reference, first, jnp.arange(num_chains))
-
-
-@partial(jax.jit, static_argnames=("functions", "mesh"))
-def _watched(position: Params, posterior: LocalPosterior, *, functions: Functions, mesh: Mesh) -> dict[str, jax.Array]:
-    """Each function of the weights of all chains, `[K, C, ...]`: one chain after the other, since what they compute may be large."""
-    step_axis, chain_axis = axes_of(mesh)
-
-    def here(position: Params, posterior: LocalPosterior) -> dict[str, jax.Array]:
-        def of_one(each: tuple[Params, LocalPosterior]) -> dict[str, jax.Array]:
-            params = each[1].params(each[0])
-            return {name: jnp.asarray(jax.jit(function)(params), jnp.float32) for name, function in functions}
-
-        return jax.lax.map(lambda chain: jax.lax.map(of_one, (chain, posterior)), position)
-
-    by_chain = P(chain_axis, step_axis)
-    found = jax.shard_map(here, mesh=mesh, in_specs=(by_chain, P(step_axis)), out_specs=by_chain, check_vma=False)(position, posterior)
-    return {name: jnp.swapaxes(values, 0, 1) for name, values in found.items()}

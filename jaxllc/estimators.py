@@ -19,10 +19,11 @@ from jaxllc._tree import at_least_float32, is_real, named_leaves, stack
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import NotFiniteError, Watch, sample
+from jaxllc.engine import NotFiniteError, sample
 from jaxllc.free import FreeLike
 from jaxllc.samplers.base import Sampler
 from jaxllc.settings import Extrapolate, Settings, settle
+from jaxllc.watch import Watch
 
 if TYPE_CHECKING:
     import xarray

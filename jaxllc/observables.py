@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._typing import Params
-from jaxllc.engine import Watch
+from jaxllc.watch import Watch
 
 Observables: TypeAlias = Mapping[str, Callable[[Params], jax.Array]]
 """Functions `fn(params) -> array` by name; the array is real, a scalar or of any fixed shape."""

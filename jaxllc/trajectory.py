@@ -17,7 +17,7 @@ from jaxllc.batching import resident_checkpoints
 from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import Watch, check_counts
+from jaxllc.engine import check_counts
 from jaxllc.estimators import progress_bar, run_group
 from jaxllc.free import FreeLike
 from jaxllc.observables import Observables, check_observables, observe, shapes, watch_of
@@ -26,6 +26,7 @@ from jaxllc.samplers.base import Sampler
 from jaxllc.settings import Extrapolate, Settings, needs_step_size, settle, with_step_size
 from jaxllc.stages import CERTAINTY, stages
 from jaxllc.store import Store, checksum, stored_attributes
+from jaxllc.watch import Watch
 
 if TYPE_CHECKING:
     import pandas

@@ -11,7 +11,7 @@ ROOMS = (
     ("_typing", "_tree"),
     ("posterior", "free", "data", "checkpoints", "theory", "models", "metrics", "smoothing"),
     ("samplers",),
-    ("engine", "reference", "batching", "devices"),
+    ("engine", "reference", "held", "watch", "batching", "devices"),
     ("results", "observables"),
     ("diagnostics", "stages"),
     ("settings",),

@@ -15,6 +15,7 @@ from flax import struct
 from jaxllc._typing import Batch, Key, Params
 from jaxllc.posterior import LocalPosterior
 from jaxllc.samplers.base import Info, no_steps, zeros
+from jaxllc.samplers.gradients import Minibatch
 from jaxllc.samplers.noise import NOISES
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
 
@@ -62,11 +63,26 @@ class SGHMC(Underdamped):
         excess = step_bias(kicked, kept)
         return SGHMCState(position, momentum, state.steps + 1), Info(losses, jnp.where(first, jnp.zeros_like(excess), excess))
 
+    @property
+    def counts_held_noise(self) -> bool:
+        """Whether `step_bias` counts noise that the pull holds, by `noise_gain`: that of plain minibatches."""
+        return isinstance(self.gradient, Minibatch)
+
+    def noise_gain(self, posterior: LocalPosterior, count: jax.Array) -> jax.Array:
+        r"""$\frac{\epsilon}{8} \frac{1 + c}{1 - c}$ at a step of the chain, `float[]`: `step_bias` of a soft direction for each unit of its $n^2\beta^2 s^2$.
+
+        There $E[v^2]$ exceeds one by $\epsilon n^2\beta^2 s^2 / (1 - c^2)$ after a kick. Zero without friction, where heat has no bound.
+        """
+        step_size = self.step_size_at(count)
+        kept = jnp.exp(-self.friction_in(posterior).astype(step_size.dtype) * jnp.sqrt(step_size))
+        lost = jnp.where(kept < 1, 1 - kept, jnp.ones_like(kept))
+        return jnp.where(kept < 1, step_size * (1 + kept) / (8 * lost), jnp.zeros_like(kept))
+
 
 def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
     r"""$\frac{(1 + c)^2}{8}\,(\lVert v \rVert^2 - d)$ after a kick, whose mean is what noisy gradients add to $E[U]$.
 
-    That is what they add to $n\beta\, E[L]$ where the pull is weak.
+    That is what they add to $n\beta\, E[L]$ where the pull is weak; of the rest `jaxllc.held` knows how much it is.
     On a quadratic of curvature $a$ the stationary law has $a E[w^2] - 1 = \frac{(1 + c)^2}{4} (E[v^2] - 1)$ along each axis, $c = e^{-\alpha h}$ being the
     momentum that an O step keeps: the fixed point of $E[w^2]$, $E[wv]$ and $E[v^2]$. It is zero with exact gradients, at any step.
     """
