@@ -198,7 +198,7 @@ def beside_rivals(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]]
     """The rivals on the first net of each of some shapes, which has full rank: their chains take a while."""
     for name, count in RIVALS_RUN.items():
         for row in of_class(rows, name, NUM_EXAMPLES)[:count]:
-            made = nets.make(tuple(row["widths"]), len(row["llc"]), NUM_EXAMPLES)  # all of them: the data come after them
+            made = nets.make(tuple(row["widths"]), len(row["llc"]), NUM_EXAMPLES, seed=row["seed"])  # all of them: the data come after them
             steps = GRADIENTS[name]
             setting = posterior_setting(made.widths, NUM_EXAMPLES)
             options = {"num_chains": CHAINS, "num_burn_in": steps // 3, "num_draws": steps - steps // 3, **setting}

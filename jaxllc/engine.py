@@ -2,7 +2,7 @@ r"""The one loop: a scan over steps, vmapped over chains and over a group of che
 
 Every random number has a place: the step $t$ of chain $c$ uses `fold_in(fold_in(key, c), t)`, whatever the checkpoint, group or mesh.
 So neighbouring checkpoints share their noise and their batches (common random numbers, drawn once for the whole group), and neither more
-chains, nor another group size or mesh, nor a resumed run changes a chain (to rounding).
+chains, nor another group size or mesh, nor a resumed run changes a chain (to rounding); only what is taken back of its step's bias (`held`) is of all chains.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllc import held
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.batching import batched, even_width, side_by_side
 from jaxllc.data import InMemory
 from jaxllc.devices import axes_of, check_mesh, default_mesh, fetch
-from jaxllc.held import counts_held_noise, example_losses, functional_variance, held_noise
 from jaxllc.posterior import LocalPosterior
 from jaxllc.reference import Reference, center_gradient, center_losses, gaussian_llc, paired
 from jaxllc.samplers.base import Sampler
@@ -37,7 +37,7 @@ class Trace(NamedTuple):
     center_loss: np.ndarray
     r"""`[K, C, T]`: mean loss of the same batch at $w^*$; their sum is the loss at the draw."""
     step_bias: np.ndarray
-    r"""`[K, C, T]`: what the finite step adds to $\hat\lambda$, of which the mean counts (see `Info.step_bias`)."""
+    r"""`[K, C, T]`: what the finite step adds to $\hat\lambda$, of which the mean counts: `Info.step_bias`, less what `held` takes back of it."""
     full_center_loss: np.ndarray
     r"""`[K]`: $L_n(w^*)$, over all examples."""
     gaussian_llc: np.ndarray
@@ -129,7 +129,7 @@ def sample(
     total = num_burn_in + (num_draws - 1) * thinning + 1
     block = math.ceil(total / math.ceil(total / BLOCK)) if watch is None else watch.block
     times = set() if watch is None else set(watch.times(num_burn_in, total).tolist())
-    next_losses = num_burn_in + 1 if counts_held_noise(sampler, data, num_chains) else math.inf
+    next_losses = num_burn_in + 1 if held.is_known(sampler, data, num_chains) else math.inf
     kept = _Kept(np.empty((3, num_checkpoints, num_chains, num_draws), full_center_loss.dtype), range(num_burn_in, total, thinning))
     pending: tuple[range, _Found] | None = None
 
@@ -140,8 +140,8 @@ def sample(
         if watch is not None and steps.stop in times:
             found = found._replace(watched=watched(state.position, posterior, functions=watch.functions, mesh=mesh))
         if steps.stop >= next_losses:
-            found = found._replace(losses=example_losses(state.position, posterior, data, mesh=mesh))
-            next_losses = steps.stop + BLOCK
+            found = found._replace(losses=held.example_losses(state.position, posterior, data, mesh=mesh))
+            next_losses = max(next_losses + BLOCK, steps.stop + 1)
         if pending is not None:
             kept.add(*pending, on_steps)
         pending = steps, found
@@ -149,8 +149,10 @@ def sample(
     kept.add(*pending, on_steps)
 
     excess, center, bias = kept.draws
-    if kept.variances:
-        bias -= held_noise(sampler, posterior, data, kept.steps, np.mean(kept.variances, 0), mesh, static["kind"])[:, None, None].astype(bias.dtype)
+    if kept.products:
+        good = np.isfinite(excess).all(-1)
+        variance = held.functional_variance(np.stack(kept.products), good)
+        bias -= held.held_noise(sampler, posterior, data, kept.steps, variance, bias, good, mesh, static["kind"])[:, None, None].astype(bias.dtype)
     along = jax.tree.map(lambda *at_times: np.stack(at_times, 2), *kept.watched) if kept.watched else {}
     trace = Trace(excess, center, bias, full_center_loss, fetch(control), along)
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
@@ -176,7 +178,8 @@ class _Kept:
     steps: range
     """At which they are."""
     watched: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
-    variances: list[np.ndarray] = dataclasses.field(default_factory=list)
+    products: list[np.ndarray] = dataclasses.field(default_factory=list)
+    """Of the losses of any two chains (see `held.products`)."""
 
     def add(self, steps: range, found: _Found, on_steps: Callable[[int], Any] | None) -> None:
         """A block of these steps, of which the last ones may lie beyond the last draw."""
@@ -188,7 +191,7 @@ class _Kept:
         if found.watched is not None:
             self.watched.append(jax.tree.map(fetch, found.watched))
         if found.losses is not None:
-            self.variances.append(functional_variance(fetch(found.losses)))
+            self.products.append(held.products(fetch(found.losses)))
         if on_steps is not None:
             on_steps(min(steps.stop, self.steps[-1] + 1) - steps.start)
 

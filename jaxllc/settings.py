@@ -16,7 +16,7 @@ from jaxllc.data import InMemory
 from jaxllc.devices import default_mesh
 from jaxllc.engine import check_counts, sharpness
 from jaxllc.free import Free, FreeLike, as_free, take_free
-from jaxllc.held import counts_held_noise
+from jaxllc.held import is_known
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.samplers.base import LargerInBurnIn, Sampler, Scheduled
 from jaxllc.samplers.precondition import Identity
@@ -72,7 +72,7 @@ class Settings:
             "num_burn_in": self.num_burn_in,
             "thinning": self.thinning,
             "extrapolate": self.extrapolate == "step_size" or self.extrapolate,
-            "estimator": "nbeta * excess loss - step_bias" + (" + held noise" if counts_held_noise(self.sampler, self.data, self.num_chains) else ""),
+            "estimator": f"nbeta * excess loss - {'(step_bias - held noise)' if is_known(self.sampler, self.data, self.num_chains) else 'step_bias'}",
             "schema": results.SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
         }

@@ -25,7 +25,10 @@ class Info(NamedTuple):
     losses: jax.Array
     """Losses of the step's batch at the position *before* the step, as `LocalPosterior.losses` gives them."""
     step_bias: jax.Array
-    r"""What finite steps and noisy gradients add to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias."""
+    r"""What finite steps and noisy gradients add to $\hat\lambda$, `float[]`, of which the mean over steps counts; zero for a sampler without such a bias.
+
+    Where it also counts what they add to the pull, the sampler says so by `counts_held_noise`, and by `noise_gain` how much (`jaxllc.held`).
+    """
 
 
 class Sampler(Protocol):

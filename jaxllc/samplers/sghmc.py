@@ -69,14 +69,17 @@ class SGHMC(Underdamped):
         return isinstance(self.gradient, Minibatch)
 
     def noise_gain(self, posterior: LocalPosterior, count: jax.Array) -> jax.Array:
-        r"""$\frac{\epsilon}{8} \frac{1 + c}{1 - c}$ at a step of the chain, `float[]`: `step_bias` of a soft direction for each unit of its $n^2\beta^2 s^2$.
+        r"""What `step_bias` of a soft direction is for each unit of its $n^2\beta^2 s^2$ after so many steps, `float[]`.
 
-        There $E[v^2]$ exceeds one by $\epsilon n^2\beta^2 s^2 / (1 - c^2)$ after a kick. Zero without friction, where heat has no bound.
+        $E[v^2]$ exceeds one by $\epsilon\, n^2\beta^2 s^2 / (1 - c^2)$ after a kick, of which $1 - c^{2t}$ is there after $t$ steps: $\frac{\epsilon}{8}
+        \frac{1 + c}{1 - c} (1 - c^{2t})$, and $\frac{\epsilon}{2} t$ without friction.
         """
         step_size = self.step_size_at(count)
-        kept = jnp.exp(-self.friction_in(posterior).astype(step_size.dtype) * jnp.sqrt(step_size))
-        lost = jnp.where(kept < 1, 1 - kept, jnp.ones_like(kept))
-        return jnp.where(kept < 1, step_size * (1 + kept) / (8 * lost), jnp.zeros_like(kept))
+        rate = self.friction_in(posterior).astype(step_size.dtype) * jnp.sqrt(step_size)
+        steps = count.astype(rate.dtype)
+        small = rate * steps < 1e-4
+        safe = jnp.where(small, jnp.ones_like(rate), rate)
+        return step_size * jnp.where(small, steps / 2, -jnp.expm1(-2 * safe * steps) / (8 * jnp.tanh(safe / 2)))
 
 
 def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
