@@ -140,7 +140,7 @@ def sample(
         if watch is not None and steps.stop in times:
             found = found._replace(watched=watched(state.position, posterior, functions=watch.functions, mesh=mesh))
         if steps.stop >= next_losses:
-            found = found._replace(losses=held.example_losses(state.position, posterior, data, mesh=mesh))
+            found = found._replace(losses=held.example_losses(state.position, posterior, data, mesh=mesh, by_example=reference.by_example is not None))
             next_losses = max(next_losses + BLOCK, steps.stop + 1)
         if pending is not None:
             kept.add(*pending, on_steps)

@@ -33,15 +33,14 @@ def is_known(sampler: Any, data: InMemory, num_chains: int) -> bool:
     return getattr(sampler, "counts_held_noise", False) and num_chains > 1 and data.batch_size < data.num_examples
 
 
-@partial(jax.jit, static_argnames="mesh")
-def example_losses(position: Params, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh) -> jax.Array:
+@partial(jax.jit, static_argnames=("mesh", "by_example"))
+def example_losses(position: Params, posterior: LocalPosterior, data: InMemory, *, mesh: Mesh, by_example: bool) -> jax.Array:
     r"""Losses of the same examples at the positions of all chains, `[C, K, example]`.
 
-    Where there are means of batches only, these times $\sqrt B$, which vary as much.
+    Where they are not known `by_example`, means of batches times $\sqrt B$, which vary as much.
     """
     step_axis, chain_axis = axes_of(mesh)
-    size, one = data.batch_size, jax.tree.map(lambda leaf: leaf[0], posterior)
-    by_example = jax.eval_shape(lambda: one.losses(one.position(), data.batch(jnp.zeros((), jnp.int32)))).ndim == 1
+    size = data.batch_size
     num_batches = min(-(-NUM_EXAMPLES // size) if by_example else NUM_MEANS, data.num_examples // size)
     starts = jnp.arange(num_batches, dtype=jnp.int32) * size
 

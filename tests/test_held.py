@@ -84,7 +84,7 @@ def test_the_gain_is_that_of_the_exact_law(friction):
 
 
 def test_what_is_taken_back_by_hand():
-    """Gain times n²β² γ V times 1/B - 1/n of batches of a quarter of the data; never more than the mean heat of the chains that count, nor less than nothing."""
+    """Gain times n²β² γ V times 1/B - 1/n of batches of a quarter of the data; never more than the mean heat of chains that count, nor less than nothing."""
     sampler, (mesh, kind) = SGHMC(jnp.full(1, 1e-3), jnp.full(1, 5.0)), (jax.make_mesh((1,), ("chain",)), "SGHMC")
     posterior = LocalPosterior(noisy_loss, jnp.zeros((1, 60)), jnp.full(1, 50.0), jnp.full(1, 10.0))
     data, steps = InMemory.of(slopes(400), 100), range(10**6, 10**6 + 50)
