@@ -22,8 +22,8 @@ from jaxllc.data import InMemory
 from jaxllc.devices import axes_of, fetch
 from jaxllc.posterior import LocalPosterior
 
-NUM_EXAMPLES, NUM_MEANS = 1024, 16
-"""Whose losses are compared, to whole batches; or the means of so many batches, where `loss_fn` gives means only."""
+NUM_EXAMPLES, NUM_BATCHES, NUM_MEANS = 1024, 32, 16
+"""Whose losses are compared, in whole batches and not too many; or the means of so many batches, where `loss_fn` gives means only."""
 NUM_STEPS = 32
 """At which a schedule is read."""
 
@@ -41,7 +41,7 @@ def example_losses(position: Params, posterior: LocalPosterior, data: InMemory, 
     """
     step_axis, chain_axis = axes_of(mesh)
     size = data.batch_size
-    num_batches = min(-(-NUM_EXAMPLES // size) if by_example else NUM_MEANS, data.num_examples // size)
+    num_batches = min(min(-(-NUM_EXAMPLES // size), NUM_BATCHES) if by_example else NUM_MEANS, data.num_examples // size)
     starts = jnp.arange(num_batches, dtype=jnp.int32) * size
 
     def here(position: Params, posterior: LocalPosterior, data: InMemory) -> jax.Array:
