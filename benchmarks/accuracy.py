@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy_best, accuracy_models, accuracy_rivals, gibbs
+from benchmarks import accuracy_best, accuracy_models, accuracy_rivals, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
@@ -106,13 +106,9 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
     ladder = ladder_setting(made.widths, n)
     curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
-
-    def larger(limit: float, cost: int) -> SGLD:
-        return with_step_size(SGLD(None, burn_in_factor=4.0), limit / 32, num_gradients // cost // 3)
-
     found: dict[str, dict[str, Any]] = {
         "SGLD": {"sampler": SGLD(limit / 32)},
-        LARGER: {"sampler": larger(limit, 1)},
+        LARGER: {"sampler": larger(limit / 32, num_gradients)},
         "SGLD, 4 times the step": {"sampler": SGLD(limit / 8)},
         "SGLD, a quarter of the step": {"sampler": SGLD(limit / 128)},
         "SGLD, extrapolated": {"sampler": SGLD(limit / 32), "extrapolate": True, "cost": 2},
@@ -121,7 +117,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": larger(4 / of_ladder, 2), "extrapolate": "nbeta", "cost": 2, **ladder},
+        LADDER: {"sampler": larger(4 / of_ladder / 32, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
@@ -135,12 +131,17 @@ MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
 """What `accuracy_models` compares: the default, what it becomes extrapolated or with larger steps in burn-in, and with momenta."""
 
 
+def larger(step_size: float, num_steps: int) -> SGLD:
+    """SGLD with a step, and a larger one in the burn-in that `run_group` gives it."""
+    return with_step_size(SGLD(None, burn_in_factor=4.0), step_size, num_steps // 3)
+
+
 def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int, seed: int = 0) -> dict[str, Any]:
     """All nets of one group with one sampler."""
-    merged: dict[str, Any] = {**posterior_setting(made.widths, len(made.arrays[0])), **options}
+    merged: dict[str, Any] = {"batch_size": BATCH_SIZE, **posterior_setting(made.widths, len(made.arrays[0])), **options}
     num_steps = num_gradients // merged.pop("cost", 1)
     table = jaxllc.trajectory(
-        nets.loss, made.centers, made.arrays, key=jax.random.key(seed), free=FREE, batch_size=BATCH_SIZE, num_chains=CHAINS,
+        nets.loss, made.centers, made.arrays, key=jax.random.key(seed), free=FREE, num_chains=CHAINS,
         num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, group_size=len(made.centers),
         **merged,
     ).table()  # fmt: skip
@@ -278,30 +279,18 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The lines for a reader, as Markdown."""
-    head = [
-        "class",
-        "n",
-        "sampler",
-        "to the posterior: median",
-        "p90",
-        "bias",
-        "covered",
-        "to λ: median",
-        "p90",
-        "bias",
-        "order kept",
-        "ESS / 1000 gradients",
-        "findings",
-    ]
+    shares = [
+        ("to the posterior: median", "median_error_to_posterior"), ("p90", "p90_error_to_posterior"), ("bias", "bias_to_posterior"), ("covered", "coverage"),
+        ("to λ: median", "median_error_to_llc"), ("p90", "p90_error_to_llc"), ("bias", "bias_to_llc"),
+    ]  # fmt: skip
     body = []
     for line in lines:
-        cells = [
-            f"{line[name]:.1%}" if name in line else "" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "coverage")
-        ]
-        cells += [f"{line[name]:.1%}" for name in ("median_error_to_llc", "p90_error_to_llc", "bias_to_llc")] + [f"{line['order_preserved']:.3f}"]
+        cells = [f"{line[name]:.1%}" if name in line else "" for _, name in shares]
+        cells += [f"{line[name]:.3f}" for name in ("rank_correlation", "order_preserved")]
         cells += [f"{line['ess_per_1000']:.2g}", f"{line['with_findings']:.0%}"] if "ess_per_1000" in line else ["", ""]
-        body.append([f"{line['class']}", f"{line['num_examples']:,}", line["sampler"], *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+        body.append([line["class"], f"{line['num_examples']:,}", line["sampler"], *cells])
+    head = ["class", "n", "sampler", *(of for of, _ in shares), "rank correlation", "order kept", "ESS / 1000 gradients", "findings"]
+    return report.table(head, body)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 import jaxllc
 from benchmarks import deep_linear_nets as nets
-from benchmarks import gibbs
+from benchmarks import gibbs, report
 
 NETS = 2
 """Of a shape: one of full rank, one below it."""
@@ -41,7 +41,7 @@ def measure(
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown."""
     head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "covered", "to λ: median", "largest", "findings"]
-    lines = [head, ["---"] * len(head)]
+    lines = []
     for name, n in dict.fromkeys((row["class"], row["num_examples"]) for row in rows):
         mine = [row for row in rows if (row["class"], row["num_examples"]) == (name, n)]
         found, error, truth = (np.concatenate([row[column] for row in mine]) for column in ("llc", "std_error", "truth"))
@@ -50,4 +50,4 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         covered = np.abs(found - own) < 2 * np.hypot(error, own_error)
         shares = (np.median(off), off.max(), covered.mean(), np.median(to_truth), to_truth.max(), np.mean([bool(x) for row in mine for x in row["findings"]]))
         lines.append([name, f"{n:,}", str(len(found)), *(f"{share:.1%}" for share in shares)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return report.table(head, lines)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import deep_linear_nets as nets
+from benchmarks import report
 from benchmarks.timing import ROOT, Worker
 
 SHARES = (1 / 256, 1 / 64, 1 / 16)
@@ -111,4 +112,4 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         errors = [f"{line[name]:.1%}" for name in ("median_error_to_posterior", "p90_error_to_posterior", "bias_to_posterior", "median_error_to_llc")]
         method = f"**{line['method']}**" if line.get("best") else line["method"]
         body.append([line["class"], line["rival"], method, share, *errors])
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
+    return report.table(head, body)
