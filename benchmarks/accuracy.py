@@ -45,6 +45,8 @@ SEEDS = {"1K": (0,), "10K": (0,), "100K": (0, 2), "1M": (0,)}
 """Of a shape's groups of nets; 1 is left to `accuracy_best`."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
+BEST_TRIED = ("1K", "10K", "100K")
+"""Classes on whose other nets the best setting is tried."""
 LARGER = "SGLD, larger steps in burn-in"
 LADDER = "SGLD, ladder of nβ, larger steps in burn-in"
 BEST = (LARGER, LADDER)
@@ -347,7 +349,7 @@ def main() -> None:
     for n in [NUM_EXAMPLES] if options.quick else options.examples:
         measure(["1K"] if options.quick else options.classes, num_nets, num_shapes, found["rows"], keep, n)
     measure_published(num_nets or NUM_NETS["1K"], num_shapes, found["published"], keep)
-    tried = [(name, widths) for name in (["1K"] if options.quick else IN_FULL) for widths in nets.CLASSES[name][:num_shapes]]
+    tried = [(name, widths) for name in (["1K"] if options.quick else BEST_TRIED) for widths in nets.CLASSES[name][:num_shapes]]
     accuracy_best.measure(tried, NUM_EXAMPLES, best_setting, FREE, SWEEPS, found["best"], keep)
     accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
     if options.rivals:

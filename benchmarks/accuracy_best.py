@@ -40,14 +40,17 @@ def measure(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown."""
-    head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "covered", "to λ: median", "largest", "findings"]
+    head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "bar", "covered", "farthest, bars", "to λ: median", "largest", "findings"]
     lines = []
     for name, n in dict.fromkeys((row["class"], row["num_examples"]) for row in rows):
         mine = [row for row in rows if (row["class"], row["num_examples"]) == (name, n)]
         found, error, truth = (np.concatenate([row[column] for row in mine]) for column in ("llc", "std_error", "truth"))
         own, own_error = (np.concatenate([row["reference"][column] for row in mine]) for column in ("llc", "std_error"))
         off, to_truth = np.abs(found / own - 1), np.abs(found / truth - 1)
-        covered = np.abs(found - own) < 2 * np.hypot(error, own_error)
-        shares = (np.median(off), off.max(), covered.mean(), np.median(to_truth), to_truth.max(), np.mean([bool(x) for row in mine for x in row["findings"]]))
-        lines.append([name, f"{n:,}", str(len(found)), *(f"{share:.1%}" for share in shares)])
+        bars_off = np.abs(found - own) / np.hypot(error, own_error)
+        with_findings = np.mean([bool(text) for row in mine for text in row["findings"]])
+        lines.append(
+            [name, f"{n:,}", str(len(found)), f"{np.median(off):.1%}", f"{off.max():.1%}", f"{np.median(error / own):.2%}", f"{np.mean(bars_off < 2):.0%}",
+             f"{bars_off.max():.1f}", f"{np.median(to_truth):.1%}", f"{to_truth.max():.1%}", f"{with_findings:.0%}"]
+        )  # fmt: skip
     return report.table(head, lines)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, accuracy_rivals
+from benchmarks import accuracy, accuracy_bars, accuracy_rivals
 from benchmarks import deep_linear_nets as nets
 
 
@@ -67,3 +67,31 @@ def test_a_ladder_is_held_to_its_own_posteriors():
     *_, ours = accuracy.summarise([one])
     assert ours["coverage"] == 1.0
     assert ours["median_error_to_posterior"] == pytest.approx((0.1 / 9.9 + 0.1 / 19.9) / 2)
+
+
+def test_a_change_of_a_setting_changes_that_alone(monkeypatch):
+    """Half the step with twice the gradients is half the step of the table's own run, over the same time."""
+    made = nets.make((6, 8, 5), 2, 300)
+    seen = []
+    monkeypatch.setattr(accuracy, "run_group", lambda name, options, made, gradients, seed: seen.append((options, gradients)) or {})
+    for sampler, cost in ((accuracy.LARGER, 1), (accuracy.LADDER, 2)):
+        for change in (accuracy_bars.Change("as it is"), *accuracy_bars.CHANGES):
+            accuracy_bars.run("1K", made, sampler, change)
+        (first, gradients), (_, more), (half, longer), (large, _), (cold, _) = seen
+        seen.clear()
+        table = accuracy.samplers(made, accuracy.GRADIENTS["1K"], [sampler])[sampler]
+        setting = accuracy.posterior_setting(made.widths, 300) if cost == 1 else {}
+        assert {name: value for name, value in first.items() if name != "batch_size"} == setting | table
+        assert (gradients, more, longer) == (4000, 8000, 8000)
+        assert first["sampler"].step_size.factor == pytest.approx(2 * half["sampler"].step_size.factor)
+        assert half["sampler"].step_size.schedule.num_burn_in == 8000 // cost // 3
+        assert (first["batch_size"], large["batch_size"]) == (256, 1024)
+        assert cold["nbeta"] == first["nbeta"] / 2
+
+
+def test_bars_of_made_up_lines():
+    line = {"widths": [2, 2, 2], "sampler": accuracy.LADDER, "change": "none", "llc": [9.4, 20.1], "std_error": [0.1, 0.1], "step_bias": [0.94, 2.01]}
+    line |= {"class": "1K", "reference": {"llc": [9.5, 19.5], "std_error": [0.0, 0.0]}}
+    assert accuracy_bars.table([line]).splitlines()[-1] == "| 2-2-2 | ladder | none | 10.0% | 0.78% | -1.05% | +3.08% | 1 of 2 | 6.0 |"
+    more = [line, line | {"widths": [3, 3, 3]}, line | {"sampler": accuracy.LARGER, "change": "other", "llc": [9.5, 19.6]}]
+    assert accuracy_bars.covered(more).splitlines()[2:] == ["| 1K | ladder | 2 of 4 |  |", "| 1K | one nβ |  | 2 of 2 |"]
