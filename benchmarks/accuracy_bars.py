@@ -35,7 +35,7 @@ class Change:
     nbeta: float = 1.0
 
 
-AS_IT_IS = "as in the table"
+AS_IT_IS = Change("as in the table")
 CHANGES = (
     Change("twice the gradients", gradients=2),
     Change("half the step, twice the gradients", gradients=2, step=0.5),
@@ -45,7 +45,7 @@ CHANGES = (
 
 
 def run(name: str, made: nets.Nets, sampler: str, change: Change) -> dict[str, Any]:
-    """One of `accuracy.BEST`, changed, on all nets of a group."""
+    """One of `accuracy.BEST`, changed, on all nets of a group. The step stays a share of the largest stable one, which is larger at a smaller nbeta."""
     ladder = sampler == accuracy.LADDER
     setting = dict((accuracy.ladder_setting if ladder else accuracy.posterior_setting)(made.widths, len(made.arrays[0])))
     setting["nbeta"] *= change.nbeta
@@ -57,41 +57,53 @@ def run(name: str, made: nets.Nets, sampler: str, change: Change) -> dict[str, A
 
 
 def measure(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
-    """Add to `known` the lines that it lacks, with the references of `rows`; half of nbeta has one of its own, and is not run as a ladder."""
+    """Add to `known` the lines that it lacks, with the references of `rows`; half of nbeta has one of its own, and is not run as a ladder.
+
+    Raises:
+        ValueError: `rows` lack a shape, or `known` are of other rows than these.
+    """
     for name, widths in SHAPES:
-        row = next(row for row in accuracy.of_class(rows, name, accuracy.NUM_EXAMPLES) if (tuple(row["widths"]), row["seed"]) == (widths, SEED))
+        row = next((row for row in accuracy.of_class(rows, name, accuracy.NUM_EXAMPLES) if (tuple(row["widths"]), row["seed"]) == (widths, SEED)), None)
+        if row is None:
+            raise ValueError(f"accuracy.json has no nets of {widths}, group {SEED}; run `python -m benchmarks.accuracy` first.")
         made = nets.make(widths, len(row["llc"]), accuracy.NUM_EXAMPLES, seed=SEED)
         for sampler in accuracy.BEST:
             own = row["ladder_reference" if sampler == accuracy.LADDER else "reference"]
-            if not _has(known, widths, sampler, AS_IT_IS):
-                first = next(run for run in row["runs"] if run["sampler"] == sampler)
-                known.append({"class": name, "widths": list(widths), "change": AS_IT_IS, "reference": own, **first})
+            of_row = next(one for one in row["runs"] if one["sampler"] == sampler)
+            first = {"class": name, "widths": list(widths), "setting": dataclasses.asdict(AS_IT_IS), "reference": own, **of_row}
+            old = _known(known, widths, sampler, AS_IT_IS)
+            if old is None:
+                known.append(first)
+                keep()
+            elif old != first:
+                raise ValueError("accuracy-bars.json is of an older accuracy.json; remove it to begin anew.")
             for change in CHANGES:
-                if _has(known, widths, sampler, change.name) or (sampler == accuracy.LADDER and change.nbeta != 1):
+                if _known(known, widths, sampler, change) or (sampler == accuracy.LADDER and change.nbeta != 1):
                     continue
                 truth = own
                 if change.nbeta != 1:
                     truth = gibbs.values(made, {change.nbeta * row["nbeta"]: 1.0}, row["localization"], accuracy.SWEEPS[name])
-                known.append({"class": name, "widths": list(widths), "change": change.name, "reference": truth, **run(name, made, sampler, change)})
+                known.append(first | {"setting": dataclasses.asdict(change), "reference": truth, **run(name, made, sampler, change)})
                 keep()
                 print(f"{'-'.join(map(str, widths))}, {sampler}, {change.name}: done", flush=True)
         jax.clear_caches()
 
 
-def _has(known: Sequence[Mapping[str, Any]], widths: tuple[int, ...], sampler: str, change: str) -> bool:
-    return any((tuple(line["widths"]), line["sampler"], line["change"]) == (widths, sampler, change) for line in known)
+def _known(known: Sequence[dict[str, Any]], widths: tuple[int, ...], sampler: str, change: Change) -> dict[str, Any] | None:
+    wanted = widths, sampler, dataclasses.asdict(change)
+    return next((line for line in known if (tuple(line["widths"]), line["sampler"], line["setting"]) == wanted), None)
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown: errors at full rank, which every other net has, and below it."""
-    head = ["net", "sampler", "", "step_bias ÷ λ̂", "bar", "error: full rank", "below it", "covered", "farthest, bars"]
+    head = ["net", "sampler", "change", "step_bias ÷ λ̂", "bar", "error: full rank", "below it", "covered", "farthest, in bars"]
     body = []
     for line in lines:
         found, error, bias = (np.asarray(line[column], float) for column in ("llc", "std_error", "step_bias"))
         own = np.asarray(line["reference"]["llc"])
-        off, z = found / own - 1, _bars_off(line)
+        off, z, name = found / own - 1, _bars_off(line), "-".join(map(str, line["widths"]))
         body.append(
-            ["-".join(map(str, line["widths"])), _kind(line["sampler"]), line["change"], f"{np.median(bias / found):.1%}", f"{np.median(error / own):.2%}",
+            [name, _kind(line["sampler"]), line["setting"]["name"], f"{np.median(bias / found):.1%}", f"{np.median(error / own):.2%}",
              f"{off[::2].mean():+.2%}", f"{off[1::2].mean():+.2%}", _covered(z), f"{np.abs(z).max():.1f}"]
         )  # fmt: skip
     return report.table(head, body)
@@ -99,10 +111,10 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def covered(lines: Sequence[Mapping[str, Any]]) -> str:
     """How many nets of each class have their own value within two bars, as Markdown."""
-    changes = list(dict.fromkeys(line["change"] for line in lines))
+    changes = list(dict.fromkeys(line["setting"]["name"] for line in lines))
     body = []
     for name, sampler in dict.fromkeys((line["class"], line["sampler"]) for line in lines):
-        by_change = {change: [_bars_off(x) for x in lines if (x["class"], x["sampler"], x["change"]) == (name, sampler, change)] for change in changes}
+        by_change = {change: [_bars_off(x) for x in lines if (x["class"], x["sampler"], x["setting"]["name"]) == (name, sampler, change)] for change in changes}
         body.append([name, _kind(sampler), *(_covered(np.concatenate(z)) if z else "" for z in by_change.values())])
     return report.table(["class", "sampler", *changes], body)
 

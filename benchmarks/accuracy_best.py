@@ -40,7 +40,7 @@ def measure(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """For a reader, as Markdown."""
-    head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "bar", "covered", "farthest, bars", "to λ: median", "largest", "findings"]
+    head = ["class", "n", "nets", "to the ladder's posteriors: median", "largest", "bar", "covered", "farthest, in bars", "to λ: median", "largest", "findings"]
     lines = []
     for name, n in dict.fromkeys((row["class"], row["num_examples"]) for row in rows):
         mine = [row for row in rows if (row["class"], row["num_examples"]) == (name, n)]
