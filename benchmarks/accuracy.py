@@ -296,14 +296,14 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The estimate of each net over its λ, for the best setting's sampler, and the own value of what it samples."""
+    """The estimate of each net over its λ, for the best setting's sampler, and the own value of what it samples; of classes with more than one group."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
     rows = [row for row in rows if any(run["sampler"] == LADDER for run in row["runs"])]
-    classes = [name for name in nets.CLASSES if of_class(rows, name, NUM_EXAMPLES)]
+    classes = [name for name in nets.CLASSES if len(of_class(rows, name, NUM_EXAMPLES)) > 1]
     if not classes:
         return
     figure, axes = plt.subplots(1, len(classes), figsize=(4.6 * len(classes), 4.2), squeeze=False, layout="constrained")
