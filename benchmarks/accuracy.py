@@ -108,18 +108,19 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
     ladder = ladder_setting(made.widths, n)
     curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
+    step = SGLD.share_of_limit * limit
     found: dict[str, dict[str, Any]] = {
-        "SGLD": {"sampler": SGLD(limit / 32)},
-        LARGER: {"sampler": larger(limit / 32, num_gradients)},
+        "SGLD": {"sampler": SGLD(step)},
+        LARGER: {"sampler": larger(step, num_gradients)},
         "SGLD, 4 times the step": {"sampler": SGLD(limit / 8)},
         "SGLD, a quarter of the step": {"sampler": SGLD(limit / 128)},
-        "SGLD, extrapolated": {"sampler": SGLD(limit / 32), "extrapolate": True, "cost": 2},
-        "SGLD, control variate": {"sampler": SGLD(limit / 32, gradient=ControlVariate()), "cost": 2},
+        "SGLD, extrapolated": {"sampler": SGLD(step), "extrapolate": True, "cost": 2},
+        "SGLD, control variate": {"sampler": SGLD(step, gradient=ControlVariate()), "cost": 2},
         "SGLD, RMSProp": {"sampler": SGLD(0.1 * limit / 16, RMSProp())},
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": larger(4 / of_ladder / 32, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
+        LADDER: {"sampler": larger(SGLD.share_of_limit * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
