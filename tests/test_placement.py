@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxllc import batching
-from jaxllc.batching import batched, bytes_written, even_width, resident_checkpoints, side_by_side
+from jaxllc import placement
+from jaxllc.placement import batched, bytes_written, check_mesh, default_mesh, largest_width, resident_checkpoints, vmap_width
 
 
 @pytest.mark.parametrize(
@@ -16,13 +16,13 @@ from jaxllc.batching import batched, bytes_written, even_width, resident_checkpo
     [(8, 1, 1), (8, 2, 2), (8, 3, 3), (8, 5, 4), (8, 7, 4), (8, 8, 8), (8, 100, 8), (7, 4, 4), (7, 6, 4), (1, 5, 1), (5, 0, 1), (8, sys.maxsize, 8)],
 )
 def test_groups_are_even(size, most, width):
-    assert even_width(size, most) == width
+    assert vmap_width(size, most) == width
 
 
 @pytest.mark.parametrize("size", range(1, 30))
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 29])
 def test_groups_are_as_few_as_they_can_be_and_no_wider_than_allowed(size, most):
-    width = even_width(size, most)
+    width = vmap_width(size, most)
     assert 1 <= width <= most
     assert -(-size // width) == -(-size // most)
 
@@ -38,13 +38,13 @@ def test_bytes_written_are_those_of_every_intermediate_once():
     assert bytes_written(jax.make_jaxpr(program)(jnp.zeros(100)).jaxpr) == 2 * 400 + 404
 
 
-def test_as_many_side_by_side_as_the_caches_hold(monkeypatch):
+def test_as_many_largest_width_as_the_caches_hold(monkeypatch):
     x = jnp.zeros(100)
     for cache, most in ((1, 1), (1204, 1), (2407, 1), (2408, 2), (12_040, 10)):
-        monkeypatch.setattr(batching, "CACHE_BYTES", cache)
-        assert side_by_side(program, x) == most
+        monkeypatch.setattr(placement, "CACHE_BYTES", cache)
+        assert largest_width(program, x) == most
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert side_by_side(program, x) > 10**12  # of a device that tells no memory
+    assert largest_width(program, x) > 10**12  # of a device that tells no memory
 
 
 class Accelerator:
@@ -54,10 +54,10 @@ class Accelerator:
         return {"bytes_limit": 24_080}
 
 
-def test_as_many_side_by_side_as_an_accelerator_holds(monkeypatch):
+def test_as_many_largest_width_as_an_accelerator_holds(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [Accelerator()])
-    assert side_by_side(program, jnp.zeros(100)) == 10
+    assert largest_width(program, jnp.zeros(100)) == 10
 
 
 def test_groups_by_default_suit_the_machine(monkeypatch):

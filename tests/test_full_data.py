@@ -1,4 +1,4 @@
-"""What is computed at a centre: against the whole data at once."""
+"""Full-data quantities at w*, against the whole data at once, and clouds around it against exact means."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from problems import Quadratic, quadratic_loss, shifted
 
 from jaxllc import InMemory, LocalPosterior
-from jaxllc.reference import center_gradient, center_losses
+from jaxllc.full_data import center_gradient, center_losses
 
 
 def mean_loss(params, batch):
