@@ -159,7 +159,7 @@ def short_tables() -> dict[str, str]:
         "more examples": accuracy.more_examples(found["lines"]),
         "other samplers": accuracy.other_samplers(found["lines"]),
         "finite n": accuracy.finite_n(stored("finite-n")),
-        "best setting": accuracy.best_setting(found["best"]),
+        "best setting": accuracy.best_setting(found["best"] if "best" in found else stored("accuracy-best")["lines"]),
         "coverage": accuracy.coverage(bars),
         "models": accuracy.models(found["models"]),
         "accuracy of rivals": accuracy.rivals(found["rival_lines"]),

@@ -12,7 +12,7 @@ Lines = Sequence[Mapping[str, Any]]
 TWO_TEMPERATURES = "SGLD, two temperatures, larger steps in burn-in"
 LARGER = "SGLD, larger steps in burn-in"
 BEST = {
-    "SGLD": "one temperature (the default)",
+    "SGLD": "one temperature, default sampler",
     LARGER: "one temperature, larger steps in burn-in",
     TWO_TEMPERATURES: "two temperatures, larger steps in burn-in",
 }
