@@ -42,7 +42,7 @@ class Estimate:
     @functools.cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What makes the number suspect; empty when nothing does."""
-        return diagnostics.findings(self.summary, self.data.attrs)[0]
+        return diagnostics.findings(self.summary, results.attributes(self.data))[0]
 
     @property
     def settings(self) -> Settings:
@@ -194,7 +194,7 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     if os.path.exists(path):  # noqa: PTH110 - a string will do
         raise ValueError(f"{path} exists; save to a new path.")
     places = results.places_of(tree)
-    store = Store(path, places, {**tree.attrs, "verb": verb})
+    store = Store(path, places, {**results.attributes(tree), "verb": verb})
     arrays = results.from_tree(tree)
     for i, place in enumerate(places):
         store.write(place, {name: values[i] for name, values in arrays.items()}, 0)

@@ -141,7 +141,7 @@ def absorbed_noise(trace: Trace, between: np.ndarray, sampler: Sampler, plan: Pl
         nbeta: $n\beta$, `[K]`.
     """
     data, settings = plan.data, plan.settings
-    good = np.isfinite(trace.excess_loss).all(-1)
+    good = finite_chains(trace.excess_loss)
     iterations = jnp.asarray(np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS), jnp.int32)
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), nbeta.shape), sampler)
 

@@ -68,15 +68,15 @@ def check_loss(posterior: LocalPosterior, data: InMemory) -> LossKind:
         half = size // 2
         if size == data.num_examples or half == 0:  # always the same batch, or one example
             return LossKind(True, False, dtype)
-        first, again, shifted = (np.asarray(_losses(posterior, params, data.arrays, at, size), float) for at in (0, 0, half))
+        first, again, shifted = (np.asarray(_losses(posterior, params, data.arrays, start=at, size=size), float) for at in (0, 0, half))
         _check_repeatable(first, again)
         differs = np.sqrt(np.mean((first[half:] - shifted[: size - half]) ** 2)) > tolerance * np.sqrt(np.mean(first**2))
         return LossKind(True, bool(differs), dtype)
     half = min(max(size, LEAST_EXAMPLES), data.num_examples) // 2
-    if half == 0:
+    if half == 0 or _has_fixed_size(posterior, params, data.arrays, half):
         return LossKind(False, False, dtype)
-    whole, again = (float(_losses(posterior, params, data.arrays, 0, 2 * half)) for _ in range(2))
-    parts = [float(_losses(posterior, params, data.arrays, at, half)) for at in (0, half)]
+    whole, again = (float(_losses(posterior, params, data.arrays, start=0, size=2 * half)) for _ in range(2))
+    parts = [float(_losses(posterior, params, data.arrays, start=at, size=half)) for at in (0, half)]
     _check_repeatable(np.asarray(whole), np.asarray(again))
     if parts[0] + parts[1] != 0 and abs(whole - sum(parts)) < IS_SUM * abs(sum(parts)):
         raise ValueError(
@@ -99,7 +99,7 @@ def _beside(position: Params) -> Params:
     return jax.tree.map(move, position)
 
 
-def _losses(posterior: LocalPosterior, params: Params, arrays: Batch, start: int, size: int) -> Any:
+def _losses(posterior: LocalPosterior, params: Params, arrays: Batch, *, start: int, size: int) -> Any:
     return _call(posterior.replace(center=params), arrays, jnp.asarray(start, jnp.int32), size)  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -107,6 +107,16 @@ def _losses(posterior: LocalPosterior, params: Params, arrays: Batch, start: int
 def _call(posterior: LocalPosterior, arrays: Batch, start: jax.Array, size: int) -> jax.Array:
     batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), arrays)
     return posterior.losses(posterior.position(), batch)
+
+
+def _has_fixed_size(posterior: LocalPosterior, params: Params, arrays: Batch, size: int) -> bool:
+    """Whether the loss takes batches of its own size only."""
+    try:
+        jax.eval_shape(partial(_losses, size=size, start=0), posterior, params, arrays)
+        jax.eval_shape(partial(_losses, size=2 * size, start=0), posterior, params, arrays)
+    except (TypeError, ValueError):  # as JAX reports shapes that do not fit
+        return True
+    return False
 
 
 def _check_repeatable(first: np.ndarray, again: np.ndarray) -> None:

@@ -185,6 +185,11 @@ def places_of(tree: "xarray.DataTree") -> list[Place]:
     return [Place(run, int(step)) for run in runs for step in tree.coords[STEP].values]
 
 
+def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
+    """The settings of a result, and all else that was noted of it."""
+    return {str(name): value for name, value in tree.attrs.items()}
+
+
 def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
     """The numbers of one variable, by group and name, in float64."""
     return np.asarray(tree[path].values, np.float64)  # pyright: ignore[reportAttributeAccessIssue]

@@ -79,7 +79,7 @@ class FullBatchSampler(Sampler):
 
 def _acceptance_rate(info: Any, before: Params, after: Params) -> jax.Array:
     """As the algorithm gives it; of one that does not, whether the position moved."""
-    if isinstance(info, tuple) and "acceptance_rate" in getattr(info, "_fields", ()):
+    if "acceptance_rate" in getattr(info, "_fields", ()):
         return jnp.asarray(info.acceptance_rate)
     moved = [jnp.any(old != new) for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
     return jnp.any(jnp.stack(moved)).astype(jnp.float32)
