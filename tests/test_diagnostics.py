@@ -61,8 +61,8 @@ def test_few_effective_draws():
 
 
 def test_drift():
-    """By 3 of 30 it is a drift, by 8 chains also disagree with their own halves, and by half of one it is noise."""
-    assert codes(ar1(1, mean=30) + np.linspace(0, 3, DRAWS)) == ["drifting"]
+    """By 3 of 30 beneath loud noise it is a drift, by 8 chains also disagree with their own halves, and by half of one it is noise."""
+    assert codes(30 + 5 * ar1(1, rho=0, mean=0) + np.linspace(0, 3, DRAWS)) == ["drifting"]
     assert codes(ar1(1, mean=30) + np.linspace(0, 8, DRAWS)) == ["rhat", "ess", "drifting"]
     assert codes(ar1(1, mean=30) + np.linspace(0, 0.5, DRAWS)) == []
 
