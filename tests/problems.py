@@ -77,7 +77,7 @@ class Quadratic:
         return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance) - bias
 
     def absorbed(self, sampler, friction, variance):
-        """What is taken back of `step_bias` of SGHMC since the prior absorbs it, with the examples' variance in the place of the windows' (the chains' covariances are left out)."""
+        """What the prior absorbs of SGHMC's `step_bias`, with the variance of examples in the place of that of windows; covariances of chains are left out."""
         if isinstance(sampler.gradient, ControlVariate):
             return 0.0
         kept = np.exp(-friction * sampler.step_size**0.5)
