@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxllc.free import put_free, take_free
 
 from jaxllc import Free, LocalPosterior, Paths
+from jaxllc.free import put_free, take_free
 from jaxllc.models.transformer import Transformer
 
 PARAMS = {"layers_0": {"w": jnp.ones(2), "b": jnp.zeros(2, jnp.bfloat16)}, "layers_1": {"w": jnp.ones(3)}, "count": jnp.asarray(4)}
