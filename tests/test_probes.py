@@ -105,7 +105,6 @@ def matches(params, data):
 
 
 def test_they_take_data_and_work_in_an_estimate(key):
-    """Seen to fail with the data of the estimate in the place of the probe's."""
     points = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, probes={"matches": Probe(matches, points), "norm": norm}, **SHORT)
     assert est.data["probes/matches"].dims == ("matches_dim_0",)

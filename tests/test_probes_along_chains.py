@@ -101,7 +101,7 @@ def distances(params, data):
 def test_moments_are_those_of_the_evaluations_that_are_kept_whole(verb, key):
     """Mean, variance and covariance of each chain, and covariances between chains, of a probe with data; of the same evaluations, to rounding.
 
-    Seen to fail with another `every` for the reduced ones.
+    Seen to fail with the first evaluation left out of the reduced ones, and with the data of the chains in the place of the probe's.
     """
     kinds = {"whole": None, "small": "mean", "pairs": "covariance", "apart": "between_chains"}
     probes = {name: Probe(distances, POINTS, every=6, reduce=reduce) for name, reduce in kinds.items()}

@@ -40,7 +40,7 @@ def posterior_for(sampler):
 def test_structure_shapes_and_dtypes_come_out_as_they_went_in(sampler):
     """Without computing anything, weak types too: a scan refuses a carry that becomes strong.
 
-    Seen to fail with the number of steps as a Python integer, and with a thermostat in float32 where positions have 64 bits (`test_double_precision`).
+    Seen to fail with a count of iterations that becomes an int16. With 64-bit numbers enabled see `test_double_precision`.
     """
     posterior = posterior_for(sampler)
     before = jax.eval_shape(sampler.init, posterior.position())
@@ -102,7 +102,7 @@ def shardings_of_a_step(sampler):
 def test_shardings_come_out_as_they_went_in(sampler):
     """On four devices: a state that comes out replicated would be gathered at each step, and would not fit where weights are spread.
 
-    Seen to fail with a replication planted in the place of `SGLD`'s moved weights (below), and in that of `SGHMC`'s momenta.
+    Seen to fail with the momenta of `SGHMC` and `SGNHT` replicated in `underdamped.refresh`, and below with the weights of `SGLD`.
     """
     if of_one_shape(sampler):
         pytest.skip("holds arrays for the five weights of another problem; its code is that of the samplers beside it")
