@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects, stack
+from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -244,9 +244,8 @@ def _run_group(
     *_, last = checkpoints
     padded: dict[Any, Params] = {**checkpoints, **{f"{last} again, {i}": checkpoints[last] for i in range(size - len(checkpoints))}}
     values = estimate_group(plan, padded, on_steps)
-    if plan.probes:
-        stacked = stack([split_objects(params)[0] for params in padded.values()])
-        values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, stacked).items()}
+    arrays = [split_objects(params)[0] for params in padded.values()]
+    values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, arrays).items()}
     for i, (place, params) in enumerate(checkpoints.items()):
         yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
 
