@@ -16,7 +16,7 @@ import jaxllc
 from benchmarks.cases import CASES, CHAINS, NBETA
 from benchmarks.timing import row
 from jaxllc import engine, estimators, results, store
-from jaxllc.models.train import train
+from jaxllc.models.train import Recipe, train
 
 
 class Timers:
@@ -88,16 +88,8 @@ def trajectory_overhead(quick: bool) -> dict[str, Any]:
     count, draws, burn_in = (20, 150, 100) if quick else (100, 1000, 500)
     data = jaxllc.InMemory.of(case.data, case.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints = train(
-            case.loss_fn,
-            case.params,
-            lambda key, arrays: jax.tree.map(lambda leaf: leaf[:64], arrays),
-            case.data,
-            optax.sgd(1e-6),
-            key=jax.random.key(0),
-            steps=list(range(count)),
-            directory=f"{folder}/run",
-        )
+        recipe = Recipe(case.loss_fn, lambda key, arrays: jax.tree.map(lambda leaf: leaf[:64], arrays), case.data, optax.sgd(1e-6))
+        checkpoints = train(recipe, case.params, key=jax.random.key(0), steps=list(range(count)), directory=f"{folder}/run")
 
         def run(name: str, run_of: Mapping[int, Any], num_draws: int, num_burn_in: int) -> float:
             began = time.perf_counter()

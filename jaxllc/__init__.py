@@ -3,24 +3,35 @@
 import jax, jaxllc
 
 est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))
-traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", like=params), data, key=jax.random.key(0))
+settings = jaxllc.Settings(nbeta=1000.0, localization=100.0, num_draws=500)
+traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", like=params), data, settings, key=jax.random.key(0))
 """
 
+import importlib.metadata
+
+from jaxllc._plain import Plain
 from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import Trace, sample
-from jaxllc.estimators import Estimate, estimate
-from jaxllc.free import Free, Paths
-from jaxllc.observables import AlongChains
+from jaxllc.engine import sample
+from jaxllc.estimate import Estimate, estimate
 from jaxllc.posterior import LocalPosterior, default_nbeta
+from jaxllc.probes import AlongChains, Probe
+from jaxllc.recording import Trace
+from jaxllc.sampler import Info, NamedSchedule, Sampler, SteppedSampler
+from jaxllc.samplers.full_batch import BlackJAX
 from jaxllc.samplers.gradients import ControlVariate, Minibatch
-from jaxllc.samplers.mcmc import HMC, MALA, MCLMC, NUTS, BlackJAX
+from jaxllc.samplers.mcmc import HMC, MALA, MCLMC, NUTS
 from jaxllc.samplers.precondition import Adam, Identity, RMSProp
 from jaxllc.samplers.sghmc import SGHMC
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.samplers.sgnht import SGNHT
+from jaxllc.select import Free, Paths
+from jaxllc.settings import Settings
 from jaxllc.trajectory import Trajectory, trajectory
+from jaxllc.trajectory import open_store as open
+
+__version__ = importlib.metadata.version("jaxllc")
 
 __all__ = [
     "HMC",
@@ -39,15 +50,24 @@ __all__ = [
     "Free",
     "Identity",
     "InMemory",
+    "Info",
     "LocalPosterior",
     "Minibatch",
+    "NamedSchedule",
     "OrbaxCheckpoints",
     "Paths",
+    "Plain",
+    "Probe",
     "RMSProp",
+    "Sampler",
+    "Settings",
+    "SteppedSampler",
     "Trace",
     "Trajectory",
+    "__version__",
     "default_nbeta",
     "estimate",
+    "open",
     "sample",
     "trajectory",
 ]

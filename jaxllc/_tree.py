@@ -40,3 +40,11 @@ def stack(trees: list[Params]) -> Params:
 def broadcast_leading(tree: Params, size: int) -> Params:
     """Repeat each leaf `size` times along a new leading axis."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (size, *jnp.shape(leaf))), tree)
+
+
+def split_objects(params):
+    return params, None
+
+
+class WithObjects:
+    pass

@@ -2,34 +2,50 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 
+_OPTIMIZER_NAMES = frozenset({"opt", "optim", "opt_state", "optimizer", "optimizer_state"})
+
+
+class _Subtree(NamedTuple):
+    """A part of a saved checkpoint: the folder of its item, the path in the item's tree, and the metadata of the arrays below."""
+
+    item: str
+    keys: tuple[str, ...]
+    metadata: Any
+
 
 class OrbaxCheckpoints(Mapping[int, Params]):
-    """The steps of an Orbax `CheckpointManager` directory, each restored when it is asked for, as numpy arrays.
+    """The checkpoints that Orbax or flax wrote by step into one directory, each restored when it is asked for, as numpy arrays.
 
-    Steps are listed without reading arrays; folders of an unfinished save are passed over. Of a larger saved state only the
-    weights are read.
+    Read are the step folders of a `CheckpointManager` (with or without a prefix and padding), of Orbax v1's `training.Checkpointer`, of
+    `PyTreeCheckpointer` and `StandardCheckpointer`, and of `flax.training.checkpoints` with its Orbax backend.
+    Steps are listed without reading arrays; folders of an unfinished save and folders without a checkpoint are passed over.
+    Of a larger saved state only the weights are read.
 
     Args:
-        directory: where the `CheckpointManager` wrote.
+        directory: the directory of the step folders.
         like: a pytree with the structure, shapes and dtypes to restore to (arrays or `jax.ShapeDtypeStruct`); leaves are
-            matched by their path and cast to its dtypes. None gives nested dictionaries as they are on disk.
+            matched by their path and cast to its dtypes. It may name a part of what was saved, such as the `nnx.Param`s of a full nnx state;
+            the other leaves are not read. A typed random key is restored as a typed key of the saved kind, a `jax.Array`.
+            None gives nested dictionaries as they are on disk, with the data of a random key in its place.
         item: where the weights are in the saved state: a path such as `params` or `state/params`, whose first part may be
-            a named item of the checkpoint. None takes what `like` describes, the whole state, one of its items, or `params`; without `like`
-            the whole state if it is nothing but weights, else its `params`.
+            a named item of the checkpoint. None takes what `like` describes: the whole state, one of its items or a part of one. Without `like`
+            it takes `params`, else the whole state if there is no optimizer's state in it, else the only other item or part that holds arrays.
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds no finished checkpoint.
+        ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes.
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
@@ -37,7 +53,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         self.like = like
         self.item = item
         self._paths = _step_paths(self.directory)
-        self._layout: tuple[str, tuple[str, ...], Any] | None = None
+        self._layout: _Subtree | None = None
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._paths)
@@ -53,7 +69,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
 
         Raises:
             KeyError: no finished checkpoint at this step.
-            ValueError: the checkpoint has no such item, its tree is not that of `like`, or it cannot be read.
+            ValueError: the checkpoint has no such item, several that could be the weights, a tree that is not that of `like`, or it cannot be read.
         """
         if step not in self._paths:
             raise KeyError(f"no checkpoint at step {step} in {self.directory}; it holds {format_steps(self)}.")
@@ -68,48 +84,32 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         return saved if self.like is None else _as_like(saved, self.like, f"step {step} in {self.directory}" + (f", item {'/'.join(keys)}" if keys else ""))
 
     def _read(self, step: int) -> tuple[tuple[str, ...], Params]:
-        """The path of the weights in the saved tree, and the weights; a run has one layout, so the last one found is tried first."""
+        """The path of the weights in the saved tree, and the weights. A run has one layout, so that of the step read last is tried first."""
         if self._layout is not None:
-            name, keys, metadata = self._layout
             with contextlib.suppress(Exception):
-                return keys, _restore(self._paths[step] / name, keys, metadata)
+                return self._layout.keys, _restore(self._paths[step], self._layout, self.like)
         self._layout = None
-        name, keys, metadata = self._locate(step)
-        saved = _restore(self._paths[step] / name, keys, metadata)
-        self._layout = name, keys, metadata
-        return keys, saved
+        layout = self._locate(step)
+        saved = _restore(self._paths[step], layout, self.like)
+        self._layout = layout
+        return layout.keys, saved
 
-    def _locate(self, step: int) -> tuple[str, tuple[str, ...], Any]:
-        """The item of a checkpoint that holds the weights, their path in its tree, and their metadata."""
-        items = {path.name: path for path in sorted(self._paths[step].iterdir()) if (path / "_METADATA").exists()}
-        trees = {name: _metadata(path) for name, path in items.items()}
-
-        def find(wanted: tuple[str, ...]) -> tuple[str, tuple[str, ...], Any] | None:
-            """The item, the path in it and the metadata; the name of the item goes without saying where there is but one."""
-            for name, tree in trees.items():
-                for keys in ((wanted[1:],) if wanted[:1] == (name,) else ()) + ((wanted,) if len(trees) == 1 else ()):
-                    if (metadata := _descend(tree, keys)) is not None:
-                        return name, keys, metadata
-            return None
-
-        named = [(name,) for name in trees] if self.like is not None or len(trees) == 1 else []
-        candidates = [(), *named, ("params",), ("state", "params")] if self.item is None else [tuple(self.item.strip("/").split("/"))]
-        for wanted in candidates:
-            found = find(wanted)
-            if found is not None and (self.item is not None or wanted[-1:] == ("params",) or self._is_whole(found[2])):
-                return found
-        told = "; ".join(f"{name}: {', '.join(_children(tree))}" for name, tree in trees.items()) or "no tree of arrays"
+    def _locate(self, step: int) -> _Subtree:
+        """The part of a checkpoint that holds the weights."""
+        trees = {folder.name if folder != self._paths[step] else "": _metadata(folder) for folder in _item_folders(self._paths[step])}
+        if self.item is not None:
+            matches = _at_path(trees, tuple(self.item.strip("/").split("/")))[:1]
+        else:
+            matches = ([] if self.like is None else _matching(trees, self.like)) or _weights(trees)
+        if len(matches) == 1:
+            return matches[0]
         place = f"the checkpoint at step {step} in {self.directory}"
-        if self.item is None and self.like is not None and len(trees) == 1:
-            raise ItemNotFoundError(_mismatch(_names(next(iter(trees.values()))), _names(self.like), place))
-        asked = f"item {self.item!r}" if self.item else "weights like those asked for, nor an item 'params'"
-        raise ItemNotFoundError(f"{place} has no {asked}; it holds {told}. Pass item= one of these, or a path into it.")
-
-    def _is_whole(self, metadata: Any) -> bool:
-        """Whether a saved tree is all weights: the leaves that `like` names, or no `params` beside other things."""
-        if self.like is not None:
-            return set(_names(metadata)) == set(_names(self.like))
-        return "params" not in _children(metadata)
+        if matches:
+            names = ", ".join("/".join(_path(trees, match)) for match in matches)
+            raise ItemNotFoundError(f"{place} has several parts that could be the weights: {names}; pass item= one of these.")
+        contents = "; ".join(f"{name}: {', '.join(_children(tree))}".removeprefix(": ") for name, tree in trees.items()) or "no tree of arrays"
+        missing = f"item {self.item!r}" if self.item else f"{'weights like those asked for, nor an ' if self.like is not None else ''}item 'params'"
+        raise ItemNotFoundError(f"{place} has no {missing}; it holds {contents}. Pass item= one of these, or a path into it.")
 
 
 class ItemNotFoundError(ValueError):
@@ -125,22 +125,51 @@ def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
 
 
 def _step_paths(directory: Path) -> dict[int, Path]:
+    """The folders of the finished checkpoints by step. Names end in the step, as in `10`, `0010`, `model_10` and `checkpoint10`."""
     import orbax.checkpoint as ocp  # costs half a second: loaded when there is a directory to read
 
     if not directory.is_dir():
-        raise FileNotFoundError(f"there is no checkpoint directory {directory}; pass the directory that the CheckpointManager wrote to.")
-    finished = {int(ocp.utils.step_from_checkpoint_name(path.name)): Path(path) for path in ocp.utils.checkpoint_steps_paths(directory)}
-    if not finished:
-        there = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-        raise ValueError(f"{directory} holds no finished checkpoint; it holds {there}. Expected folders named by step, as a CheckpointManager writes them.")
-    return dict(sorted(finished.items()))
+        raise FileNotFoundError(f"there is no checkpoint directory {directory}; pass the directory that holds the folders of the steps.")
+    steps: dict[int, Path] = {}
+    prefixes: dict[str, str] = {}
+    for folder in sorted(directory.iterdir()):
+        name = re.fullmatch(r"((?:.*[^\d.])?)(\d+)", folder.name)
+        if name is None or not _is_checkpoint(folder) or not ocp.utils.is_checkpoint_finalized(folder):
+            continue
+        step = int(name[2])
+        prefixes.setdefault(name[1], folder.name)
+        if step in steps or len(prefixes) > 1:
+            both = (steps[step].name, folder.name) if step in steps else tuple(prefixes.values())
+            what = f"two checkpoints of step {step}" if step in steps else "checkpoints of several prefixes"
+            raise ValueError(f"{directory} holds {what}, {both[0]} and {both[1]}; move or link the folders of one run into a directory of their own.")
+        steps[step] = folder
+    if steps:
+        return dict(sorted(steps.items()))
+    if (directory / "_CHECKPOINT_METADATA").exists() or (directory / "_METADATA").exists():
+        raise ValueError(f"{directory} is itself one checkpoint; pass the directory above it, which holds the folders of the steps.")
+    contents = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
+    raise ValueError(
+        f"{directory} holds no finished checkpoint; it holds {contents}. Expected folders named by step, as Orbax writes them; "
+        "files such as checkpoint_10 are flax's msgpack format: read them with flax.training.checkpoints and pass a dictionary from the step to the weights."
+    )
 
 
-def _metadata(path: Path) -> Any:
+def _is_checkpoint(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "_CHECKPOINT_METADATA").exists() or bool(_item_folders(folder)))
+
+
+def _item_folders(folder: Path) -> list[Path]:
+    """The folders with a tree of arrays in a checkpoint: the folder itself if it was written without items."""
+    if (folder / "_METADATA").exists():
+        return [folder]
+    return [path for path in sorted(folder.iterdir()) if (path / "_METADATA").exists() and not (path / "_CHECKPOINT_METADATA").exists()]
+
+
+def _metadata(folder: Path) -> Any:
     import orbax.checkpoint as ocp
     from etils import epath
 
-    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(epath.Path(path))
+    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder))
     return metadata.tree
 
 
@@ -157,38 +186,111 @@ def _descend(tree: Any, keys: tuple[str, ...]) -> Any:
     return tree
 
 
-def _names(tree: Any) -> dict[str, Any]:
-    """Leaves by name, without the level `value` that Orbax gives to every variable of an nnx state."""
+def _path(trees: Mapping[str, Any], part: _Subtree) -> tuple[str, ...]:
+    """The path of a part as `item=` takes it: without the name of the item where there is but one."""
+    return part.keys or (part.item,) if len(trees) == 1 else (part.item, *part.keys)
+
+
+def _at_path(trees: Mapping[str, Any], path: tuple[str, ...]) -> list[_Subtree]:
+    """The parts of a checkpoint that a path can mean."""
+    places = [(name, path[1:]) for name in trees if path[:1] == (name,)] + [(name, path) for name in trees if len(trees) == 1]
+    parts = [_Subtree(name, keys, _descend(trees[name], keys)) for name, keys in places]
+    return [part for part in parts if part.metadata is not None]
+
+
+def _conventional(trees: Mapping[str, Any]) -> list[_Subtree]:
+    return _at_path(trees, ("params",)) + _at_path(trees, ("state", "params"))
+
+
+def _matching(trees: Mapping[str, Any], like: Params) -> list[_Subtree]:
+    """The parts that have all leaves of `like`: those with no other leaves if there are any, `params` before all others, whole items before parts."""
+    names = _names(like)
+    parts = [_Subtree(name, keys, _descend(tree, keys)) for name, tree in trees.items() for keys in ((), *((key,) for key in _children(tree)))]
+    parts += [part for part in _conventional(trees) if len(part.keys) == 2]
+    parts = [part for part in parts if not _OPTIMIZER_NAMES.intersection(_path(trees, part))]
+    shapes = [{name: getattr(leaf, "shape", ()) for name, leaf in _names(part.metadata, names).items()} for part in parts]
+    complete = [(part, shape) for part, shape in zip(parts, shapes, strict=True) if names.keys() <= shape.keys()]
+    exact = [(part, shape) for part, shape in complete if names.keys() == shape.keys()] or complete
+    same = [part for part, shape in exact if all(_is_key(leaf) or shape[name] == np.shape(leaf) for name, leaf in names.items())]
+    matches = same or [part for part, _ in exact]
+    return [part for part in _conventional(trees) if part in matches][:1] or [part for part in matches if not part.keys] or matches
+
+
+def _weights(trees: Mapping[str, Any]) -> list[_Subtree]:
+    """The parts that can be the weights where no `like` describes them."""
+    conventional = _conventional(trees)
+    if conventional:
+        return conventional[:1]
+    if len(trees) == 1:
+        ((name, tree),) = trees.items()
+        children = _children(tree)
+        if not _OPTIMIZER_NAMES.intersection(children):
+            return [_Subtree(name, (), tree)]
+        parts = [_Subtree(name, (key,), tree[key]) for key in children if key not in _OPTIMIZER_NAMES and not hasattr(tree[key], "dtype")]
+    else:
+        parts = [_Subtree(name, (), tree) for name, tree in trees.items() if name not in _OPTIMIZER_NAMES]
+    parts = [part for part in parts if any(map(_is_float_array, jax.tree.leaves(part.metadata)))]
+    return [part._replace(keys=(*part.keys, "params"), metadata=part.metadata["params"]) if "params" in _children(part.metadata) else part for part in parts]
+
+
+def _is_float_array(leaf: Any) -> bool:
+    """Whether a leaf was saved as an array of floats; single numbers of Python have no storage of their own."""
+    return getattr(leaf, "storage", None) is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _names(tree: Any, template: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Leaves by name, without the level `value` that Orbax gives to every variable of an nnx state; leaves of `template` are named as it does."""
     leaves = named_leaves(tree)
-    wrapped = leaves and all(name.endswith("/value") for name in leaves)
-    return {name.removesuffix("/value"): leaf for name, leaf in leaves.items()} if wrapped else leaves
+    short = {name: name.removesuffix("/value") for name in leaves}
+    if all(name.endswith("/value") for name in leaves):
+        return {short[name]: leaf for name, leaf in leaves.items()}
+    return {short[name] if template and name not in template and short[name] in template else name: leaf for name, leaf in leaves.items()}
 
 
-def _restore(place: Path, keys: tuple[str, ...], metadata: Any) -> Params:
+def _restore(folder: Path, part: _Subtree, like: Params | None) -> Params:
+    """The saved tree at a place; leaves that `like` lacks are not read, and a placeholder stands for them."""
     import orbax.checkpoint as ocp
     from etils import epath
 
-    item = jax.tree.map(lambda _: 0, metadata)
-    for key in reversed(keys):
-        item = {key: item}
-    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-    saved = ocp.PyTreeCheckpointHandler().restore(epath.Path(place), args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True))
-    return _descend(saved, keys)
+    template = {} if like is None else _names(like)
+
+    def arguments(name: str, leaf: Any) -> ocp.RestoreArgs:
+        if _is_key(template.get(name)):  # only as a jax.Array does Orbax make a key of the data
+            return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+        return ocp.RestoreArgs(restore_type=np.ndarray if hasattr(leaf, "dtype") else None)
+
+    names = _names(part.metadata, template)
+    structure = jax.tree.structure(part.metadata)
+    item: Any = structure.unflatten([0 if like is None or name in template else ocp.PLACEHOLDER for name in names])
+    restore_args: Any = structure.unflatten([arguments(name, leaf) for name, leaf in names.items()])
+    for key in reversed(part.keys):
+        item, restore_args = {key: item}, {key: restore_args}
+    request = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
+    return _descend(ocp.PyTreeCheckpointHandler().restore(epath.Path(folder / part.item), args=request), part.keys)
 
 
 def _as_like(saved: Params, like: Params, place: str) -> Params:
     """The saved leaves in the structure and dtypes of `like`, matched by path."""
-    there, wanted = _names(saved), _names(like)
-    if set(there) != set(wanted):
-        raise ItemNotFoundError(_mismatch(there, wanted, place))
-    wrong = [f"{name} {np.shape(there[name])} instead of {np.shape(leaf)}" for name, leaf in wanted.items() if np.shape(there[name]) != np.shape(leaf)]
+    template = _names(like)
+    leaves = _names(saved, template)
+    if not template.keys() <= leaves.keys():
+        raise ItemNotFoundError(_mismatch(leaves, template, place))
+    wrong = [f"{name} {_form(leaves[name])} instead of {_form(leaf)}" for name, leaf in template.items() if _form(leaves[name]) != _form(leaf)]
     if wrong:
         raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
-    leaves = [np.asarray(there[name]).astype(jax.numpy.result_type(leaf)) for name, leaf in wanted.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    cast = [leaves[name] if _is_key(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), cast)
 
 
-def _mismatch(there: Mapping[str, Any], wanted: Mapping[str, Any], place: str) -> str:
-    missing, extra = sorted(set(wanted) - set(there)), sorted(set(there) - set(wanted))
-    told = [f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names]
-    return f"the tree at {place} does not match like ({'; '.join(told)}); pass like= the weights as they were saved, or item= the path to them."
+def _form(leaf: Any) -> str:
+    return f"{np.shape(leaf)}{' of random keys' if _is_key(leaf) else ''}"
+
+
+def _mismatch(saved: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str:
+    missing, extra = sorted(set(template) - set(saved)), sorted(set(saved) - set(template))
+    lists = [f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names]
+    return f"the tree at {place} does not match like ({'; '.join(lists)}); pass like= the weights as they were saved, or item= the path to them."

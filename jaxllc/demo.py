@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 import jaxllc
 from jaxllc.models import text
-from jaxllc.models.train import checkpoint_steps, train
+from jaxllc.models.train import Recipe, checkpoint_steps, train
 from jaxllc.models.transformer import Transformer, next_token_loss
 
 CONTEXT = 64
@@ -67,10 +67,8 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     )
     _claim(out, {"num_steps": size.num_steps, "seed": seed})
     with tqdm(total=size.num_steps, unit="step", desc="train", disable=not progress, leave=False) as bar:
-        checkpoints = train(
-            loss_fn, params, draw_windows, jnp.asarray(corpus.train), optax.adam(optax.cosine_decay_schedule(3e-3, size.num_steps)), key=train_key, steps=steps,
-            directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n),
-        )  # fmt: skip
+        recipe = Recipe(loss_fn, draw_windows, jnp.asarray(corpus.train), optax.adam(optax.cosine_decay_schedule(3e-3, size.num_steps)))
+        checkpoints = train(recipe, params, key=train_key, steps=steps, directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n))
     held_out = jax.jit(loss_fn)(checkpoints[steps[-1]], text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)).mean()
     print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; at the last one the loss on held-out text is {held_out:.3f} nats a character.")
 

@@ -6,11 +6,10 @@ does not show what is quiet, while independent chains differ by it.
 Chains that are not finite count as diverged and are left out of everything else.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-
-from jaxllc.results import STEP, other_rung, row_axes, values, with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 MAX_RHAT = 1.05
 MIN_ESS = 100.0
 MAX_NEAR = 0.2
-"""Share of the coefficient to which the Gaussian control must be known to be compared with it."""
+"""Share of the coefficient to which that of the Gaussian prior must be known to be compared with it."""
 MIN_Z = 4.0
 """Standard errors at which a drift or a negative coefficient is called real."""
 MAX_STEP_BIAS = 0.25
 """Share of the coefficient that a finite step may add: it is taken off, but known to first order only (see docs/accuracy.md)."""
-MAX_REPEATED = 0.9
-"""Share of a chain's draws that may repeat the one before, as refused steps do; on minibatches none does."""
+MIN_ACCEPTANCE = 0.55
+"""Of proposals; 0.574 is the optimum of MALA on a smooth target. Below it chains may never enter narrow parts of the posterior."""
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
 
@@ -36,190 +35,219 @@ class Finding(NamedTuple):
     message: str
 
 
-def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
-    r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
+def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[tuple[Finding, ...]]:
+    """For each checkpoint what makes its number suspect, run after run; nothing where nothing does.
 
-    `llc` and its `std_error`; `llc_at_nbeta` and its error, the same but for a ladder of nbeta, where they are those of the first rung alone; `rhat` and `ess`
-    (of an extrapolation the worse of its own and those of the chains that were added for it, whose `drift` it has);
-    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
-    `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$;
-    `step_bias`, what the finite step and its batches' noise add, taken off `llc` (see `jaxllc.samplers.sgld.step_bias`); `num_diverged` and `num_stuck`
-    chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and its
-    error, both from the differences of the same chains, which share their random numbers.
+    Args:
+        summary: one value a checkpoint (see `jaxllc.estimator.summary`).
+        attributes: of the result.
     """
-    import xarray as xr
-
-    tree = with_steps(tree)
-    draws = values(tree, "posterior/llc")
-    center_loss = values(tree, "constant_data/full_center_loss")
-    llc, std_error, rhat, ess = moments(draws)
-    everywhere = _is_finite(draws)[..., None]
-    settling, at_nbeta, at_nbeta_error = np.where(everywhere, draws, np.nan), llc, std_error
-    if (added := other_rung(tree.attrs)) is not None:
-        # Where chains have not mixed, those of both rungs drift and their combination hardly does.
-        settling = np.where(everywhere, values(tree, f"{added.group}/{added.name}"), np.nan)
-        _, _, other_rhat, other_ess = moments(settling)
-        rhat, ess = np.maximum(rhat, other_rhat), np.minimum(ess, other_ess)
-        if tree.attrs["extrapolate"] == "nbeta":
-            at_nbeta, at_nbeta_error, _, _ = moments((draws + settling) / 2)
-    mean_loss = center_loss + at_nbeta / float(tree.attrs["nbeta"])
-    third = max(draws.shape[-1] // 3, 1)
-    drift, drift_error = _over_last(settling[..., -third:].mean(-1) - settling[..., :third].mean(-1))
-    change, change_error = np.full((2, *llc.shape), np.nan)
-    if llc.shape[-1] > 1:
-        with np.errstate(invalid="ignore"):
-            change[..., 1:], change_error[..., 1:], _, _ = moments(np.diff(draws, axis=-3))
-    columns = {
-        "llc": llc,
-        "std_error": std_error,
-        "llc_at_nbeta": at_nbeta,
-        "llc_at_nbeta_error": at_nbeta_error,
-        "rhat": rhat,
-        "ess": ess,
-        "loss": center_loss,
-        "mean_loss": mean_loss,
-        "wbic": _wbic(tree, mean_loss),
-        "step_bias": _over_last(np.where(_is_finite(draws), values(tree, "sample_stats/step_bias"), np.nan))[0],
-        "num_diverged": (~_is_finite(draws)).sum(-1),
-        "num_stuck": (_is_stuck(draws) | _is_stuck(settling)).sum(-1),
-        "drift": drift,
-        "drift_error": drift_error,
-        "change": change,
-        "change_error": change_error,
-    }
-    axes = row_axes(tree["posterior/llc"].dims)
-    return xr.Dataset({name: (axes, value) for name, value in columns.items()}, {axis: tree.coords[axis] for axis in axes if axis in tree.coords})
+    shape = summary["llc"].shape
+    places = [{str(name): float(column.values[i]) for name, column in summary.items()} for i in np.ndindex(shape)]
+    return [_of_place(place, attributes) for place in places]
 
 
-def over_runs(tree: "xarray.DataTree") -> "xarray.Dataset":
+def _of_place(place: dict[str, float], attributes: Mapping[str, Any]) -> tuple[Finding, ...]:
+    checks = _ALWAYS | (_IF_FINITE if np.isfinite(place["llc"]) else {})
+    return tuple(Finding(code, message) for code, check in checks.items() if (message := check(place, attributes)))
+
+
+def _diverged(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["num_diverged"]:
+        return f"{place['num_diverged']:.0f} of {attributes['num_chains']} chains diverged and are left out; use a much smaller step size, or a smaller nbeta"
+    return None
+
+
+def _batch_dependent(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if not attributes.get("depends_on_batch"):
+        return None
+    if attributes.get("by_example"):
+        return (
+            "the loss of an example depends on the others in its batch or on its place there, so losses are compared with those of the same batch at w* by "
+            "a second forward pass; use the model in evaluation mode"
+        )
+    return (
+        "the mean loss of a batch is not the mean of its halves' (token means of unequal length, batch normalisation), so L(w*) and λ̂ are those of batches "
+        f"of {attributes['batch_size']}; return one loss an example, or larger batches"
+    )
+
+
+def _statistics(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if names := attributes.get("statistics"):
+        return f"these leaves look like running statistics, not weights: {', '.join(names[:6])}; leave them out by free="
+    return None
+
+
+def _stuck(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["num_stuck"]:
+        return (
+            f"{place['num_stuck']:.0f} of {attributes['num_chains']} chains hardly move, their steps being refused or too small, and their error bar means "
+            "nothing; use another step size"
+        )
+    return None
+
+
+def _acceptance(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["acceptance_rate"] < MIN_ACCEPTANCE:
+        return (
+            f"only {place['acceptance_rate']:.0%} of the proposals are accepted (below {MIN_ACCEPTANCE:.0%}), so chains may never enter narrow parts of the "
+            "posterior; use a smaller step size"
+        )
+    return None
+
+
+def _step_size(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if abs(place["step_bias"]) > MAX_STEP_BIAS * abs(place["llc"]):
+        return (
+            f"finite steps and minibatch noise add {place['step_bias']:.3g} to λ̂; that is taken off, but a correction above {MAX_STEP_BIAS:.0%} is not "
+            "reliable; use a smaller step size with more steps, or larger batches"
+        )
+    return None
+
+
+def _rhat(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["rhat"] > MAX_RHAT:
+        return f"R-hat is {place['rhat']:.2f}: chains disagree; use more burn-in, more draws, or a stronger localization"
+    return None
+
+
+def _ess(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if not place["ess"] >= MIN_ESS:
+        return f"only {place['ess']:.0f} effective draws, so the error bar is itself uncertain; use more draws or chains"
+    return None
+
+
+def _drifting(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if abs(place["drift"]) > MIN_Z * place["drift_error"] and abs(place["drift"]) > RELATIVE * abs(place["llc"]):
+        return f"λ̂ drifts by {place['drift']:+.3g} over the draws; use more burn-in or a stronger localization"
+    if place["llc"] < -MIN_Z * place["std_error"] and place["llc"] != place["llc_at_nbeta"]:
+        return "the mean loss is higher at twice nbeta, which it is not in equilibrium; use more burn-in or a stronger localization"
+    return None
+
+
+def _below_center(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["llc_at_nbeta"] < -MIN_Z * place["llc_at_nbeta_error"]:
+        return "chains found lower loss than at w*, which is no local minimum; a stronger localization stays nearer to it"
+    return None
+
+
+def _uninformed(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    reference = attributes.get("reference_loss")
+    if reference is not None and place["mean_loss"] >= reference:
+        return (
+            f"the mean loss over the chains, {place['mean_loss']:.3g}, is at or above that of an uninformed model, {reference:.3g}: they left the basin; "
+            "a stronger localization stays in it"
+        )
+    return None
+
+
+def _localization_only(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    llc, cloud = place["llc_at_nbeta"], place["gaussian_llc"]
+    near = max(RELATIVE * abs(llc), 2 * float(np.hypot(np.nan_to_num(place["gaussian_llc_error"]), place["llc_at_nbeta_error"])))
+    if abs(cloud - llc) < near < MAX_NEAR * abs(llc):
+        return f"draws from the Gaussian prior alone, without gradients, give {cloud:.3g} too; use a weaker localization or a larger nbeta"
+    return None
+
+
+def _low_precision(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if place["rounding_llc"] > RELATIVE * abs(place["llc"]):
+        return (
+            f"rounding weights to the model's dtype adds about {place['rounding_llc']:.3g} to λ̂, more than {RELATIVE:.0%} of it: the posterior is narrower "
+            "than their precision; pass the weights as float32, or use a smaller nbeta"
+        )
+    rounding = _loss_rounding(place, attributes)
+    if rounding > RELATIVE * abs(place["llc"]):
+        return (
+            f"the loss is returned in {attributes['loss_dtype']}, whose rounding is about {rounding:.3g} in λ̂, more than {RELATIVE:.0%} of it; compute it "
+            "in float32"
+        )
+    return None
+
+
+def _loss_rounding(place: dict[str, float], attributes: Mapping[str, Any]) -> float:
+    r"""Half a spacing of the loss's dtype at L(w*), times $n\beta$; of losses by example, whose roundings average out, its standard deviation."""
+    import ml_dtypes
+
+    dtype = attributes.get("loss_dtype", "float32")
+    if dtype not in ("bfloat16", "float16"):
+        return 0.0
+    spacing = float(ml_dtypes.finfo(dtype).eps) * abs(place["loss"]) * float(attributes["nbeta"])
+    return spacing / 2 if not attributes.get("by_example") else spacing / np.sqrt(6 * int(attributes["num_examples"]))
+
+
+Check = Callable[[dict[str, float], Mapping[str, Any]], str | None]
+
+_ALWAYS: dict[str, Check] = {"diverged": _diverged, "batch-dependent": _batch_dependent, "statistics": _statistics}
+_IF_FINITE: dict[str, Check] = {
+    "stuck": _stuck,
+    "acceptance": _acceptance,
+    "step-size": _step_size,
+    "rhat": _rhat,
+    "ess": _ess,
+    "drifting": _drifting,
+    "below-center": _below_center,
+    "uninformed": _uninformed,
+    "localization-only": _localization_only,
+    "low-precision": _low_precision,
+}
+"""Checks by the code of their finding, in the order in which findings are listed."""
+
+
+def over_runs(summary: "xarray.Dataset", draws: np.ndarray) -> "xarray.Dataset":
     r"""Means over the training runs of a result with an axis `run`, by step: `llc` and its `std_error`, `loss`, `mean_loss`.
 
     The error is that of the mean as an estimate for all runs that might have been. The runs' spread alone, $s / \sqrt R$, misses the noise that they
     share, having the same random numbers: the square of the error is $s^2 / R + c$, where $c$ is the covariance of the Monte-Carlo noise of two
     runs, and follows from the Monte-Carlo error of a run and that of the mean. Runs without a finite chain at a step are left out of it; NaN for one run.
+
+    Args:
+        summary: one value a checkpoint, with the axes `run` and `step`.
+        draws: of the coefficient, `[run, step, chain, draw]`.
     """
     import xarray as xr
 
-    table = summary(tree)
-    draws, llc, own = values(tree, "posterior/llc"), table["llc"].values, table["std_error"].values
-    there = np.isfinite(llc)
-    count = there.sum(0)
-    mean, spread = _over_last(llc.T)
+    llc, own = summary["llc"].values, summary["std_error"].values
+    has_value = np.isfinite(llc)
+    count = has_value.sum(0)
+    mean, spread = mean_and_error(llc.T)
     with np.errstate(invalid="ignore", divide="ignore"):
-        together = moments(np.where(there[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
-        shared = (count * together**2 - np.where(there, own**2, 0).sum(0) / count) / (count - 1)
+        together = moments(np.where(has_value[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
+        shared = (count * together**2 - np.where(has_value, own**2, 0).sum(0) / count) / (count - 1)
     means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0))}
-    means |= {name: _over_last(table[name].values.T)[0] for name in ("loss", "mean_loss")}
-    return xr.Dataset({name: (STEP, value) for name, value in means.items()}, {STEP: table[STEP]})
+    means |= {name: mean_and_error(summary[name].values.T)[0] for name in ("loss", "mean_loss")}
+    return xr.Dataset({name: ("step", value) for name, value in means.items()}, {"step": summary["step"]})
 
 
-def findings(tree: "xarray.DataTree") -> list[tuple[Finding, ...]]:
-    """For each checkpoint what makes its number suspect, run after run; nothing where nothing does."""
-    tree = with_steps(tree)
-    table = summary(tree)
-    control = values(tree, "constant_data/gaussian_llc")
-    reference = tree.attrs.get("reference_loss")
-    rows = np.ndindex(control.shape[:-1])
-    return [_findings({str(name): float(column.values[i]) for name, column in table.items()}, control.shape[-1], control[i], reference) for i in rows]
-
-
-def _findings(row: dict[str, float], num_chains: int, control: np.ndarray, reference: float | None) -> tuple[Finding, ...]:
-    found = []
-    if row["num_diverged"]:
-        found.append(
-            Finding("diverged", f"{row['num_diverged']:.0f} of {num_chains} chains diverged and are left out; a much smaller step size, or a smaller nbeta")
-        )
-    if not np.isfinite(row["llc"]):
-        return tuple(found)
-    if row["num_stuck"]:
-        found.append(
-            Finding(
-                "stuck",
-                f"{row['num_stuck']:.0f} of {num_chains} chains hardly move, their steps being refused or far too small, and their error bar says nothing; "
-                "another step size",
-            )
-        )
-    if abs(row["step_bias"]) > MAX_STEP_BIAS * abs(row["llc"]):
-        found.append(
-            Finding(
-                "step-size",
-                f"the finite step and the noise of its batches add about {row['step_bias']:.3g}, too much to take off; a smaller step size, with more steps, "
-                "or larger batches",
-            )
-        )
-    if row["rhat"] > MAX_RHAT:
-        found.append(Finding("rhat", f"R-hat is {row['rhat']:.2f}: chains disagree; more burn-in, more draws, or a stronger localization"))
-    if not row["ess"] >= MIN_ESS:
-        found.append(Finding("ess", f"only {row['ess']:.0f} effective draws, so the error bar is itself uncertain; more draws or chains"))
-    if abs(row["drift"]) > MIN_Z * row["drift_error"] and abs(row["drift"]) > RELATIVE * abs(row["llc"]):
-        found.append(Finding("drifting", f"still drifting by {row['drift']:+.3g} over the draws; more burn-in or a stronger localization"))
-    if row["llc"] < -MIN_Z * row["std_error"] and row["llc"] != row["llc_at_nbeta"]:
-        found.append(
-            Finding("drifting", "the mean loss is higher at twice nbeta, which it is not once chains have settled; more burn-in or a stronger localization")
-        )
-    if row["llc_at_nbeta"] < -MIN_Z * row["llc_at_nbeta_error"]:
-        found.append(Finding("below-center", "the chains found lower loss than at w*, which is no local minimum; a stronger localization stays nearer"))
-    if reference is not None and row["mean_loss"] >= reference:
-        found.append(
-            Finding(
-                "uninformed",
-                f"the mean loss {row['mean_loss']:.3g} is at or above the uninformed {reference:.3g}: the chains left the basin; "
-                "a stronger localization stays in it",
-            )
-        )
-    cloud, cloud_error = _over_last(control[None])
-    near = max(RELATIVE * abs(row["llc_at_nbeta"]), 2 * float(np.hypot(np.nan_to_num(cloud_error[0]), row["llc_at_nbeta_error"])))
-    if abs(float(cloud[0]) - row["llc_at_nbeta"]) < near < MAX_NEAR * abs(row["llc_at_nbeta"]):
-        found.append(
-            Finding(
-                "localization-only",
-                f"a Gaussian cloud of variance 1/localization, without gradients, gives {cloud[0]:.3g} too: a weaker localization or a larger nbeta",
-            )
-        )
-    return tuple(found)
-
-
-def _wbic(tree: "xarray.DataTree", mean_loss: np.ndarray) -> np.ndarray:
-    n, nbeta = int(tree.attrs.get("num_examples", 1)), float(tree.attrs["nbeta"])
-    return n * mean_loss if np.isclose(nbeta * np.log(n), n, rtol=1e-6) else np.full_like(mean_loss, np.nan)
-
-
-def _is_finite(draws: np.ndarray) -> np.ndarray:
+def finite_chains(draws: np.ndarray) -> np.ndarray:
     """Which chains are finite throughout, `[..., chain]`."""
     return np.asarray(np.isfinite(draws).all(-1))
 
 
-def _is_stuck(draws: np.ndarray) -> np.ndarray:
-    """Which chains repeat themselves, `[..., chain]`; a broken one does not."""
-    repeated = draws[..., 1:] == draws[..., :-1]
-    return _is_finite(draws) & (repeated.sum(-1) > MAX_REPEATED * repeated.shape[-1])
-
-
 def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error, R-hat and ESS of each row of `[..., chain, draw]`, over its finite chains; NaN where there are too few draws or chains."""
+    """Mean, its standard error, R-hat and ESS of each place of `[..., chain, draw]`, over its finite chains; NaN where there are too few draws or chains."""
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
 
     shape = draws.shape[:-2]
     draws = draws.reshape(-1, *draws.shape[-2:])
-    good = _is_finite(draws)
+    good = finite_chains(draws)
     result = np.full((4, len(draws)), np.nan)
-    # Rows with the same number of finite chains go through ArviZ together.
+    # Places with the same number of finite chains go through ArviZ together.
     for count in set(good.sum(-1)) - {0}:
-        rows = np.flatnonzero(good.sum(-1) == count)
-        chains = np.stack([draws[row][good[row]] for row in rows])
-        result[0, rows] = chains.mean((-2, -1))
+        places = np.flatnonzero(good.sum(-1) == count)
+        chains = np.stack([draws[place][good[place]] for place in places])
+        result[0, places] = chains.mean((-2, -1))
         if chains.shape[-1] >= 4:
-            result[1, rows] = array_stats.mcse(chains, method="mean")
-            result[3, rows] = array_stats.ess(chains, method="mean")
+            result[1, places] = array_stats.mcse(chains, method="mean")
+            result[3, places] = array_stats.ess(chains, method="mean")
             if count > 1:
-                result[1, rows] = np.fmax(result[1, rows], _over_last(chains.mean(-1))[1])
+                result[1, places] = np.fmax(result[1, places], mean_and_error(chains.mean(-1))[1])
                 with np.errstate(invalid="ignore", divide="ignore"):  # chains that stand still
-                    result[2, rows] = array_stats.rhat(chains, method="rank")
+                    result[2, places] = array_stats.rhat(chains, method="rank")
     mean, error, rhat, ess = result.reshape(4, *shape)
     return mean, error, rhat, ess
 
 
-def _over_last(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean over what is finite along the last axis, chains or runs, and its standard error (NaN for one, whose spread is unknown)."""
     good = np.isfinite(values)
     count = good.sum(-1)

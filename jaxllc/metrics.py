@@ -1,13 +1,13 @@
-r"""Developmental metrics of language models: what forms while $\hat\lambda$ moves.
+r"""Developmental metrics of language models: attention scores, in-context learning, n-gram scores and composition of heads.
 
-The scores are pure functions of attention patterns, losses, logits or weights, so they serve any model. The observables at the end make them
-functions of the weights alone, `observable(params) -> array`, for a flax model that sows its patterns as intermediates named `pattern`:
+The scores are pure functions of attention patterns, losses, logits or weights, so they apply to any model. The probes at the end of the file are functions of
+the weights alone, `probe(params) -> array`, for a flax model that sows its attention patterns as intermediates named `pattern`:
 
-    previous = metrics.pattern_observable(model, tokens, metrics.previous_token_score)
+    previous = metrics.pattern_probe(model, tokens, metrics.previous_token_score)
     previous(checkpoints[step])             # [layer, head]
     jax.vmap(previous)(stacked)             # [checkpoint, layer, head]
 
-Inside one jitted function, observables on the same tokens share one forward pass.
+Inside one jitted function, probes on the same tokens share one forward pass.
 The definitions follow Olsson et al. (arXiv:2209.11895), Hoogland et al. (arXiv:2402.02364) and Elhage et al. (A Mathematical Framework for
 Transformer Circuits, 2021). Shapes: B batch, L positions, H heads, V vocabulary, D width, K width of a head.
 """
@@ -23,22 +23,22 @@ from jax.nn import log_softmax
 
 from jaxllc._typing import Params
 
-Observable: TypeAlias = Callable[[Params], jax.Array]
-"""A number or an array read off the weights of one checkpoint."""
+ProbeFn: TypeAlias = Callable[[Params], jax.Array]
+"""A function of the weights of one checkpoint whose value is a number or an array."""
 
 LARGEST_TABLE = 2**26
-"""Entries of an n-gram table that fit into memory without a thought."""
+"""The largest number of entries of an n-gram table, 256 MiB in float32."""
 
 
 def in_context_score(losses_BxL: jax.Array, early: int, late: int) -> jax.Array:
-    """In-context-learning score: the mean loss at a late position less that at an early one; the more negative, the more the context helps.
+    """In-context-learning score, in nats: the mean loss at a late position minus that at an early one; it is negative where the context helps.
 
     Olsson et al. and Hoogland et al. take the 50th and the 500th token.
 
     Args:
         losses_BxL: the loss of each token, in nats.
-        early: an index along L.
-        late: an index along L.
+        early: the early position, an index along L.
+        late: the late position, an index along L.
 
     Raises:
         ValueError: not `0 <= early < late < L`.
@@ -55,7 +55,7 @@ def previous_token_score(pattern_BxHxLxL: jax.Array, where_BxL: jax.Array | None
 
     Args:
         pattern_BxHxLxL: attention from each query (third axis) to each key; rows sum to one.
-        where_BxL: the queries that count; default all. A source where few tokens need their predecessor shows its heads only there.
+        where_BxL: the queries that count; default all. Where few tokens depend on their predecessor, heads may look at it only for those.
     """
     score_BxHxL = jnp.diagonal(pattern_BxHxLxL, offset=-1, axis1=-2, axis2=-1)
     counts_BxL = jnp.ones(score_BxHxL.shape[::2], bool) if where_BxL is None else where_BxL[:, 1:]
@@ -63,15 +63,14 @@ def previous_token_score(pattern_BxHxLxL: jax.Array, where_BxL: jax.Array | None
 
 
 def prefix_matching_score(pattern_BxHxLxL: jax.Array, tokens_BxL: jax.Array, where_BxL: jax.Array | None = None) -> jax.Array:
-    """Prefix-matching score of each head: its mean attention to what followed earlier occurrences of the present token, `[H]`.
+    """Prefix-matching score of each head: its mean attention to the successors of earlier occurrences of the present token, `[H]`.
 
-    The mean is over the queries that have such a key, the attention summed over all of them; a token does not count as its own
-    successor. NaN where no token comes twice. Olsson et al. score repeated random tokens (`repeated_tokens`), Hoogland et al. one
-    token placed twice.
+    The attention to all such keys is added up, and the mean is over the queries that have at least one; a token does not count as its own successor. NaN
+    where no token occurs twice. Olsson et al. score repeated random tokens (`repeated_tokens`), Hoogland et al. one token placed twice.
 
     Args:
         pattern_BxHxLxL: attention from each query (third axis) to each key; rows sum to one.
-        tokens_BxL: the tokens that the patterns are of.
+        tokens_BxL: the tokens that the model read.
         where_BxL: the queries that count; default all.
     """
     length = tokens_BxL.shape[-1]
@@ -83,24 +82,25 @@ def prefix_matching_score(pattern_BxHxLxL: jax.Array, tokens_BxL: jax.Array, whe
 
 
 def _mean_over_queries(score_BxHxL: jax.Array, counts_BxL: jax.Array) -> jax.Array:
+    """The mean score of each head over the queries that count, `[H]`."""
     counts_BxL = counts_BxL.astype(score_BxHxL.dtype)
     return jnp.einsum("bhq,bq->h", score_BxHxL, counts_BxL) / counts_BxL.sum()
 
 
 def repeated_tokens(key: jax.Array, num_sequences: int, length: int, vocab_size: int) -> jax.Array:
-    """Uniformly random tokens, said twice, `int32[num_sequences, 2 * length]`: the test of prefix matching of Olsson et al."""
+    """Uniformly random sequences repeated once, `int32[num_sequences, 2 * length]`: the test of prefix matching of Olsson et al."""
     tokens = jax.random.randint(key, (num_sequences, length), 0, vocab_size)
     return jnp.concatenate([tokens, tokens], -1)
 
 
 def ngram_table(tokens_BxL: jax.Array, n: int, vocab_size: int) -> jax.Array:
-    """The empirical law of a token given the `n - 1` before it, `float[V, ..., V]` with n axes, the predicted token last.
+    """Empirical probabilities of a token given the `n - 1` before it, `float[V, ..., V]` with n axes, the predicted token last.
 
-    The row of a context that never occurs is zero.
+    The entries of a context that never occurs are zero.
 
     Args:
         tokens_BxL: sequences of tokens below `vocab_size`; n-grams do not reach across sequences.
-        n: 1 for the law of tokens, 2 for bigrams.
+        n: 1 for the frequencies of tokens, 2 for bigrams.
 
     Raises:
         ValueError: n outside 1 .. L, or a table of more than `LARGEST_TABLE` entries.
@@ -114,35 +114,35 @@ def ngram_table(tokens_BxL: jax.Array, n: int, vocab_size: int) -> jax.Array:
 
 
 def ngram_score(logits_BxLxV: jax.Array, tokens_BxL: jax.Array, table: jax.Array) -> jax.Array:
-    r"""n-gram score: the mean cross-entropy of the model's prediction to the empirical law given the last $n - 1$ tokens, in nats.
+    r"""n-gram score: the mean cross-entropy of the model's prediction relative to the empirical n-gram probabilities, in nats.
 
-    $-\sum_v p(v \mid \text{context}) \ln q(v)$, over the positions that have $n - 1$ tokens and a context that the table knows; least, and equal to
-    `ngram_entropy`, for a model that predicts the table. For bigrams, $n = 2$, it is the score of Hoogland et al.; their n-gram scores are
-    losses on words of n tokens, which need their tokenizer.
+    $-\sum_v p(v \mid \text{context}) \ln q(v)$, over the positions that have $n - 1$ tokens and a context that occurs in the table. Its minimum is
+    `ngram_entropy`, for a model that predicts the table. For bigrams, $n = 2$, it is the score of Hoogland et al.; their n-gram scores are losses on words of
+    n tokens, which need their tokenizer.
 
     Args:
-        logits_BxLxV: the model's, at each of the tokens.
-        tokens_BxL: what the model has read.
+        logits_BxLxV: of the next token, at each of the tokens.
+        tokens_BxL: the tokens that the model read.
         table: from `ngram_table`; its number of axes is n.
     """
-    law_BxMxV = _law(tokens_BxL, table)
-    return _cross_entropy(law_BxMxV, log_softmax(logits_BxLxV)[:, -law_BxMxV.shape[1] :])
+    probs_BxMxV = _probabilities(tokens_BxL, table)
+    return _cross_entropy(probs_BxMxV, log_softmax(logits_BxLxV)[:, -probs_BxMxV.shape[1] :])
 
 
 def ngram_entropy(tokens_BxL: jax.Array, table: jax.Array) -> jax.Array:
-    """The least n-gram score that any model can have on these tokens, in nats; arguments as for `ngram_score`."""
-    law_BxMxV = _law(tokens_BxL, table)
-    return _cross_entropy(law_BxMxV, jnp.log(jnp.where(law_BxMxV > 0, law_BxMxV, 1.0)))
+    """The smallest n-gram score that any model can have on these tokens, in nats; arguments as for `ngram_score`."""
+    probs_BxMxV = _probabilities(tokens_BxL, table)
+    return _cross_entropy(probs_BxMxV, jnp.log(jnp.where(probs_BxMxV > 0, probs_BxMxV, 1.0)))
 
 
-def _cross_entropy(law_BxMxV: jax.Array, log_prob_BxMxV: jax.Array) -> jax.Array:
-    """The mean over the positions whose law is known, that is, not zero."""
-    known = (law_BxMxV.sum(-1) > 0).sum().astype(law_BxMxV.dtype)
-    return -(law_BxMxV * log_prob_BxMxV).sum() / known
+def _cross_entropy(probs_BxMxV: jax.Array, log_prob_BxMxV: jax.Array) -> jax.Array:
+    """The mean over the positions whose context occurs in the table."""
+    num_positions = (probs_BxMxV.sum(-1) > 0).sum().astype(probs_BxMxV.dtype)
+    return -(probs_BxMxV * log_prob_BxMxV).sum() / num_positions
 
 
-def _law(tokens_BxL: jax.Array, table: jax.Array) -> jax.Array:
-    """The table's law of the next token at the positions M that have n - 1 tokens."""
+def _probabilities(tokens_BxL: jax.Array, table: jax.Array) -> jax.Array:
+    """The table's probabilities of the next token at the positions M that have n - 1 tokens; zero where the context does not occur."""
     if table.ndim == 1:
         return jnp.broadcast_to(table, (*tokens_BxL.shape, len(table)))
     return table[_grams(tokens_BxL, table.ndim - 1)]
@@ -155,16 +155,18 @@ def _grams(tokens_BxL: jax.Array, n: int) -> tuple[jax.Array, ...]:
 
 
 def k_composition(query_DxHxK: jax.Array, key_DxHxK: jax.Array, value_DxHxK: jax.Array, output_HxKxD: jax.Array) -> jax.Array:
-    r"""K-composition: how much of what an earlier head writes a later head reads into its keys, `[later head, earlier head]`.
+    r"""K-composition: how much of the output of an earlier head enters the keys of a later head, `[later head, earlier head]`.
 
     $$\frac{\lVert W_{QK} W_{OV} \rVert_F}{\lVert W_{QK} \rVert_F \lVert W_{OV} \rVert_F}$$
 
-    in the notation of Elhage et al. (column vectors), between 0 and 1. Heads turned at random against each other give $1/\sqrt{D}$ in the root mean
-    square; Elhage et al. subtract such a baseline.
+    in the notation of Elhage et al. (column vectors), between 0 and 1. Randomly rotated heads have the root mean square
+    $1/\sqrt{D}$; Elhage et al. subtract such a baseline.
 
     Args:
-        query_DxHxK: of the later layer; so is the key. What multiplies its input, such as the scale of a layer norm, belongs into it.
-        value_DxHxK: of the earlier layer; so is the output.
+        query_DxHxK: of the later layer. Factors of its input, such as the scale of a layer norm, must be multiplied in.
+        key_DxHxK: of the later layer, likewise.
+        value_DxHxK: of the earlier layer.
+        output_HxKxD: of the earlier layer.
     """
     qk_HxDxD = jnp.einsum("dhk,ehk->hde", query_DxHxK, key_DxHxK)
     ov_HxDxD = jnp.einsum("dhk,hke->hde", value_DxHxK, output_HxKxD)
@@ -176,65 +178,65 @@ def k_composition(query_DxHxK: jax.Array, key_DxHxK: jax.Array, value_DxHxK: jax
     return norm(both_HxHxDxD) / jnp.outer(norm(qk_HxDxD), norm(ov_HxDxD))
 
 
-def pattern_observable(model: nn.Module, tokens_BxL: jax.Array, score: Callable[[jax.Array], jax.Array]) -> Observable:
-    """A score of attention patterns, such as `previous_token_score` or `partial(prefix_matching_score, tokens_BxL=tokens)`, as `[layer, head]`.
+def pattern_probe(model: nn.Module, tokens_BxL: jax.Array, score: Callable[[jax.Array], jax.Array]) -> ProbeFn:
+    """Probe for a score of attention patterns, such as `previous_token_score` or `partial(prefix_matching_score, tokens_BxL=tokens)`, `[layer, head]`.
 
     Args:
         model: a flax model of tokens that sows a `pattern`, `[B, H, L, L]`, in each of its attention layers.
-        tokens_BxL: what the model reads.
-        score: from a pattern to an array, `[H]`.
+        tokens_BxL: the tokens that the model reads.
+        score: of a pattern, an array `[H]`.
 
     Raises:
-        ValueError: when called: the model sows no such intermediates.
+        ValueError: when the probe is called, if the model sows no such intermediates.
     """
 
-    def observable(params: Params) -> jax.Array:
+    def probe(params: Params) -> jax.Array:
         _, sown = model.apply({"params": params}, tokens_BxL, mutable="intermediates")
-        found = jax.tree_util.tree_leaves_with_path(sown)
-        patterns = {_natural(path): leaf for path, leaf in found if any(getattr(step, "key", None) == "pattern" for step in path)}
+        leaves = jax.tree_util.tree_leaves_with_path(sown)
+        patterns = {_natural(path): leaf for path, leaf in leaves if any(getattr(entry, "key", None) == "pattern" for entry in path)}
         if not patterns:
             raise ValueError(f"{type(model).__name__} sows no attention pattern; let its layers call self.sow('intermediates', 'pattern', pattern).")
         return jnp.stack([score(patterns[path]) for path in sorted(patterns)])
 
-    return observable
+    return probe
 
 
-def loss_observable(losses: Callable[[Params, jax.Array], jax.Array], tokens_BxL: jax.Array, score: Callable[[jax.Array], jax.Array]) -> Observable:
-    """A score of token losses, such as `partial(in_context_score, early=7, late=63)`.
+def loss_probe(losses: Callable[[Params, jax.Array], jax.Array], tokens_BxL: jax.Array, score: Callable[[jax.Array], jax.Array]) -> ProbeFn:
+    """Probe for a score of token losses, such as `partial(in_context_score, early=7, late=63)`.
 
     Args:
         losses: `losses(params, tokens_BxL) -> float[B, L - 1]`, such as `jaxllc.models.transformer.token_losses(model)`.
-        tokens_BxL: what the losses are of, targets included.
-        score: from the losses to an array.
+        tokens_BxL: the argument of `losses`, which includes the targets.
+        score: of the losses, a number or an array.
     """
     return lambda params: score(losses(params, tokens_BxL))
 
 
-def ngram_observable(model: nn.Module, tokens_BxL: jax.Array, table: jax.Array) -> Observable:
-    """The n-gram score of a flax model of tokens on `tokens_BxL`, a number in nats; see `ngram_score`."""
+def ngram_probe(model: nn.Module, tokens_BxL: jax.Array, table: jax.Array) -> ProbeFn:
+    """Probe for the n-gram score of a flax language model on `tokens_BxL`, a number in nats; see `ngram_score`."""
 
-    def observable(params: Params) -> jax.Array:
+    def probe(params: Params) -> jax.Array:
         logits_BxLxV: jax.Array = model.apply({"params": params}, tokens_BxL)  # pyright: ignore[reportAssignmentType]
         return ngram_score(logits_BxLxV, tokens_BxL, table)
 
-    return observable
+    return probe
 
 
-def k_composition_observable(later: int = 1, earlier: int = 0) -> Observable:
-    """The K-composition of two layers of `jaxllc.models.transformer.Transformer`, `[later head, earlier head]`.
+def k_composition_probe(later: int = 1, earlier: int = 0) -> ProbeFn:
+    """Probe for the K-composition of two layers of `jaxllc.models.transformer.Transformer`, `[later head, earlier head]`.
 
-    The scale of the later layer's norm is part of its weights here; its bias and its centring are not.
+    The scale of the later layer's norm is multiplied into its weights; the bias and the centring of the norm are left out.
     """
 
-    def observable(params: Params) -> jax.Array:
+    def probe(params: Params) -> jax.Array:
         reads, writes = params[f"layers_{later}"], params[f"layers_{earlier}"]
         scale_Dx1x1 = params[f"norm_{later}"]["scale"][:, None, None]
         return k_composition(scale_Dx1x1 * reads["query"], scale_Dx1x1 * reads["key"], writes["value"], writes["output"])
 
-    return observable
+    return probe
 
 
 def _natural(path: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Layers in the order of their numbers: `layers_10` after `layers_9`."""
+    """Key for sorting layers by number: `layers_10` after `layers_9`."""
     words = re.split(r"(\d+)", jax.tree_util.keystr(path))
     return tuple(int(word) if word.isdigit() else word for word in words)

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxllc import diagnostics
 from jaxllc.results import RUN
 
 if TYPE_CHECKING:
@@ -14,28 +13,31 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 
 
-def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":
+def plot_trajectory(
+    summary: "xarray.Dataset", suspect: np.ndarray, mean: "xarray.Dataset | None" = None, axes: "np.ndarray[Any, Any] | None" = None
+) -> "np.ndarray[Any, Any]":
     r"""$\hat\lambda$ with its error band of two standard errors, above the loss at the checkpoint, over the training step on a log axis.
 
-    Several training runs are thin lines, and the band is that of their mean (see `jaxllc.diagnostics.over_runs`). Checkpoints with findings are hollow.
+    Several training runs are thin lines, and the band is that of their mean. Checkpoints with findings are hollow.
 
     Args:
-        tree: a result of several checkpoints, of one training run or of several.
+        summary: one value a checkpoint, of one training run or of several (see `jaxllc.estimator.summary`).
+        suspect: which checkpoints have findings, run after run.
+        mean: over the runs (see `jaxllc.diagnostics.over_runs`), of several.
         axes: two matplotlib axes, default of a new figure.
     """
     import matplotlib.pyplot as plt
 
-    table = diagnostics.summary(tree)
     both = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True, height_ratios=(3, 2), layout="constrained")[1] if axes is None else axes
     top, bottom = both
-    several = table.sizes.get(RUN, 1) > 1
-    step, llc = table["step"].values, np.atleast_2d(table["llc"].values)
-    suspect = np.reshape([bool(found) for found in diagnostics.findings(tree)], llc.shape)
-    curves = diagnostics.over_runs(tree) if several else table.squeeze([axis for axis in table.dims if axis == RUN])
-    mean, error = curves["llc"].values, curves["std_error"].values
-    top.fill_between(step, mean - 2 * error, mean + 2 * error, color=BLUE, alpha=0.35, lw=0)
+    several = mean is not None
+    curves = mean if mean is not None else summary.squeeze([axis for axis in summary.dims if axis == RUN])
+    step, llc = summary["step"].values, np.atleast_2d(summary["llc"].values)
+    suspect = np.reshape(suspect, llc.shape)
+    middle, error = curves["llc"].values, curves["std_error"].values
+    top.fill_between(step, middle - 2 * error, middle + 2 * error, color=BLUE, alpha=0.35, lw=0)
     label = f"mean of {len(llc)} runs ± 2 standard errors" if several else "± 2 standard errors"
-    top.errorbar(step, mean, 2 * error, color=BLUE, lw=1.5 if several else 1, elinewidth=1, capsize=2.5, label=label)
+    top.errorbar(step, middle, 2 * error, color=BLUE, lw=1.5 if several else 1, elinewidth=1, capsize=2.5, label=label)
     for run in llc if several else ():
         top.plot(step, run, color=BLUE, lw=0.6, alpha=0.6)
     points = dict(color=BLUE, ms=2.5 if several else 4, mew=0.6 if several else 1, ls="none")
@@ -47,19 +49,69 @@ def plot_trajectory(tree: "xarray.DataTree", axes: "np.ndarray[Any, Any] | None"
     top.legend(frameon=False, fontsize="small")
     bottom.plot(step, curves["mean_loss"].values, color=GREY, lw=1.2, ls="--", label="mean over the posterior")
     bottom.plot(step, curves["loss"].values, color=ORANGE, lw=1.5, label="at the checkpoint")
-    for run in table["loss"].values if several else ():
+    for run in summary["loss"].values if several else ():
         bottom.plot(step, run, color=ORANGE, lw=0.6, alpha=0.6)
     bottom.set_ylabel("loss (nats)")
     bottom.legend(frameon=False, fontsize="small")
     bottom.set_xlabel("training step")
+    _log_time(bottom, step)
+    _bare(both)
+    return both
+
+
+def plot_estimate(draws: np.ndarray, llc: float, std_error: float, thinning: int = 1) -> "np.ndarray[Any, Any]":
+    r"""Above, the running mean of each chain's draws over its draws; below, the mean of each chain, its error by the spread of its own blocks, and the whole.
+
+    A chain that has not forgotten its start bends; chains that explore other places lie apart by more than their errors.
+
+    Args:
+        draws: of $\hat\lambda$, `[chain, draw]`; NaN in chains that diverged.
+        llc: the coefficient.
+        std_error: its standard error.
+        thinning: iterations from one draw to the next.
+    """
+    import matplotlib.pyplot as plt
+
+    _, both = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=(3, 2), layout="constrained")
+    left, right = both
+    count = np.arange(1, draws.shape[-1] + 1)
+    running = draws.cumsum(-1) / count
+    smooth = max(draws.shape[-1] // 50, 1)
+    blocks = draws[:, : draws.shape[-1] // smooth * smooth].reshape(len(draws), -1, smooth).mean(-1)
+    for i in range(len(draws)):
+        color = f"C{i % 10}"
+        left.plot(thinning * smooth * (np.arange(blocks.shape[-1]) + 0.5), blocks[i], color=color, lw=0.5, alpha=0.35)
+        left.plot(thinning * count, running[i], color=color, lw=1.4)
+    finite = np.isfinite(draws).all(-1)
+    settled = running[finite][:, len(count) // 20 :]
+    if settled.size:  # the first few draws of a running mean would set the scale
+        low, high = np.percentile(np.concatenate([settled.ravel(), blocks[finite].ravel()]), (1, 99))
+        left.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-9)
+    left.set_xlabel("iterations after burn-in")
+    left.set_ylabel("λ̂: running mean (thick), draws in blocks (thin)")
+    means, errors = draws.mean(-1), blocks.std(-1, ddof=1) / np.sqrt(blocks.shape[-1]) if blocks.shape[-1] > 1 else np.zeros(len(draws))
+    right.errorbar(means, np.arange(len(draws)), xerr=2 * errors, fmt="o", color=BLUE, ms=4, capsize=2, lw=1, label="chains ± 2 errors")
+    right.axvspan(llc - 2 * std_error, llc + 2 * std_error, color=ORANGE, alpha=0.25, lw=0, label="λ̂ ± 2 standard errors")
+    right.axvline(llc, color=ORANGE, lw=1)
+    right.set_xlabel("mean of λ̂")
+    right.set_ylabel("chain")
+    right.set_ylim(-0.7, len(draws) + 1.3)
+    right.legend(frameon=False, fontsize="small", loc="upper right", ncols=2)
+    _bare(both)
+    return both
+
+
+def _log_time(ax: Any, step: np.ndarray) -> None:
     if step.min() > 0:
-        bottom.set_xscale("log")
+        ax.set_xscale("log")
     elif step.max() > 0:
-        bottom.set_xscale("symlog", linthresh=step[step > 0].min(), linscale=0.3)
-    for ax in both:
+        ax.set_xscale("symlog", linthresh=step[step > 0].min(), linscale=0.3)
+
+
+def _bare(axes: "np.ndarray[Any, Any]") -> None:
+    for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
         ax.margins(x=0.02)
-    return both
 
 
 def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

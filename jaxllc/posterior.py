@@ -1,4 +1,4 @@
-r"""The density that the chains sample: the loss around one checkpoint, with a Gaussian pull towards it.
+r"""The density that the chains sample: the loss around one checkpoint, with a Gaussian prior around it.
 
 $$p(w) \propto e^{-U(w)}, \qquad U(w) = n\beta\, L_n(w) + \tfrac{\gamma}{2} \lVert w - w^* \rVert^2,$$
 
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllc._tree import at_least_float32, is_real
+from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
-from jaxllc.free import Free, put_free, take_free
+from jaxllc.select import Free, put_free, take_free
 
 
 def default_nbeta(num_examples: int) -> float:
@@ -97,41 +97,3 @@ class LocalPosterior:
             return jnp.asarray(self.nbeta, w.dtype) * g + jnp.asarray(self.localization, w.dtype) * (w - center)
 
         return jax.tree.map(add, position, grad, self.position())
-
-    def sharpness(self, direction: Params, batch: Batch, *, num_iterations: int = 20) -> jax.Array:
-        r"""The largest curvature $a$ of $U$ at $w^*$ in absolute value, $n\beta\, |h|_{\max} + \gamma$, by power iteration on a batch.
-
-        SGLD is stable for $\epsilon$ below $4 / a$. Power iteration approaches it from below. The Hessian times a vector is the difference of two gradients, a
-        tenth of the posterior's width $1 / \sqrt a$ to either side: that compiles faster than a derivative of the gradient, and sees the kinks of ReLUs as
-        chains do.
-
-        Args:
-            direction: where the iteration begins, a position at random.
-            batch: examples that the curvature is taken of.
-            num_iterations: a Hessian-vector product each.
-        """
-        # In bfloat16 such a step is below the spacing of the numbers.
-        wide = self.replace(center=jax.tree.map(lambda leaf: at_least_float32(leaf) if is_real(leaf) else leaf, self.center))  # pyright: ignore[reportAttributeAccessIssue]
-        position = wide.position()
-
-        def norm(vector: Params) -> jax.Array:
-            return jnp.sqrt(jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(jnp.float32) for leaf in jax.tree.leaves(vector))))
-
-        def of_potential(curvature: jax.Array) -> jax.Array:
-            return jnp.asarray(self.nbeta, jnp.float32) * curvature + jnp.asarray(self.localization, jnp.float32)
-
-        def iterate(carry: tuple[Params, jax.Array], _: None) -> tuple[tuple[Params, jax.Array], None]:
-            vector, curvature = carry  # the norm of the vector, which at first is no curvature but any number
-            tiny = jnp.finfo(jnp.float32).tiny
-            reach = 0.1 / jnp.sqrt(jnp.maximum(of_potential(curvature), tiny))
-
-            def gradient(side: jax.Array) -> Params:
-                along = side * reach / jnp.maximum(curvature, tiny)
-                return wide.loss_and_grad(jax.tree.map(lambda w, v: w + along.astype(w.dtype) * v, position, vector), batch)[1]
-
-            sides = jax.lax.map(gradient, jnp.asarray([1.0, -1.0], reach.dtype))
-            image = jax.tree.map(lambda g: (g[0] - g[1]) / (2 * reach).astype(g.dtype), sides)
-            return (image, norm(image)), None
-
-        (_, curvature), _ = jax.lax.scan(iterate, (direction, norm(direction)), None, length=num_iterations)
-        return of_potential(curvature)

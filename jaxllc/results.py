@@ -1,42 +1,71 @@
-"""The schema of results: the one file that knows the names of groups, variables and axes.
+"""The schema of results: the one file that knows the names of groups, variables and axes, and their units.
 
-    /posterior      llc (step, chain, draw): nbeta times what the loss of the draw's batch exceeds that at w* by, less the draw's step_bias; where it
-                        is extrapolated, that of two draws
+    /posterior      llc (step, chain, draw): nbeta times the excess loss of the draw's batch, less the draw's step_bias; where it is extrapolated, that of
+                        two draws. Of one chain alone
     /sample_stats   loss (step, chain, draw): of the draw's batch at the draw, nats per example
                     step_bias (step, chain): what the finite step and its gradients' noise add to nbeta times the loss, mean over draws
                     half_step_llc, twice_nbeta_llc (step, chain, draw): of the chains at half the step or at twice nbeta, where llc is
                         extrapolated from these and the others
-    /constant_data  full_center_loss (step): L_n(w*); gaussian_llc (step, chain): the gradient-free control
-    /observables    what the caller asked for at each checkpoint: name (step, name_dim_0, ...)
-    /along_chains   the same along its chains, where asked for: name (step, chain, evaluation, name_dim_0, ...)
+                    acceptance_rate (step, chain): of a sampler that accepts or refuses, mean over draws
+                    share_moved (step, chain): share of the free weights that are not at w*, looked at where losses repeat, else 1
+    /constant_data  full_center_loss (step): L_n(w*), nats per example
+                    gaussian_llc (step, chain): nbeta times the excess loss of the Gaussian prior alone
+                    rounding_llc (step): nbeta times the excess loss by rounding weights to the model's dtype
+                    llc_correction, step_bias_correction (step): what is added to the means of llc and of step_bias, of all chains together
+    /probes         the probes at each checkpoint: name (step, name_dim_0, ...)
+    /along_chains   the probes along its chains: name (step, chain, evaluation, name_dim_0, ...), or name_mean and so on (see jaxllc.reductions)
     attributes      every setting, the key, versions
 
 A result of several training runs has an axis `run` before `step`; one of a single checkpoint has neither. Below the surface there is one axis of
-`Row`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
+`Place`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jaxllc.engine import Trace
+from jaxllc.reductions import REDUCTIONS
 
 if TYPE_CHECKING:
     import xarray
 
 RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
 EVALUATION = "evaluation"
-OBSERVABLES, ALONG_CHAINS = "observables", "along_chains"
+PROBES, ALONG_CHAINS = "probes", "along_chains"
 LLC, STEP_BIAS = ("posterior", "llc"), ("sample_stats", "step_bias")
+HALF_STEP_LLC, TWICE_NBETA_LLC = ("sample_stats", "half_step_llc"), ("sample_stats", "twice_nbeta_llc")
+ACCEPTANCE_RATE = ("sample_stats", "acceptance_rate")
+LLC_CORRECTION, STEP_BIAS_CORRECTION = ("constant_data", "llc_correction"), ("constant_data", "step_bias_correction")
 
+Name = tuple[str, str]
+"""Of an array: its group, and its name there."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
+DIMS: Mapping[Name, tuple[str, ...]] = {
+    LLC: (CHAIN, DRAW),
+    ("sample_stats", "loss"): (CHAIN, DRAW),
+    STEP_BIAS: (CHAIN,),
+    ("sample_stats", "share_moved"): (CHAIN,),
+    ("constant_data", "full_center_loss"): (),
+    ("constant_data", "gaussian_llc"): (CHAIN,),
+    ("constant_data", "rounding_llc"): (),
+    LLC_CORRECTION: (),
+    STEP_BIAS_CORRECTION: (),
+}
+"""The axes of each array that every result has, at one checkpoint."""
 
-class Row(NamedTuple):
-    """Where a checkpoint stands: in which training run, None where there is but one without a name, and at which step."""
+OPTIONAL: Mapping[Name, tuple[str, ...]] = {HALF_STEP_LLC: (CHAIN, DRAW), TWICE_NBETA_LLC: (CHAIN, DRAW), ACCEPTANCE_RATE: (CHAIN,)}
+"""Those that some results have."""
+
+SECOND_LLC: Mapping[str, Name] = {"step_size": HALF_STEP_LLC, "nbeta": TWICE_NBETA_LLC}
+"""By what is extrapolated, the coefficient by the second set of chains."""
+
+
+class Place(NamedTuple):
+    """Where a line of the result stands: in which training run, None where there is but one without a name, and at which training step."""
 
     run: str | None
     step: int
@@ -45,86 +74,115 @@ class Row(NamedTuple):
         return f"step {self.step}" if self.run is None else f"step {self.step} of run {self.run!r}"
 
 
-class Variable(NamedTuple):
-    """One array of the schema."""
-
-    group: str
-    name: str
-    dims: tuple[str, ...]
-    of: Callable[[Trace, np.ndarray], np.ndarray]
+def second_llc(attributes: Mapping[Any, Any]) -> Name | None:
+    """The array of the second set of chains of a result with these settings; None where nothing was extrapolated."""
+    over = attributes.get("extrapolate")
+    return SECOND_LLC[over] if over else None
 
 
-VARIABLES = (
-    Variable(*LLC, (STEP, CHAIN, DRAW), lambda trace, nbeta: nbeta * trace.excess_loss - trace.step_bias),
-    Variable("sample_stats", "loss", (STEP, CHAIN, DRAW), lambda trace, nbeta: trace.center_loss + trace.excess_loss),
-    Variable(*STEP_BIAS, (STEP, CHAIN), lambda trace, nbeta: trace.step_bias.mean(-1)),
-    Variable("constant_data", "full_center_loss", (STEP,), lambda trace, nbeta: trace.full_center_loss),
-    Variable("constant_data", "gaussian_llc", (STEP, CHAIN), lambda trace, nbeta: trace.gaussian_llc),
-)
-
-OTHER_RUNG = {
-    extrapolated: Variable("sample_stats", name, VARIABLES[0].dims, VARIABLES[0].of)
-    for extrapolated, name in (("step_size", "half_step_llc"), ("nbeta", "twice_nbeta_llc"))
-}
-"""By what is extrapolated, the coefficient by the chains that were added for it."""
+def names(attributes: Mapping[str, Any]) -> list[Name]:
+    """Group and name of each array of a result with these attributes."""
+    optional = [name for name in OPTIONAL if name == second_llc(attributes) or (name == ACCEPTANCE_RATE and attributes.get("accepts_or_refuses"))]
+    return [*DIMS, *optional, *((group, name) for name, probe in attributes.get(PROBES, {}).items() for group, name in _probe_names(name, probe))]
 
 
-def other_rung(attributes: Mapping[Any, Any]) -> Variable | None:
-    """That of a result with these settings, in which True stands for the step size; None where nothing was extrapolated."""
-    over = attributes.get("extrapolate", False)
-    return OTHER_RUNG["step_size" if over is True else over] if over else None
+def _probe_names(name: str, probe: Mapping[str, Any]) -> Iterator[Name]:
+    if probe["at_checkpoint"]:
+        yield PROBES, name
+    if probe.get("reduce"):
+        yield from ((ALONG_CHAINS, f"{name}_{ending}") for ending in REDUCTIONS[probe["reduce"]].dims)
+    elif probe.get("evaluations"):
+        yield ALONG_CHAINS, name
 
 
-def arrays(trace: Trace, nbeta: float | np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """The arrays of a trace of K checkpoints, by group and name; `nbeta` is one number, or `[K]`."""
-    nbeta = np.reshape(nbeta, (-1, 1, 1))
-    along = {(ALONG_CHAINS, name): np.asarray(values, np.float32) for name, values in trace.watched.items()}
-    return {(v.group, v.name): np.asarray(v.of(trace, nbeta), np.float32) for v in VARIABLES} | along
+def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """The axes of an array at one checkpoint.
 
-
-def names(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Group and name of each array of a result with these settings."""
-    added = other_rung(attributes)
-    variables = VARIABLES if added is None else (*VARIABLES, added)
-    groups = (OBSERVABLES, ALONG_CHAINS) if ALONG_CHAINS in attributes else (OBSERVABLES,)
-    return [*((v.group, v.name) for v in variables), *((group, name) for group in groups for name in attributes.get("observables", {}))]
-
-
-def row_dims(group: str, name: str, num_dims: int) -> tuple[str, ...]:
-    """The axes of an array at one checkpoint."""
-    if group in (OBSERVABLES, ALONG_CHAINS):
-        first = () if group == OBSERVABLES else (CHAIN, EVALUATION)
-        return (*first, *(f"{name}_dim_{i}" for i in range(num_dims - len(first))))
-    return next(v.dims[1:] for v in (*VARIABLES, *OTHER_RUNG.values()) if (v.group, v.name) == (group, name))
-
-
-def coordinates(
-    steps: list[int], num_chains: int, num_draws: int, runs: Sequence[str | None] = (None,), evaluations: Sequence[int] = ()
-) -> dict[str, np.ndarray]:
-    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of `runs` and `steps`, in its order.
-
-    Evaluations along the chains, if there are any, are told by the steps made before them.
+    Args:
+        array: its group and name.
+        num_dims: how many there are.
+        attributes: of the result.
     """
+    group, name = array
+    if group not in (PROBES, ALONG_CHAINS):
+        return DIMS.get(array) or OPTIONAL.get(array, ())
+    for probe, description in attributes[PROBES].items():
+        if name == probe:
+            first = () if group == PROBES else (CHAIN, evaluation_axis(probe, attributes))
+            return (*first, *_own_axes(probe, num_dims - len(first)))
+        for ending, axes in REDUCTIONS[description["reduce"]].dims.items() if description.get("reduce") else ():
+            if name == f"{probe}_{ending}":
+                values = _own_axes(probe, num_dims - len(axes) + 1)
+                told = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
+                return tuple(axis for part in axes for axis in told.get(part, (part,)))
+    raise KeyError(f"no array {name!r} in /{group}.")
+
+
+def _own_axes(probe: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{probe}_dim_{i}" for i in range(count))
+
+
+def evaluation_axis(probe: str, attributes: Mapping[str, Any]) -> str:
+    """The axis of a probe's evaluations: `evaluation` where all probes that are kept whole share their times, else one of its own."""
+    whole = {name: description["evaluations"] for name, description in attributes[PROBES].items() if _is_whole(description)}
+    return EVALUATION if all(times == whole[probe] for times in whole.values()) else f"{probe}_{EVALUATION}"
+
+
+def _is_whole(description: Mapping[str, Any]) -> bool:
+    return bool(description.get("evaluations")) and not description.get("reduce")
+
+
+def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of runs and steps.
+
+    Evaluations along the chains are counted in the iterations made before them.
+    """
+    runs, steps = list(dict.fromkeys(place.run for place in places)), sorted({place.step for place in places})
     named = {} if None in runs else {RUN: np.asarray(runs)}
-    along = {EVALUATION: np.asarray(evaluations, np.int64)} if len(evaluations) else {}
-    return named | {STEP: np.asarray(steps, np.int64), CHAIN: np.arange(num_chains), DRAW: np.arange(num_draws)} | along
+    along = {
+        evaluation_axis(name, attributes): np.asarray(description["evaluations"], np.int64)
+        for name, description in attributes.get(PROBES, {}).items()
+        if _is_whole(description)
+    }
+    chains, draws = np.arange(attributes["num_chains"]), np.arange(attributes["num_draws"])
+    return named | {STEP: np.asarray(steps, np.int64), CHAIN: chains, DRAW: draws} | along
 
 
-def row_axes(coords: Container[str]) -> tuple[str, ...]:
+def place_axes(coords: Container[Any]) -> tuple[str, ...]:
     """The axes over which checkpoints are spread: `run`, where there is one, and `step`."""
     return (RUN, STEP) if RUN in coords else (STEP,)
 
 
-def to_tree(found: Mapping[tuple[str, str], np.ndarray], coords: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> "xarray.DataTree":
-    """A labelled result of checkpoints, whose axis of rows leads in each array of `found`; its coordinates are in the root for all groups."""
+def to_tree(arrays: Mapping[Name, np.ndarray], places: Sequence[Place], attributes: Mapping[str, Any]) -> "xarray.DataTree":
+    """A labelled result of checkpoints, whose axis of places leads in each array; its coordinates are in the root for all groups."""
     import xarray as xr
 
-    axes = row_axes(coords)
+    coords = coordinates(places, attributes)
+    axes = place_axes(coords)
     groups: dict[str, dict[str, Any]] = {}
-    for (group, name), array in found.items():
+    for (group, name), array in arrays.items():
         whole = array.reshape(*(len(coords[axis]) for axis in axes), *array.shape[1:])
-        groups.setdefault(group, {})[name] = ((*axes, *row_dims(group, name, array.ndim - 1)), whole)
-    return xr.DataTree.from_dict({"/": xr.Dataset(coords=dict(coords), attrs=dict(attributes)), **{name: xr.Dataset(group) for name, group in groups.items()}})
+        groups.setdefault(group, {})[name] = ((*axes, *dims((group, name), array.ndim - 1, attributes)), whole)
+    return xr.DataTree.from_dict({"/": xr.Dataset(coords=coords, attrs=dict(attributes)), **{name: xr.Dataset(group) for name, group in groups.items()}})
+
+
+def from_tree(tree: "xarray.DataTree") -> dict[Name, np.ndarray]:
+    """The arrays of a result, whose axis of places leads."""
+    tree = with_steps(tree)
+    axes = len(place_axes(tree.coords))
+    arrays = {}
+    for group, node in tree.children.items():
+        for name, array in node.to_dataset(inherit=False).items():
+            arrays[group, str(name)] = np.reshape(array.values, (-1, *array.shape[axes:]))
+    return arrays
+
+
+def places_of(tree: "xarray.DataTree") -> list[Place]:
+    """The places of a result, run after run; that of a single checkpoint is at step 0."""
+    if STEP not in tree.coords:
+        return [Place(None, 0)]
+    runs = [str(run) for run in tree.coords[RUN].values] if RUN in tree.coords else [None]
+    return [Place(run, int(step)) for run in runs for step in tree.coords[STEP].values]
 
 
 def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
@@ -132,12 +190,17 @@ def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
     return np.asarray(tree[path].values, np.float64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def value_of(tree: "xarray.DataTree", name: Name) -> np.ndarray:
+    """The numbers of one array, in float64."""
+    return values(tree, "/".join(name))
+
+
 def scalars(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
-    """The observables that are one number a checkpoint, by name."""
-    if OBSERVABLES not in tree.children:
+    """The probes that are one number a checkpoint, by name."""
+    if PROBES not in tree.children:
         return {}
-    axes = row_axes(tree.coords)  # pyright: ignore[reportArgumentType]
-    return {str(name): array.values for name, array in tree[OBSERVABLES].to_dataset(inherit=False).items() if array.dims == axes}  # pyright: ignore
+    axes = place_axes(tree.coords)
+    return {str(name): array.values for name, array in tree[PROBES].to_dataset(inherit=False).items() if array.dims == axes}  # pyright: ignore
 
 
 def only_step(tree: "xarray.DataTree") -> "xarray.DataTree":

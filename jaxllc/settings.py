@@ -1,194 +1,185 @@
-"""What a run does, of one checkpoint or of many: the arguments of `estimate` and `trajectory`, checked, and their defaults filled in."""
+"""How to sample, as one value that a call, a configuration file, a store and a sweep share."""
 
 import dataclasses
-import importlib.metadata
+import tomllib
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypedDict
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jaxllc import results
-from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.data import InMemory
-from jaxllc.devices import default_mesh
-from jaxllc.engine import check_counts, sharpness
-from jaxllc.free import Free, FreeLike, as_free, take_free
-from jaxllc.held import is_known
-from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.samplers.base import LargerInBurnIn, Sampler, Scheduled
-from jaxllc.samplers.precondition import Identity
-from jaxllc.samplers.sgld import SGLD
+from jaxllc._plain import Plain, to_plain
+from jaxllc.sampler import Sampler
 
-Extrapolate: TypeAlias = bool | Literal["step_size", "nbeta"]
-"""What is extrapolated from two: nothing, the step size (True says so too), or nbeta."""
+Extrapolate: TypeAlias = bool | Literal["step_size", "nbeta"] | None
+"""What is extrapolated from two sets of chains: nothing (None or False), the step size (True says so too), or nbeta."""
 
-DEFAULT_SAMPLER = SGLD(step_size=None)
-"""What samples where none is given."""
+ALL = "all"
+"""In a plain table, a batch of all examples."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a run does, of one checkpoint or of many; the keyword arguments of `estimate` after their defaults are filled in."""
+class Counts(TypedDict, total=False):
+    """How many chains, and how long they are."""
 
-    loss_fn: LossFn
-    data: InMemory
-    key: Key
-    sampler: Sampler
-    nbeta: float
-    localization: float
-    free: Free
     num_chains: int
     num_draws: int
     num_burn_in: int
     thinning: int
-    extrapolate: Literal[False, "step_size", "nbeta"] = False
-    mesh: Mesh | None = None
 
-    def posterior(self, center: Params) -> LocalPosterior:
-        """The posterior around a centre, or around several in a stack."""
-        return LocalPosterior(self.loss_fn, center, self.nbeta, self.localization, self.free)
+
+class Overrides(Counts, total=False):
+    """Keyword arguments that override the fields of `Settings` for one call."""
+
+    sampler: Sampler | None
+    nbeta: float | None
+    localization: float
+    batch_size: int | None
+    extrapolate: Extrapolate
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    r"""How to sample.
+
+        settings = Settings(sampler=SGLD(1e-5), nbeta=1000.0, localization=100.0)
+        longer = settings.replace(num_draws=4000)
+        Settings.from_dict(settings.to_dict()) == settings  # also through JSON and TOML
+
+    Args:
+        sampler: how chains move; None is `SGLD(None)`. A step size of None is a share of the largest that is stable at $w^*$.
+        nbeta: $n\beta$; None is $n / \ln n$ for the $n$ examples of the data. Where the loss is a mean over tokens, $n$ counts tokens: pass
+            `default_nbeta(num_tokens)`.
+        localization: $\gamma$, the strength of the Gaussian prior around $w^*$, in units of one over weights squared.
+        batch_size: examples an iteration; None, or more than there are, takes all. An `InMemory` has its own.
+        num_chains: independent chains.
+        num_draws: draws kept from each.
+        num_burn_in: iterations before the first draw.
+        thinning: iterations from one draw to the next.
+        extrapolate: from a second set of chains with the same random numbers, in one program, at twice the cost.
+            True or "step_size": at $\epsilon$ and at $\epsilon / 2$, twice the second less the first at each draw: the coefficient at $\epsilon \to 0$, as
+            far as what `step_bias` leaves of its bias is linear in $\epsilon$. Where it goes with another power, `bias_order` of the sampler, the weights
+            are others.
+            "nbeta": at $n\beta$ and, with half the step, at $2 n\beta$, twice the first less the second at each draw. That is the slope of $E[L_n]$ in
+            $1 / n\beta$ between the two (Watanabe, arXiv:1208.6338), in which $L_n(w^*)$ drops out. It is for the true weights of a model, whose loss lies
+            above the least by about $\lambda / n$ where the model is regular; at weights that are far from any minimum it is the coefficient of where
+            the chains equilibrate. `twice_nbeta_llc` of the result says how far the two differ. `SGNHT`'s bias does not drop out.
+
+    Raises:
+        TypeError: a sampler that is none, or a number that is not one.
+        ValueError: a count below its least value, a number that is negative or not finite, an unknown `extrapolate`, or one over the step size of a
+            sampler whose steps have no bias.
+    """
+
+    sampler: Sampler | None = None
+    nbeta: float | None = None
+    localization: float = 1.0
+    batch_size: int | None = 256
+    num_chains: int = 8
+    num_draws: int = 1000
+    num_burn_in: int = 500
+    thinning: int = 1
+    extrapolate: Extrapolate = None
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None and not isinstance(self.sampler, Sampler):
+            raise TypeError(
+                f"sampler must be a sampler such as jaxllc.SGLD(step_size=1e-5), of a class that derives from jaxllc.Sampler; got {self.sampler!r}."
+            )
+        over = "step_size" if self.extrapolate is True else self.extrapolate or None
+        if over not in (None, "step_size", "nbeta"):
+            raise ValueError(f"extrapolate must be None, 'step_size' (or True) or 'nbeta', got {self.extrapolate!r}.")
+        object.__setattr__(self, "extrapolate", over)
+        for name in ("nbeta", "localization"):
+            if (value := check_number(name, vars(self)[name], positive=name == "nbeta")) is not None:
+                object.__setattr__(self, name, value)
+        for number in jax.tree.leaves(self.sampler):
+            check_number(f"every number of {self.sampler!r}", number, positive=False)
+        check_counts(**self.counts())
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes all examples.")
+        if over == "step_size" and self.sampler is not None and self.sampler.bias_order is None and self.sampler.full_batch:
+            raise ValueError(f"the steps of {type(self.sampler).__name__} have no bias, so extrapolate={self.extrapolate!r} only adds noise; leave it out.")
 
     @property
     def num_steps(self) -> int:
-        """Steps of a chain."""
+        """Iterations of a chain."""
         return self.num_burn_in + (self.num_draws - 1) * self.thinning + 1
 
-    def attributes(self) -> dict[str, Any]:
-        """Every setting and the versions, as plain values that a store can keep."""
-        return {
-            "loss_fn": f"{getattr(self.loss_fn, '__module__', '')}.{getattr(self.loss_fn, '__qualname__', type(self.loss_fn).__name__)}",
-            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
-            "sampler": describe(self.sampler, self.num_steps),
-            "nbeta": float(self.nbeta),
-            "localization": float(self.localization),
-            "free": repr(self.free),
-            "num_examples": self.data.num_examples,
-            "batch_size": self.data.batch_size,
-            "num_chains": self.num_chains,
-            "num_draws": self.num_draws,
-            "num_burn_in": self.num_burn_in,
-            "thinning": self.thinning,
-            "extrapolate": self.extrapolate == "step_size" or self.extrapolate,
-            "estimator": f"nbeta * excess loss - {'(step_bias - held noise)' if is_known(self.sampler, self.data, self.num_chains) else 'step_bias'}",
-            "schema": results.SCHEMA,
-            "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
-        }
+    def counts(self) -> Counts:
+        """The number of chains, and their length."""
+        return Counts(num_chains=self.num_chains, num_draws=self.num_draws, num_burn_in=self.num_burn_in, thinning=self.thinning)
+
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for some fields.
+
+        Raises:
+            TypeError: a field that settings have not.
+        """
+        if unknown := sorted(set(changes) - set(vars(self))):
+            raise TypeError(f"settings have no field {unknown[0]!r}; they have {', '.join(vars(self))}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values; None is left out, but a batch of all examples is "all".
+
+        Raises:
+            ValueError: a sampler holds something that cannot be written, such as a schedule without a name.
+        """
+        fields = {name: to_plain(value, f"Settings.{name}") for name, value in vars(self).items() if value is not None}
+        return fields | ({"batch_size": ALL} if self.batch_size is None else {})
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> Self:
+        """The settings of a table, as `to_dict` or a configuration file gives it; fields that it lacks have their default.
+
+        Raises:
+            ValueError: a field or a class that is not known.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        if unknown := sorted(set(table) - set(names)):
+            raise ValueError(f"settings have no field {unknown[0]!r}; they have {', '.join(names)}.")
+        fields = dict(table)
+        if fields.get("batch_size") == ALL:
+            fields["batch_size"] = None
+        if isinstance(sampler := fields.get("sampler"), Mapping):
+            fields["sampler"] = Plain.from_dict(sampler)
+        elif isinstance(sampler, str):
+            fields["sampler"] = Plain.from_dict({"name": sampler})
+        return cls(**fields)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """The settings of a TOML document."""
+        return cls.from_dict(tomllib.loads(text))
 
 
-def settle(
-    loss_fn: LossFn,
-    examples: Mapping[Any, Params],
-    data: Batch | InMemory,
-    *,
-    key: Key,
-    sampler: Sampler | None,
-    nbeta: float | None,
-    localization: float,
-    free: FreeLike,
-    batch_size: int | None,
-    extrapolate: Extrapolate = False,
-    mesh: Mesh | None = None,
-    **counts: int,
-) -> Settings:
-    """The settings with their defaults filled in and everything checked that can be before a step is made.
-
-    A default step size must suit all `examples`, checkpoints by name.
-    """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function loss_fn(params, batch), got {type(loss_fn).__name__}; it is the first argument.")
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
-        raise TypeError(f"key must be one typed key, as jax.random.key(0) makes it, got {key!r}.")
-    if sampler is not None and not (hasattr(sampler, "init") and hasattr(sampler, "step")):
-        raise TypeError(f"sampler must be a sampler such as jaxllc.SGLD(step_size=1e-5), got {sampler!r}.")
-    _check_number("nbeta", nbeta, positive=True)
-    _check_number("localization", localization, positive=False)
-    sampler = DEFAULT_SAMPLER if sampler is None else sampler
-    for number in jax.tree.leaves(sampler):
-        _check_number(f"every number of {describe(sampler)}", number, positive=False)
-    check_counts(**counts)
-    over = "step_size" if extrapolate is True else extrapolate
-    if over is not False and over not in tuple(results.OTHER_RUNG):
-        raise ValueError(f"extrapolate must be False, True, 'step_size' or 'nbeta', got {extrapolate!r}.")
-    selection = as_free(free)
-    for params in examples.values():
-        take_free(selection, params)
-    data = data if isinstance(data, InMemory) else InMemory.of(data, batch_size)
-    nbeta = default_nbeta(data.num_examples) if nbeta is None else float(nbeta)
-    settings = Settings(loss_fn, data, key, sampler, nbeta, float(localization), selection, **counts, extrapolate=over, mesh=mesh)
-    if over and not hasattr(sampler, "step_size"):
-        raise TypeError(f"extrapolate={extrapolate!r} halves the step size, and {describe(sampler)} has none.")
-    if over == "step_size" and getattr(sampler, "bias_order", None) is None:
-        raise ValueError(f"{type(sampler).__name__} has no bias of its step, so extrapolate={extrapolate!r} would double its noise for nothing; leave it out.")
-    if not needs_step_size(sampler):
-        return settings
-    mesh = settings.mesh or default_mesh(settings.num_chains)
-    curvatures = {name: sharpness(settings.posterior(params), data, mesh) for name, params in examples.items()}
-    for name, curvature in curvatures.items():
-        if not (np.isfinite(curvature) and curvature > 0):
-            raise ValueError(
-                f"the largest curvature at {name} is {curvature}, from which no step size follows; see whether weights and loss are finite there, "
-                f"or pass sampler={type(sampler).__name__}(step_size)."
-            )
-    step_size = getattr(sampler, "share_of_limit", DEFAULT_SAMPLER.share_of_limit) * 4 / max(curvatures.values())
-    return dataclasses.replace(settings, sampler=with_step_size(sampler, step_size, settings.num_burn_in))
+def override(settings: Settings | None, overrides: Overrides) -> Settings:
+    """The settings of one call: those given, or the defaults, with its keywords in their place."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise TypeError(f"settings must be a jaxllc.Settings, got {type(settings).__name__}; pass single settings by name, such as num_draws=500.")
+    return (settings or Settings()).replace(**overrides)
 
 
-def needs_step_size(sampler: Sampler | None) -> bool:
-    """Whether the step size is left open, to follow from the curvature at the checkpoints."""
-    sampler = DEFAULT_SAMPLER if sampler is None else sampler
-    return getattr(sampler, "step_size", 0.0) is None
+def check_counts(**counts: int) -> None:
+    """Raise a ValueError that names the first count below its least value."""
+    for name, value in counts.items():
+        least = 0 if name == "num_burn_in" else 1
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}.")
 
 
-def with_step_size(sampler: Sampler | None, step_size: float, num_burn_in: int) -> Any:
-    """The sampler with this step size, in burn-in larger by its `burn_in_factor`.
+def check_number(name: str, value: Any, *, positive: bool) -> float | None:
+    """A number as a float.
 
     Raises:
-        ValueError: a preconditioner sets the scale, so none follows from the curvature.
+        TypeError: no single number.
+        ValueError: not finite, or below 0.
     """
-    sampler = DEFAULT_SAMPLER if sampler is None else sampler
-    if not isinstance(getattr(sampler, "preconditioner", Identity()), Identity):
-        raise ValueError(f"{describe(sampler)} has a preconditioner, which changes what a step size means; pass step_size as a number.")
-    factor = getattr(sampler, "burn_in_factor", 1.0)
-    steps = step_size if factor == 1 else Scheduled(LargerInBurnIn(factor, num_burn_in), step_size)
-    return dataclasses.replace(sampler, step_size=steps)  # type: ignore[type-var]
-
-
-def _check_number(name: str, value: Any, *, positive: bool) -> None:
     if value is None:
-        return
+        return None
     if isinstance(value, str) or np.ndim(value) != 0:
         raise TypeError(f"{name} must be one number, got {value!r}.")
     number = float(value)
     if not np.isfinite(number) or number < 0 or (positive and number == 0):
         raise ValueError(f"{name} must be finite and {'positive' if positive else 'at least 0'}, got {value}.")
-
-
-def describe(sampler: Any, num_steps: int = 1) -> str:
-    """A sampler as the call that makes it, with its numbers; a schedule is what it gives over so many steps.
-
-    Fields marked as not `described`, which say how others are filled in, are left out.
-    """
-    if isinstance(sampler, Scheduled):
-        return _values(sampler, num_steps)
-    if not dataclasses.is_dataclass(sampler):
-        return repr(sampler)
-    fields = [field.name for field in dataclasses.fields(sampler) if field.metadata.get("described", True)]
-    return f"{type(sampler).__name__}({', '.join(f'{name}={_plain(getattr(sampler, name), num_steps)}' for name in fields)})"
-
-
-def _plain(value: Any, num_steps: int) -> str:
-    if dataclasses.is_dataclass(value):
-        return describe(value, num_steps)
-    if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
-    return repr(value) if value is None or isinstance(value, str | bool | int | tuple) else repr(float(value))
-
-
-def _values(schedule: Scheduled, num_steps: int) -> str:
-    """Its values at steps 0, 1, 10, ... and the last, and their mean over all steps, which tells apart what differs in between."""
-    values = np.asarray(jax.vmap(schedule)(jnp.arange(num_steps)), float)
-    counts = sorted({0, *(10**i for i in range(len(str(num_steps))) if 10**i < num_steps), num_steps - 1})
-    return f"schedule({', '.join(f'{count}: {values[count]:.5g}' for count in counts)}, mean: {values.mean():.5g})"
+    return number

@@ -1,8 +1,8 @@
-"""A trajectory on disk: one Zarr store, laid out whole at the start, one chunk a checkpoint, readable at any time.
+"""Results on disk: one Zarr store, laid out whole at the start, one chunk a place, readable at any time.
 
-A row counts once its `done` flag is set, which is written last; a run that is killed leaves whole rows and unset flags.
+A place counts once its `done` flag is set, which is written last; a run that is killed leaves whole places and unset flags.
 Zarr's own metadata is never touched after the layout. When training has gone on, or there are more runs, a new store is laid out beside the old
-one, takes over its rows, and replaces it. Several training runs add a leading axis `run` to every array; one has none.
+one, takes over its places, and replaces it. Several training runs add a leading axis `run` to every array; one has none.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -18,18 +18,21 @@ import numpy as np
 from jaxllc import results
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
-from jaxllc.results import Row
+from jaxllc.results import Name, Place
 
-UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_step_size")
+if TYPE_CHECKING:
+    import xarray
+
+UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_step_size", "verb")
 """Attributes in which a resumed run may differ."""
 
 
 class Store:
-    """Results by checkpoint, at a path; nothing is on disk before the first row.
+    """Results by place, at a path; nothing is on disk before the first one.
 
     Args:
         path: a directory that this class made, or one that does not exist.
-        rows: checkpoints to hold, every run at every step, beside those already there.
+        places: those to hold, every run at every step, beside those already there.
         attributes: every setting; those of a store that exists must be the same.
 
     Raises:
@@ -37,74 +40,74 @@ class Store:
             directory is something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], rows: Sequence[Row], attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | os.PathLike[str], places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
         self.path = Path(path).absolute()
-        self._wanted = rows
+        self._asked = places
         self._attributes = dict(attributes)
-        self._rows: _Rows | None = None
-        there = stored_attributes(self.path)
-        if there is not None:
-            _check_same(self.path, there, attributes)
-            _check_runs(self.path, rows)
+        self._arrays: _Arrays | None = None
+        stored = stored_attributes(self.path)
+        if stored is not None:
+            _check_same(self.path, stored, attributes)
+            _check_runs(self.path, places)
 
-    def done(self) -> dict[Row, int]:
-        """Checkpoints whose row is there, with the checksum of their weights."""
+    def done(self) -> dict[Place, int]:
+        """The places that are written, with the checksum of their weights."""
         if not self.path.exists():
             return {}
-        rows = _Rows(self.path)
-        sums = rows.array("checksum")[:]
-        return {row: int(sums[rows.index[row]]) for row in rows.done()}
+        arrays = _Arrays(self.path)
+        sums = arrays["checksum"][:]
+        return {place: int(sums[arrays.index[place]]) for place in arrays.done()}
 
-    def write(self, row: Row, arrays: Mapping[tuple[str, str], np.ndarray], weights: int) -> None:
-        """Write the arrays of a checkpoint, and then its flag."""
-        if self._rows is None:
+    def write(self, place: Place, arrays: Mapping[Name, np.ndarray], weights: int) -> None:
+        """Write the arrays of a place, and then its flag."""
+        if self._arrays is None:
             if not self.path.exists():
-                _lay_out(self.path, self._wanted, self._attributes, {name: np.shape(values) for name, values in arrays.items()})
-            elif set(self._wanted) - set(_Rows(self.path).index):
-                _grow(self.path, self._wanted)
-            self._rows = _Rows(self.path)
-        self._rows.write(row, arrays, weights)
+                _lay_out(self.path, self._asked, self._attributes, {name: np.shape(values) for name, values in arrays.items()})
+            elif set(self._asked) - set(_Arrays(self.path).index):
+                _grow(self.path, self._asked)
+            self._arrays = _Arrays(self.path)
+        self._arrays.write(place, arrays, weights)
 
-    def read(self, row: Row) -> dict[tuple[str, str], np.ndarray]:
-        """The arrays of a checkpoint that is done."""
-        return (self._rows or _Rows(self.path)).read(row)
+    def read(self, place: Place) -> dict[Name, np.ndarray]:
+        """The arrays of a place that is done."""
+        return (self._arrays or _Arrays(self.path)).read(place)
 
 
-class _Rows:
-    """The rows of a store that exists."""
+class _Arrays:
+    """The arrays of a store that exists."""
 
     def __init__(self, path: Path) -> None:
         import zarr
 
         self.group = zarr.open_group(path, mode="r+")
-        self._arrays: dict[str, Any] = {}
-        steps = [int(step) for step in self.array(results.STEP)[:]]
+        self._opened: dict[str, Any] = {}
+        steps = [int(step) for step in self[results.STEP][:]]
         self.names = results.names(dict(self.group.attrs))
-        self.index: dict[Row, tuple[int, ...]]
+        self.index: dict[Place, tuple[int, ...]]
         if results.RUN in self.group:
-            runs = [str(run) for run in self.array(results.RUN)[:]]
-            self.index = {Row(run, step): (r, i) for r, run in enumerate(runs) for i, step in enumerate(steps)}
+            runs = [str(run) for run in self[results.RUN][:]]
+            self.index = {Place(run, step): (r, i) for r, run in enumerate(runs) for i, step in enumerate(steps)}
         else:
-            self.index = {Row(None, step): (i,) for i, step in enumerate(steps)}
+            self.index = {Place(None, step): (i,) for i, step in enumerate(steps)}
 
-    def array(self, name: str) -> Any:
-        if name not in self._arrays:
-            self._arrays[name] = self.group[name]
-        return self._arrays[name]
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._opened:
+            self._opened[name] = self.group[name]
+        return self._opened[name]
 
-    def done(self) -> list[Row]:
-        flags = self.array("done")[:]
-        return [row for row, place in self.index.items() if flags[place]]
+    def done(self) -> list[Place]:
+        flags = self["done"][:]
+        return [place for place, index in self.index.items() if flags[index]]
 
-    def read(self, row: Row) -> dict[tuple[str, str], np.ndarray]:
-        return {(group, name): np.asarray(self.array(f"{group}/{name}")[self.index[row]]) for group, name in self.names}
+    def read(self, place: Place) -> dict[Name, np.ndarray]:
+        return {(group, name): np.asarray(self[f"{group}/{name}"][self.index[place]]) for group, name in self.names}
 
-    def write(self, row: Row, arrays: Mapping[tuple[str, str], np.ndarray], weights: int) -> None:
-        place = self.index[row]
+    def write(self, place: Place, arrays: Mapping[Name, np.ndarray], weights: int) -> None:
+        index = self.index[place]
         for (group, name), values in arrays.items():
-            self.array(f"{group}/{name}")[place] = values
-        self.array("checksum")[place] = weights
-        self.array("done")[place] = 1
+            self[f"{group}/{name}"][index] = values
+        self["checksum"][index] = weights
+        self["done"][index] = 1
 
 
 def checksum(params: Params) -> int:
@@ -136,9 +139,36 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         attributes = dict(zarr.open_group(path, mode="r").attrs)
     except Exception as error:
         raise ValueError(f"{path} exists and is no Zarr store ({type(error).__name__}); pass another store=, or remove it.") from error
-    if "data_checksum" not in attributes:
+    if "schema" not in attributes:
         raise ValueError(f"{path} is a Zarr store of something else; pass another store=.")
     return attributes
+
+
+def open_tree(path: str | os.PathLike[str]) -> "xarray.DataTree":
+    """The result in a store, read as it is needed; `done` says which places are written, and steps of which none is are left out.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no store of ours, of another version of this library, or holds no place yet.
+    """
+    import xarray as xr
+
+    attributes = stored_attributes(path)
+    if attributes is None:
+        raise FileNotFoundError(f"there is no store at {Path(path).absolute()}; pass the path that was given as store= or to save().")
+    if attributes["schema"] != results.SCHEMA:
+        raise ValueError(
+            f"{path} was written with schema {attributes['schema']}, and this version of jaxllc reads {results.SCHEMA}; read it with the version that wrote "
+            f"it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
+        )
+    tree = xr.open_datatree(Path(path).absolute(), engine="zarr", consolidated=False, chunks=None)
+    done = tree["done"].values.astype(bool)
+    steps = done.any(0) if done.ndim > 1 else done
+    if not steps.any():
+        raise ValueError(f"no place of {path} is written yet; open it again when the first group has ended.")
+    tree = tree.isel({results.STEP: np.flatnonzero(steps)})
+    root = tree.to_dataset().drop_vars("checksum")
+    return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
 
 
 def _beside(path: Path, word: str) -> Path:
@@ -147,21 +177,19 @@ def _beside(path: Path, word: str) -> Path:
 
 def _lay_out(
     path: Path,
-    rows: Iterable[Row],
+    places: Iterable[Place],
     attributes: Mapping[str, Any],
-    shapes: Mapping[tuple[str, str], tuple[int, ...]],
-    known: Mapping[Row, tuple[Mapping[tuple[str, str], np.ndarray], int]] | None = None,
+    shapes: Mapping[Name, tuple[int, ...]],
+    known: Mapping[Place, tuple[Mapping[Name, np.ndarray], int]] | None = None,
 ) -> None:
-    """Make the whole store, with rows that are known already, in a hidden folder beside it, and move it into place.
+    """Make the whole store, with places that are known already, in a hidden folder beside it, and move it into place.
 
-    `shapes` are those of the arrays of one checkpoint.
+    `shapes` are those of the arrays of one place.
     """
     import zarr
 
-    runs = list(dict.fromkeys(row.run for row in rows))
-    steps = sorted({row.step for row in rows})
-    coords = results.coordinates(steps, attributes["num_chains"], attributes["num_draws"], runs, attributes.get(results.ALONG_CHAINS, ()))
-    axes = results.row_axes(coords)
+    coords = results.coordinates(list(places), attributes)
+    axes = results.place_axes(coords)
     size = tuple(len(coords[axis]) for axis in axes)
     one = (1,) * len(axes)
     draft, replaced = _beside(path, "draft"), _beside(path, "replaced")
@@ -177,39 +205,39 @@ def _lay_out(
     for name, dtype in (("done", "int8"), ("checksum", "int64")):
         root.create_array(name, shape=size, chunks=one, dtype=dtype, fill_value=0, dimension_names=axes)
     for (group, name), shape in shapes.items():
-        dims = (*axes, *results.row_dims(group, name, len(shape)))
+        dims = (*axes, *results.dims((group, name), len(shape), attributes))
         root.create_array(
             f"{group}/{name}", shape=(*size, *shape), chunks=(*one, *shape), compressors=None, dtype="float32", fill_value=np.nan, dimension_names=dims
         )
     root.attrs.update(dict(attributes))
-    drafted = _Rows(draft)
-    for row, (arrays, weights) in (known or {}).items():
-        drafted.write(row, arrays, weights)
+    drafted = _Arrays(draft)
+    for place, (arrays, weights) in (known or {}).items():
+        drafted.write(place, arrays, weights)
     if path.exists():
         path.rename(replaced)
     draft.rename(path)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _grow(path: Path, rows: Sequence[Row]) -> None:
-    """Replace the store by one that holds more checkpoints, with the rows that are done."""
-    old = _Rows(path)
-    sums = old.array("checksum")[:]
-    known = {row: (old.read(row), int(sums[old.index[row]])) for row in old.done()}
-    shapes = {(group, name): old.array(f"{group}/{name}").shape[len(old.array("done").shape) :] for group, name in old.names}
-    _lay_out(path, [*old.index, *rows], dict(old.group.attrs), shapes, known)
+def _grow(path: Path, places: Sequence[Place]) -> None:
+    """Replace the store by one that holds more checkpoints, with the places that are done."""
+    old = _Arrays(path)
+    sums = old["checksum"][:]
+    known = {place: (old.read(place), int(sums[old.index[place]])) for place in old.done()}
+    shapes = {(group, name): old[f"{group}/{name}"].shape[len(old["done"].shape) :] for group, name in old.names}
+    _lay_out(path, [*old.index, *places], dict(old.group.attrs), shapes, known)
 
 
-def _check_same(path: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    names = sorted({*there, *wanted} - {*UNCOMPARED})
-    other = [f"{name} was {there.get(name)} and is {wanted.get(name)}" for name in names if there.get(name) != wanted.get(name)]
+def _check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    names = sorted({*stored, *asked} - {*UNCOMPARED})
+    other = [f"{name} was {stored.get(name)} and is {asked.get(name)}" for name in names if stored.get(name) != asked.get(name)]
     if other:
         raise ValueError(f"the store {path} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")
 
 
-def _check_runs(path: Path, rows: Iterable[Row]) -> None:
-    there = dict.fromkeys(row.run for row in _Rows(path).index)
-    if (None in there) != any(row.run is None for row in rows):
-        runs = ", ".join(map(repr, there))
-        way = "one training run without a name; pass its mapping alone" if None in there else f"the training runs {runs}; pass {{name: mapping}}"
+def _check_runs(path: Path, places: Iterable[Place]) -> None:
+    runs = dict.fromkeys(place.run for place in _Arrays(path).index)
+    if (None in runs) != any(place.run is None for place in places):
+        names = ", ".join(map(repr, runs))
+        way = "one training run without a name; pass its mapping alone" if None in runs else f"the training runs {names}; pass {{name: mapping}}"
         raise ValueError(f"the store {path} holds {way}, or use another store=.")

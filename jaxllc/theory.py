@@ -1,6 +1,7 @@
-r"""Exact answers: localised quadratics, the laws of discretised SGLD and SGHMC, normal crossings, sums of powers and deep linear nets.
+r"""Exact answers that tests and benchmarks compare with, in float64 numpy and without sampling.
 
-Numpy only, float64, no sampling: what the tests and benchmarks compare with.
+Localised quadratics, the stationary distributions of discretised SGLD and SGHMC, normal crossings, sums of powers and deep linear nets. Everywhere `nbeta` is
+$n\beta$, and `localization` is $\gamma$, the strength of the Gaussian prior; losses are in nats per example.
 """
 
 import math
@@ -41,7 +42,7 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
         gradient_variance: $s^2$, `[d]`, the variance of the minibatch gradient of the mean loss along each axis (if it does not depend on $w$).
 
     Raises:
-        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary law exists.
+        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary distribution exists.
     """
     a = nbeta * np.asarray(curvature, float) + localization
     step_size = np.asarray(step_size, float)
@@ -51,9 +52,9 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
 
 
 def sgld_step_bias(curvature: ArrayLike, nbeta: float, localization: float, step_size: ArrayLike, gradient_variance: ArrayLike = 0.0) -> float:
-    r"""Stationary mean of what SGLD reports as `step_bias` on a quadratic, $\sum_j \frac{\epsilon}{8} (n\beta h_j a_j v_j + n^2\beta^2 s_j^2)$.
+    r"""Stationary mean of the `step_bias` that SGLD reports on a quadratic, $\sum_j \frac{\epsilon}{8} (n\beta h_j a_j v_j + n^2\beta^2 s_j^2)$.
 
-    $v$ is `sgld_variance` and $a = n\beta h + \gamma$. It is the excess of $n\beta\, E[L]$ over the continuous law where the noise's $s_j^2$ is zero or
+    $v$ is `sgld_variance` and $a = n\beta h + \gamma$. It is the excess of $n\beta\, E[L]$ over its value in continuous time where $s_j^2$ is zero or
     $n\beta h_j \gg \gamma$.
 
     Args:
@@ -72,7 +73,7 @@ def sghmc_variance(
 ) -> np.ndarray:
     r"""Stationary variance of the positions of `jaxllc.SGHMC` along each axis of a quadratic, from the fixed point of its step's covariance.
 
-    With exact gradients it is $1/a$ at any step and friction; noise of the gradients adds about $h n^2\beta^2 s^2 / (2 \alpha a)$.
+    With exact gradients it is $1/a$ at any step and friction; gradient noise adds about $h n^2\beta^2 s^2 / (2 \alpha a)$.
 
     Args:
         curvature: $h$, `[d]`.
@@ -81,24 +82,27 @@ def sghmc_variance(
         gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
 
     Raises:
-        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary law exists.
+        ValueError: $\epsilon a \ge 4$ somewhere, where no stationary distribution exists.
     """
     a = np.atleast_1d(nbeta * np.asarray(curvature, float) + localization)
     _check_stable("SGHMC", step_size * a)
     time = math.sqrt(step_size)
-    kept = math.exp(-friction * time)
-    heat = nbeta**2 * np.broadcast_to(np.asarray(gradient_variance, float), a.shape)
+    decay = math.exp(-friction * time)
+    gradient_noise = nbeta**2 * np.broadcast_to(np.asarray(gradient_variance, float), a.shape)
     ones = np.ones_like(a)
-    step = np.stack([np.stack([1 - time**2 * (1 + kept) * a / 2, time * (1 + kept) / 2 * ones], -1), np.stack([-kept * time * a, kept * ones], -1)], -2)
-    by_gradient, by_noise = np.array([time**2 * (1 + kept) / 2, kept * time]), math.sqrt(1 - kept**2) * np.array([time / 2, 1.0])
-    added = heat[:, None, None] * np.outer(by_gradient, by_gradient) + np.outer(by_noise, by_noise)
-    grown = np.einsum("nij,nkl->nikjl", step, step).reshape(-1, 4, 4)
-    return np.linalg.solve(np.eye(4) - grown, added.reshape(-1, 4, 1))[:, 0, 0]
+    # One step maps (position, momentum) x to A x + noise of covariance B, so that the stationary covariance C solves C = A C Aᵀ + B.
+    position_row = np.stack([1 - time**2 * (1 + decay) * a / 2, time * (1 + decay) / 2 * ones], -1)
+    step_matrix = np.stack([position_row, np.stack([-decay * time * a, decay * ones], -1)], -2)
+    by_gradient, by_noise = np.array([time**2 * (1 + decay) / 2, decay * time]), math.sqrt(1 - decay**2) * np.array([time / 2, 1.0])
+    added = gradient_noise[:, None, None] * np.outer(by_gradient, by_gradient) + np.outer(by_noise, by_noise)
+    squared = np.einsum("nij,nkl->nikjl", step_matrix, step_matrix).reshape(-1, 4, 4)
+    return np.linalg.solve(np.eye(4) - squared, added.reshape(-1, 4, 1))[:, 0, 0]
 
 
 def _check_stable(name: str, product: np.ndarray) -> None:
+    """Raise where a step size times the curvature of the potential reaches 4."""
     if np.any(product >= 4):
-        raise ValueError(f"{name} is unstable: step_size × (nbeta h + localization) reaches {np.max(product):.3g}; it must stay below 4.")
+        raise ValueError(f"{name} is unstable: step_size × (nbeta h + localization) reaches {np.max(product):.3g}; it must stay below 4: lower step_size.")
 
 
 def quadratic_llc(
@@ -120,14 +124,17 @@ def quadratic_llc(
         step_size: $\epsilon$ of SGLD; 0 is continuous time.
         gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
         gradient: $g$, `[d]`, the gradient of the loss at $w^*$.
-        variance: `[d]`, the stationary variance along each axis, of another sampler than SGLD.
+        variance: `[d]`, the stationary variance along each axis, of a sampler other than SGLD; `step_size` and `gradient_variance` are then ignored.
+
+    Raises:
+        ValueError: a step size at which SGLD has no stationary distribution, as for `sgld_variance`.
     """
     h = np.asarray(curvature, float)
     g, s2 = (np.broadcast_to(np.asarray(x, float), h.shape) for x in (gradient, gradient_variance))
-    felt = (h != 0) | (g != 0)  # the loss does not depend on the others, which may wander without end where localization is 0
-    h, g, gradient_variance = h[felt], g[felt], s2[felt]
+    depends = (h != 0) | (g != 0)  # the loss does not depend on the other axes, whose variance is infinite where localization is 0
+    h, g, gradient_variance = h[depends], g[depends], s2[depends]
     if variance is not None:
-        spread = np.asarray(variance, float)[felt]
+        spread = np.asarray(variance, float)[depends]
     else:
         spread = sgld_variance(h, nbeta, localization, step_size, gradient_variance) if step_size else quadratic_variance(h, nbeta, localization)
     mean = -nbeta * g / (nbeta * h + localization)
@@ -135,10 +142,10 @@ def quadratic_llc(
 
 
 def window_variance(per_example: ArrayLike, batch_size: int) -> np.ndarray:
-    """Variance of the mean over a window of `batch_size` rows that begins anywhere and wraps around, the law of `InMemory` batches.
+    """Variance of the mean over a window of `batch_size` examples that begins anywhere and wraps around, as the batches of `InMemory` do.
 
     Args:
-        per_example: `[n, ...]`, in the shuffled order of the data (`InMemory.arrays`, its first n rows).
+        per_example: `[n, ...]`, in the shuffled order of the data (`InMemory.arrays`, its first n entries).
     """
     values = np.asarray(per_example, float)
     if batch_size >= len(values):
@@ -160,7 +167,7 @@ def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | Non
     priors = [0] * len(powers) if prior_powers is None else prior_powers
     values = [(h + 1) / (2 * k) for k, h in zip(powers, priors, strict=True) if k]
     if not values:
-        raise ValueError(f"powers {list(powers)} hold no positive number, so K is constant and has no learning coefficient.")
+        raise ValueError(f"powers {list(powers)} hold no positive number, so K is constant and has no learning coefficient; give at least one.")
     least = min(values)
     return LearningCoefficient(least, sum(math.isclose(value, least) for value in values))
 
@@ -168,17 +175,17 @@ def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | Non
 def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: float) -> float:
     r"""$n\beta\, E[K(w)]$ for $K = \prod_j w_j^{2 k_j}$ under $e^{-n\beta K(w) - \frac{\gamma}{2} \lVert w \rVert^2}$: $\hat\lambda$ at a finite temperature.
 
-    By quadrature over a grid in $\log |w_j|$, whose trapezoidal rule converges exponentially; for two variables the grid is a square. As
-    $n\beta \to \infty$ it goes to $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
+    By the trapezoidal rule on a grid in $\log |w_j|$, which converges exponentially; for two variables the grid is a square. As $n\beta \to \infty$ it
+    approaches $\lambda$ like $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
 
     Args:
         powers: $k_j$, one or two of them.
 
     Raises:
-        ValueError: more than two variables, or no localisation.
+        ValueError: no variable or more than two, or a localization that is not positive.
     """
     if not 1 <= len(powers) <= 2:
-        raise ValueError(f"quadrature is over one or two variables, got the powers {list(powers)}.")
+        raise ValueError(f"normal_crossing_mean takes one or two powers, got {list(powers)}.")
     if localization <= 0:
         raise ValueError(f"localization must be positive, got {localization}: without it the density may not be integrable.")
     grid = np.linspace(-45.0, 0.5 * math.log(60 / localization) + 1.0, 2001)
@@ -191,7 +198,7 @@ def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: floa
 
 
 def sum_of_powers_llc(powers: Sequence[int]) -> float:
-    r"""$n\beta\, E[K] = \sum_j 1 / (2 k_j)$ for $K = \sum_j w_j^{2 k_j}$ without localisation, at every temperature: the equipartition theorem.
+    r"""$n\beta\, E[K] = \sum_j 1 / (2 k_j)$ for $K = \sum_j w_j^{2 k_j}$ without localization, at every temperature: the equipartition theorem.
 
     Args:
         powers: $k_j$, all positive.
@@ -235,10 +242,10 @@ def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:
 def deep_linear_bounds(widths: Sequence[int], ranks: Sequence[Sequence[int]]) -> tuple[float, float]:
     r"""Rigorous lower and upper bounds of the *local* coefficient of a deep linear net, from the ranks of its partial products.
 
-    Below: half the rank of the derivative of the product, since the loss is at least quadratic across the fibre there, and the global coefficient. Above:
-    half the codimension of the point's own stratum, the weights of the same product with the same ranks, along which the loss is at its least. That
-    codimension is $\dim \mathrm{Ext}^1(M, M)$ of the chain of layers as a quiver representation $M$, plus that of the product's own rank, $r (d_0 + d_N) -
-    r^2$.
+    The lower bound is the larger of half the rank of the derivative of the product, since the loss grows at least quadratically in that many directions, and
+    the global coefficient. The upper bound is half the codimension of the stratum of the point: all weights with the same product and the same ranks, on
+    which the loss is minimal. That codimension is $\dim \mathrm{Ext}^1(M, M)$ of the chain of layers as a quiver representation $M$, plus that of the rank
+    of the product, $r (d_0 + d_N) - r^2$.
 
     Args:
         widths: $d_0, \ldots, d_N$.
@@ -252,14 +259,14 @@ def deep_linear_bounds(widths: Sequence[int], ranks: Sequence[Sequence[int]]) ->
         raise ValueError(f"ranks must have {depth} rows of {depth}, ..., 1 numbers for the widths {list(widths)}, got rows of {[len(row) for row in ranks]}.")
 
     def rank(i: int, j: int) -> int:
-        """Of the map from node i to node j of the chain, 0 beyond its ends."""
+        """Rank of the map from node i to node j of the chain, 0 beyond its ends."""
         if i < 0 or j > depth:
             return 0
         return widths[i] if i == j else ranks[i][j - i - 1]
 
     left = [rank(0, i) for i in range(depth)] + [0]
     jacobian = sum((left[i] - left[i + 1]) * rank(i + 1, depth) for i in range(depth))
-    # M is a sum of intervals [i, j], of which each appears as often as rank counts say; Hom([a, b], [c, d]) is a line where c <= a <= d <= b.
+    # M is a sum of intervals [i, j] whose multiplicities follow from the ranks; Hom([a, b], [c, d]) is one-dimensional where c <= a <= d <= b, else 0.
     nodes = range(depth + 1)
     count = {(i, j): rank(i, j) - rank(i - 1, j) - rank(i, j + 1) + rank(i - 1, j + 1) for i in nodes for j in nodes if i <= j}
     homs = sum(m * n for (a, b), m in count.items() for (c, d), n in count.items() if c <= a <= d <= b)

@@ -1,32 +1,29 @@
-r"""$\hat\lambda(t)$: the local learning coefficient over the checkpoints of a training run, or of several."""
+r"""$\hat\lambda(t)$: the local learning coefficient over the checkpoints of a training run, or of several; and results opened from a store."""
 
 import dataclasses
-import math
+import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxllc import diagnostics, results
-from jaxllc._tree import stack
+from jaxllc import diagnostics, estimator, results
+from jaxllc._tree import split_objects, stack
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.batching import resident_checkpoints
-from jaxllc.checkpoints import format_steps
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.engine import check_counts
-from jaxllc.estimators import progress_bar, run_group
-from jaxllc.free import FreeLike
-from jaxllc.observables import Observables, check_observables, observe, shapes, watch_of
-from jaxllc.results import Row
-from jaxllc.samplers.base import Sampler
-from jaxllc.settings import Extrapolate, Settings, needs_step_size, settle, with_step_size
-from jaxllc.stages import CERTAINTY, stages
-from jaxllc.store import Store, checksum, stored_attributes
-from jaxllc.watch import Watch
+from jaxllc.estimate import RESERVED, Estimate, progress_bar, save, stored_settings
+from jaxllc.estimator import estimate_group
+from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups, make_plan
+from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
+from jaxllc.results import Name, Place
+from jaxllc.runs import Weights, checkpoint_runs, shared_steps
+from jaxllc.select import FreeLike
+from jaxllc.settings import Overrides, Settings, check_counts, override
+from jaxllc.store import Store, checksum, open_tree, stored_attributes
 
 if TYPE_CHECKING:
     import pandas
@@ -35,40 +32,66 @@ if TYPE_CHECKING:
 PROBED = 5
 """Checkpoints of each run, evenly spread, whose curvature sets a default step size."""
 
+WELL_ABOVE = 0.1
+"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
+
 COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
-"""What a table tells of every checkpoint, beside observables and findings."""
+"""What a table has of every checkpoint, beside the acceptance rate where there is one, probes and findings."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """The coefficients of a training run, or of several. Made by `trajectory`."""
+    """The coefficients of a training run, or of several. Made by `trajectory`, or by `jaxllc.open`."""
 
     data: "xarray.DataTree"
-    """All draws: `/posterior` llc (step, chain, draw), `/sample_stats`, `/constant_data`, `/observables`, `/along_chains`; every setting in its attributes.
+    """All draws: `/posterior` llc (step, chain, draw), `/sample_stats`, `/constant_data`, `/probes`, `/along_chains`; every setting in its attributes.
 
-    Several training runs have an axis `run` before `step` everywhere.
+    Several training runs have an axis `run` before `step` everywhere (see `jaxllc.results`).
     """
 
-    def table(self) -> "pandas.DataFrame":
-        """One row a checkpoint, by `step` or, of several training runs, by `run` and `step`.
+    @functools.cached_property
+    def summary(self) -> "xarray.Dataset":
+        """One value a checkpoint of each quantity (see `jaxllc.estimator.summary`), computed once."""
+        return estimator.summary(self.data)
 
-        Columns: llc, std_error, loss, mean_loss, rhat, ess, change from the step before and its error, step_bias, num_diverged (see
-        `jaxllc.diagnostics.summary`), the observables that are one number, findings.
+    @functools.cached_property
+    def reference_loss(self) -> float | None:
+        """The loss of an uninformed model: as it was given, or that at an initialisation among the checkpoints (see `trajectory`); None if there is none."""
+        given = self.data.attrs.get("reference_loss")
+        return _reference_loss(self.summary) if given is None else float(given)
+
+    @property
+    def settings(self) -> Settings:
+        """How it was sampled, with defaults resolved.
+
+        Raises:
+            ValueError: the sampler held something that could not be written down.
         """
-        summary = diagnostics.summary(self.data)
-        table = summary.to_dataframe(dim_order=list(results.row_axes(summary.dims))).loc[:, list(COLUMNS)]
+        return stored_settings(self.data.attrs)
+
+    def table(self) -> "pandas.DataFrame":
+        """One line a checkpoint, by `step` or, of several training runs, by `run` and `step`.
+
+        Columns: llc, std_error, loss, mean_loss, rhat, ess, change from the step before and its error, step_bias, num_diverged, acceptance_rate of a sampler
+        that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings.
+        """
+        columns = [*COLUMNS, *(["acceptance_rate"] if self.data.attrs.get("accepts_or_refuses") else [])]
+        table = self.summary.to_dataframe(dim_order=list(results.place_axes(self.summary.dims))).loc[:, columns]
         for name, values in results.scalars(self.data).items():
             table[name] = values.ravel()
-        table["findings"] = [" ".join(finding.code for finding in found) for found in self.findings()]
+        table = table[self._is_done()]
+        table["findings"] = [" ".join(finding.code for finding in some) for some in self.findings()]
         return table
 
     def findings(self) -> list[tuple[Finding, ...]]:
-        """What makes a number suspect: a tuple for each row of `table()`, in its order, which is run after run and step after step."""
-        return diagnostics.findings(self.data)
+        """What makes a number suspect: a tuple for each line of `table()`, in its order, which is run after run and step after step."""
+        return [some for some, done in zip(self._findings, self._is_done(), strict=True) if done]
 
-    def stages(self, *, certainty: float = CERTAINTY) -> "pandas.DataFrame":
-        """Stages of development, one row each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
-        return stages(self.data, certainty=certainty)
+    def stages(self, *, certainty: float | None = None) -> "pandas.DataFrame":
+        """Stages of development, one line each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
+        from jaxllc import stages  # SciPy and pandas are loaded when there is something to find
+
+        return stages.stages_of(self.summary, estimator.corrected_draws(self.data), certainty=stages.CERTAINTY if certainty is None else certainty)
 
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.
@@ -77,31 +100,47 @@ class Trajectory:
         """
         from jaxllc.plots import plot_trajectory  # matplotlib is loaded when there is something to draw
 
-        return plot_trajectory(self.data)
+        several = self.summary.sizes.get(results.RUN, 1) > 1
+        mean = diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data)) if several else None
+        return plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a new Zarr store, from which `jaxllc.open(path)` reads it.
+
+        Raises:
+            ValueError: the path exists.
+        """
+        save(self.data, path, "trajectory")
+
+    @functools.cached_property
+    def _findings(self) -> list[tuple[Finding, ...]]:
+        return diagnostics.findings(self.summary, {**self.data.attrs, "reference_loss": self.reference_loss})
+
+    def _is_done(self) -> np.ndarray:
+        """Which places are written, of a store that is still being filled."""
+        return np.ravel(self.data["done"].values).astype(bool) if "done" in self.data else np.ones(self.summary["llc"].size, bool)
+
+
+class _Keywords(Overrides, total=False):
+    observables: ProbesLike | None
+    """The former name of `probes`."""
 
 
 def trajectory(
     loss_fn: LossFn,
     checkpoints: Mapping[int, Params] | Mapping[str, Mapping[int, Params]],
     data: Batch | InMemory,
+    settings: Settings | None = None,
     *,
     key: Key,
-    sampler: Sampler | None = None,
-    nbeta: float | None = None,
-    localization: float = 1.0,
     free: FreeLike = None,
-    batch_size: int | None = 256,
-    num_chains: int = 8,
-    num_draws: int = 1000,
-    num_burn_in: int = 500,
-    thinning: int = 1,
-    extrapolate: Extrapolate = False,
+    probes: ProbesLike | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
     reference_loss: float | None = None,
-    observables: Observables | None = None,
     store: str | os.PathLike[str] | None = None,
     group_size: int | None = None,
+    **overrides: Unpack[_Keywords],
 ) -> Trajectory:
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
 
@@ -109,177 +148,116 @@ def trajectory(
     far better than the values. For the arguments that are not below see `jaxllc.estimate`.
 
     Args:
-        checkpoints: any mapping from the training step to the weights; steps are read when their turn comes. Or a mapping from the
+        checkpoints: any mapping from the training step to the weights; each is read once, when its turn comes. Or a mapping from the
             names of training runs to such mappings, which share their steps.
-        reference_loss: default the loss at step 0, if there is one and it is the highest: that of the weights at initialisation. Of several
+        reference_loss: default the loss at step 0, where that is an initialisation: the highest of its run, and well above the least. Of several
             runs the least of these.
-        observables: functions `fn(params) -> array` by name, each evaluated at every checkpoint and kept in float32 under `/observables`, beside the
-            step with the axes `<name>_dim_0`, and so on. They run jitted, side by side for a group of checkpoints. `AlongChains(functions, every=50)`
-            evaluates them along the chains as well, under `/along_chains` with the axes `chain` and `evaluation`.
-        store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of observables to
+        store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of probes to
             resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
-            were ever written. That a function is still the same cannot be seen, neither `loss_fn` nor an observable.
-        group_size: checkpoints that run side by side; the numbers do not depend on it. Default by the number of weights.
+            were ever written. That a function is still the same cannot be seen, neither `loss_fn` nor a probe.
+        group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
 
     Raises:
-        TypeError: `checkpoints` or one of its runs is no mapping, an observable no function or one that gives anything but one real array.
-        ValueError: no checkpoints, keys that are not steps, runs of different steps, an observable whose name is taken, or whatever `estimate`
+        TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
+        ValueError: no checkpoints, keys that are not steps, runs of different steps, or whatever `estimate`
             raises; a store that was made with other settings, data or weights.
     """
-    runs = _runs(checkpoints)
-    steps = _shared_steps(runs)
-    rows = [Row(run, step) for run in runs for step in steps]
-    watched = check_observables(observables, (*COLUMNS, "findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION))
+    probes = overrides.pop("observables", None) if probes is None else probes
+    runs = checkpoint_runs(checkpoints)
+    places = [Place(run, step) for run in runs for step in shared_steps(runs)]
     if group_size is not None:
         check_counts(group_size=group_size)
-    chosen = needs_step_size(sampler)
-    there = stored_attributes(store) if store is not None else None
-    if chosen and there and "default_step_size" in there:
-        sampler = with_step_size(sampler, there["default_step_size"], num_burn_in)
-    spread = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}
-    settings = settle(
-        loss_fn, _Checkpoints(runs, [row for row in rows if row.step in spread] if needs_step_size(sampler) else []), data,
-        key=key, sampler=sampler, nbeta=nbeta, localization=localization, free=free, batch_size=batch_size,
-        num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning, extrapolate=extrapolate, mesh=mesh,
-    )  # fmt: skip
-    weights = _Checkpoints(runs, rows)
-    attributes = settings.attributes() | {"data_checksum": checksum(settings.data.arrays)}
-    watch = watch_of(observables, settings.num_burn_in, settings.num_steps)
-    if watched:
-        attributes["observables"] = shapes(watched, weights[rows[0]])
-    if watch is not None:
-        attributes[results.ALONG_CHAINS] = watch.times(settings.num_burn_in, settings.num_steps).tolist()
+    weights = Weights(runs)
+    settings = _with_stored_step_size(override(settings, overrides), store)
+    examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
+    plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, *RESERVED)), mesh=mesh)
+    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
     if reference_loss is not None:
         attributes["reference_loss"] = float(reference_loss)
-    if chosen:
-        step_size: Any = settings.sampler.step_size  # pyright: ignore[reportAttributeAccessIssue]
-        attributes["default_step_size"] = float(np.asarray(getattr(step_size, "factor", step_size)))
 
-    kept = Store(store, rows, attributes) if store is not None else None
+    kept = Store(store, places, attributes) if store is not None else None
     done = kept.done() if kept else {}
-    _check_weights(weights, done, store)
-    pending = [row for row in rows if row not in done]
-    found: dict[Row, dict[tuple[str, str], np.ndarray]] = {}
-    if pending:
-        size = _group_size(group_size, weights[pending[0]], num_chains, len(pending))
-        groups = [pending[i : i + size] for i in range(0, len(pending), size)]
-        with progress_bar(settings.num_steps * len(pending), progress) as on_steps:
-            for group in groups:
-                for row, arrays, mark in _run(settings, watched, watch, {row: weights[row] for row in group}, size, on_steps):
-                    found[row] = arrays
-                    if kept:
-                        kept.write(row, arrays, mark)
+    weights.check(places, done, store)
+    pending = [place for place in places if place not in done]
+    weights.hold_only(pending)
+    arrays: dict[Place, dict[Name, np.ndarray]] = {}
+    for place, values, mark in _run(plan, weights, pending, group_size, progress):
+        arrays[place] = values
+        if kept:
+            kept.write(place, values, mark)
     if kept:
-        found |= {row: kept.read(row) for row in rows if row not in found}
-    values = {name: np.stack([found[row][name] for row in rows]) for name in results.names(attributes)}
-    tree = results.to_tree(values, results.coordinates(steps, num_chains, num_draws, list(runs), attributes.get(results.ALONG_CHAINS, ())), attributes)
-    reference = _reference_loss(tree) if reference_loss is None else float(reference_loss)
-    if reference is not None:
-        tree.attrs["reference_loss"] = reference
+        arrays |= {place: kept.read(place) for place in places if place not in arrays}
+    whole = {name: np.stack([arrays[place][name] for place in places]) for name in results.names(attributes)}
+    return Trajectory(results.to_tree(whole, places, attributes))
+
+
+def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
+    """The result in a store, with everything in it: draws, settings, reference loss, findings. Exported as `jaxllc.open`.
+
+    Arrays are read when they are needed. A store that is still being filled gives the places that are written so far.
+
+    Args:
+        path: what was given as `store=` to `trajectory`, or to `save()`.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no store of this library, or holds no place yet.
+    """
+    tree = open_tree(path)
+    if tree.attrs.get("verb") == "estimate":
+        return Estimate(results.only_step(tree))
     return Trajectory(tree)
 
 
-def _runs(checkpoints: Any) -> dict[str | None, Mapping[int, Params]]:
-    """Training runs by name; one alone has the name None."""
-    if not isinstance(checkpoints, Mapping):
-        way = "wrap a directory in jaxllc.OrbaxCheckpoints" if isinstance(checkpoints, str | os.PathLike) else "use a dictionary from the step to the weights"
-        raise TypeError(f"checkpoints must be a mapping from the training step to the weights, got {type(checkpoints).__name__}; {way}.")
-    if not checkpoints:
-        raise ValueError(f"there are no checkpoints: {checkpoints!r} is empty.")
-    if not all(isinstance(name, str) for name in checkpoints):
-        return {None: checkpoints}
-    for name, run in checkpoints.items():
-        if not isinstance(run, Mapping):
-            raise TypeError(f"the training run {name!r} must be a mapping from the training step to the weights, got {type(run).__name__}.")
-        if not run:
-            raise ValueError(f"there are no checkpoints in the training run {name!r}: {run!r} is empty.")
-    return dict(checkpoints)
+def _spread(places: list[Place]) -> list[Place]:
+    """Those at `PROBED` steps, evenly spread, of every run."""
+    steps = sorted({place.step for place in places})
+    chosen = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}
+    return [place for place in places if place.step in chosen]
 
 
-def _shared_steps(runs: Mapping[str | None, Mapping[int, Params]]) -> list[int]:
-    """The steps of the checkpoints, which all runs must have."""
-    for name, run in runs.items():
-        wrong = [step for step in run if not isinstance(step, int | np.integer)]
-        if wrong:
-            raise ValueError(f"checkpoints{'' if name is None else f' of run {name!r}'} must be keyed by training step, an int; got {wrong[0]!r}.")
-    union = {int(step) for run in runs.values() for step in run}
-    for name, run in runs.items():
-        if missing := sorted(union - {int(step) for step in run}):
-            holder = next(other for other in runs if missing[0] in runs[other])
-            raise ValueError(
-                f"training runs must share their steps, and run {name!r} has no checkpoint at {format_steps(missing)} where run {holder!r} has one; "
-                "leave these steps out of all runs, or follow each run by itself."
-            )
-    return sorted(union)
+def _with_stored_step_size(settings: Settings, store: Any) -> Settings:
+    """The settings with the default step size that a store was begun with, which more checkpoints must not change."""
+    sampler = settings.sampler or DEFAULT_SAMPLER
+    stored = stored_attributes(store) if store is not None else None
+    if not (sampler.needs_step_size and stored and "default_step_size" in stored):
+        return settings
+    return settings.replace(sampler=sampler.with_default_step_size(stored["default_step_size"], settings.num_burn_in))
 
 
-class _Checkpoints(Mapping[Row, Params]):
-    """Some checkpoints of several runs, each read when it is asked for."""
-
-    def __init__(self, runs: Mapping[str | None, Mapping[int, Params]], rows: Sequence[Row]) -> None:
-        self._runs, self._rows = runs, dict.fromkeys(rows)
-
-    def __getitem__(self, row: Row) -> Params:
-        return self._runs[row.run][row.step]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, row: object) -> bool:
-        return row in self._rows
+def _run(plan: Plan, weights: Weights, pending: list[Place], group_size: int | None, progress: bool) -> Iterator[tuple[Place, dict[Name, np.ndarray], int]]:
+    """Place, arrays and checksum of the weights of each pending place, group after group."""
+    if not pending:
+        return
+    num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(split_objects(weights.peek(pending[0]))[0]))
+    with progress_bar(plan.settings.num_steps * len(pending), progress) as on_steps:
+        size = 0
+        for group in groups(pending, num_weights, plan.settings.num_chains, group_size):
+            size = size or len(group)
+            checkpoints = {place: weights.take(place) for place in group}
+            yield from _run_group(plan, checkpoints, size, lambda done, group=group: on_steps(done * len(group)))
 
 
-def _run(settings: Settings, observables: Observables, watch: Watch | None, weights: Mapping[Row, Params], size: int, on_steps: Any) -> Any:
-    """Row, arrays and checksum of each checkpoint of a group, which is filled up to the size that was compiled for."""
-    _check_alike(weights)
-    *_, last = weights
-    padded: dict[Any, Params] = {**weights, **{f"{last} again, {i}": weights[last] for i in range(size - len(weights))}}
-    values = run_group(settings, padded, lambda done: on_steps(done * len(weights)), watch)
-    if observables:
-        values |= {(results.OBSERVABLES, name): array for name, array in observe(observables, stack(list(padded.values()))).items()}
-    return [(row, {name: array[i] for name, array in values.items()}, checksum(params)) for i, (row, params) in enumerate(weights.items())]
+def _run_group(
+    plan: Plan, checkpoints: Mapping[Place, Params], size: int, on_steps: Callable[[int], Any]
+) -> Iterator[tuple[Place, dict[Name, np.ndarray], int]]:
+    """Place, arrays and checksum of each checkpoint of a group, which is filled up to the size that was compiled for."""
+    *_, last = checkpoints
+    padded: dict[Any, Params] = {**checkpoints, **{f"{last} again, {i}": checkpoints[last] for i in range(size - len(checkpoints))}}
+    values = estimate_group(plan, padded, on_steps)
+    if plan.probes:
+        stacked = stack([split_objects(params)[0] for params in padded.values()])
+        values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, stacked).items()}
+    for i, (place, params) in enumerate(checkpoints.items()):
+        yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
 
 
-def _check_alike(weights: Mapping[Row, Params]) -> None:
-    """Raise unless all checkpoints have the structure and shapes of the first."""
-    (first, like), *others = weights.items()
-    for row, params in others:
-        if jax.tree.structure(params) != jax.tree.structure(like) or jax.tree.map(np.shape, params) != jax.tree.map(np.shape, like):
-            raise ValueError(f"the weights at {row} have another structure or other shapes than those at {first}; a run has one model.")
-
-
-def _check_weights(weights: Mapping[Row, Params], done: Mapping[Row, int], store: Any) -> None:
-    """Raise where the first or the last step of a run that is stored was computed from other weights: the store is of another run."""
-    for run in {row.run: None for row in done}:
-        steps = [row.step for row in done if row.run == run]
-        asked = [row for row in weights if row.run == run]
-        stored = sorted(row for row in asked if row in done)
-        if asked and not stored:
-            raise ValueError(
-                f"the store {store} holds none of the steps of these checkpoints but {format_steps(steps)}{'' if run is None else f' of run {run!r}'}, "
-                "so it is of another run; use another store=."
-            )
-        for row in dict.fromkeys((*stored[:1], *stored[-1:])):
-            if checksum(weights[row]) != done[row]:
-                raise ValueError(
-                    f"the store {store} holds {row} of other weights than the checkpoints do ({format_steps(steps)} are stored); use another store=."
-                )
-
-
-def _group_size(asked: int | None, params: Params, num_chains: int, num_pending: int) -> int:
-    """Checkpoints in one program: as asked, or as many as suit the machine; the groups are made even."""
-    num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(params))
-    most = asked or resident_checkpoints(num_weights, num_chains)
-    return math.ceil(num_pending / math.ceil(num_pending / most))
-
-
-def _reference_loss(tree: "xarray.DataTree") -> float | None:
-    """The least loss at step 0 of the runs that have no higher one later, None if there is none."""
-    loss, step = results.values(tree, "constant_data/full_center_loss"), tree.coords[results.STEP].values
-    loss = loss.reshape(-1, len(step))
+def _reference_loss(summary: "xarray.Dataset") -> float | None:
+    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
+    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
     first = loss[:, step == 0]
-    untrained = first[first >= loss.max(-1, keepdims=True)]
-    return float(untrained.min()) if untrained.size else None
+    if not first.size:
+        return None
+    highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
+    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
+    return float(begins.min()) if begins.size else None

@@ -16,10 +16,8 @@ import jax, jax.numpy as jnp, optax
 from jaxllc.demo import draw_windows
 from jaxllc.models import text, train, transformer
 model = transformer.Transformer(text.VOCAB_SIZE, 64)
-train.train(
-    transformer.next_token_loss(model), model.init_params(jax.random.key(0)), draw_windows, jnp.asarray(text.standard_library().train),
-    optax.adam(3e-3), key=jax.random.key(1), steps=[20, 40, 80], directory="demo/checkpoints",
-)
+recipe = train.Recipe(transformer.next_token_loss(model), draw_windows, jnp.asarray(text.standard_library().train), optax.adam(3e-3))
+train.train(recipe, model.init_params(jax.random.key(0)), key=jax.random.key(1), steps=[20, 40, 80], directory="demo/checkpoints")
 """
 """The checkpoints that `make demo` leaves, but fewer."""
 

@@ -1,1 +1,1 @@
-"""Small models and the data that they are trained on, for examples, tests and benchmarks."""
+"""Small models and their training data, for examples, tests and benchmarks."""

@@ -1,9 +1,9 @@
-r"""A source of tokens in which nothing but induction helps beyond a bigram table, with its exact losses.
+r"""A source of tokens on which only induction improves on a bigram table, with the exact losses of both.
 
-A fixed Markov chain, in which some tokens are *triggers*: what follows a trigger is drawn anew for each sequence and stays fixed within
-it. A trigger comes with the same probability after every plain token, so nothing but its own past tells what follows it. A model that knows
-all bigrams pays $\ln(\text{number of plain tokens})$ at every trigger; one that looks up what followed the trigger last time pays that
-only the first time. Close to the bigram task of Bietti et al., arXiv:2306.00802.
+The source is a fixed Markov chain in which some tokens are *triggers*: the successor of a trigger is drawn anew for each sequence and stays fixed within it.
+A trigger has the same probability after every plain token, so that only its own earlier occurrences predict its successor. A model that knows all bigrams has
+the loss $\ln(\text{number of plain tokens})$ at every trigger; one that looks up the successor of the trigger's last occurrence has that loss only the first
+time. It is close to the bigram task of Bietti et al., arXiv:2306.00802.
 """
 
 from typing import NamedTuple
@@ -18,33 +18,33 @@ from jaxllc._typing import Key
 
 @struct.dataclass
 class Source:
-    """The law of the sequences. Made by `make_source`; tokens below `num_triggers` are the triggers, the others are plain."""
+    """The distribution of the sequences, as `make_source` makes it. Tokens below `num_triggers` are the triggers, the others are plain."""
 
     transitions: jax.Array
-    """`[vocab, vocab]`, the chance of each next token in a row for each token, over all sequences: for a trigger, uniform over the plain tokens."""
+    """`[vocab, vocab]`, the probability of each next token (second axis) after each token, over all sequences: uniform over plain tokens after a trigger."""
     start: jax.Array
-    """`[vocab]`, the stationary law of these transitions, which the first token has."""
+    """`[vocab]`, the stationary distribution of these transitions, from which the first token is drawn."""
     num_triggers: int = struct.field(pytree_node=False)
 
 
 class Losses(NamedTuple):
-    """What the best predictors pay for each token but the first, in nats, by position."""
+    """The losses of the best predictors at each predicted position, in nats per token."""
 
     bigram: np.ndarray
-    """Knowing the present token only, `[length]`; the same at every position."""
+    """Of the best predictor that sees the present token only, `[length]`; the same at every position."""
     induction: np.ndarray
-    """Knowing all tokens so far, `[length]`: no model does better."""
+    """Of the best predictor that sees all tokens so far, `[length]`: no model does better."""
 
 
 def make_source(key: Key, vocab_size: int = 64, num_triggers: int = 8, trigger_rate: float = 0.5, spread: float = 0.1) -> Source:
-    """Random transitions between the plain tokens.
+    """A source with random transitions between the plain tokens.
 
     Args:
-        key: of the transitions.
-        vocab_size: triggers and plain tokens together.
-        num_triggers: how many tokens are triggers.
-        trigger_rate: the chance that a plain token is followed by a trigger, each as likely as the others.
-        spread: the concentration of the Dirichlet law of the rows: small values leave few successors, large ones make them alike.
+        key: for the transitions.
+        vocab_size: number of triggers and plain tokens together.
+        num_triggers: number of triggers.
+        trigger_rate: probability that a plain token is followed by a trigger; all triggers are equally likely.
+        spread: concentration of the Dirichlet distribution of the transitions: small values give few likely successors, large ones nearly equal ones.
 
     Raises:
         ValueError: fewer than two plain tokens, no trigger, or a rate outside (0, 1).
@@ -65,17 +65,17 @@ def make_source(key: Key, vocab_size: int = 64, num_triggers: int = 8, trigger_r
 
 
 def draw(key: Key, source: Source, num_sequences: int, length: int) -> jax.Array:
-    """Sequences of `length` tokens and one more, `int32[num_sequences, length + 1]`: `length` predictions. Pure, for use inside a jitted step."""
+    """Sequences with `length` predicted tokens, `int32[num_sequences, length + 1]`. Pure, for use inside a jitted step."""
     start_key, successor_key, step_key = jax.random.split(key, 3)
     vocab_size = len(source.start)
     successor_BxT = jax.random.randint(successor_key, (num_sequences, source.num_triggers), source.num_triggers, vocab_size)
     cumulative_VxV = jnp.cumsum(source.transitions, -1)
-    last_V = vocab_size - 1 - jnp.argmax(source.transitions[:, ::-1] > 0, -1)  # sums that end below one give the last token that can come
+    last_V = vocab_size - 1 - jnp.argmax(source.transitions[:, ::-1] > 0, -1)  # the last possible token, for cumulative sums that end below one
 
     def following(token_B: jax.Array, uniform_B: jax.Array) -> tuple[jax.Array, jax.Array]:
         plain_B = jnp.minimum((cumulative_VxV[token_B] <= uniform_B[:, None]).sum(-1), last_V[token_B])
-        told_B = jnp.take_along_axis(successor_BxT, jnp.minimum(token_B, source.num_triggers - 1)[:, None], -1)[:, 0]
-        token_B = jnp.where(token_B < source.num_triggers, told_B, plain_B)
+        triggered_B = jnp.take_along_axis(successor_BxT, jnp.minimum(token_B, source.num_triggers - 1)[:, None], -1)[:, 0]
+        token_B = jnp.where(token_B < source.num_triggers, triggered_B, plain_B)
         return token_B, token_B
 
     first_B = jax.random.categorical(start_key, jnp.log(source.start), shape=(num_sequences,)).astype(jnp.int32)
@@ -84,11 +84,11 @@ def draw(key: Key, source: Source, num_sequences: int, length: int) -> jax.Array
 
 
 def best_losses(source: Source, length: int) -> Losses:
-    r"""The exact losses of the best predictors, in nats per token, at each of `length` positions.
+    r"""The exact losses of the best predictors, in nats per token, at each of `length` predicted positions.
 
-    With $\pi$ the stationary law and $H_v$ the entropy of the row of token $v$ (for a trigger the logarithm of the number of plain tokens), the
-    bigram loss is $\sum_v \pi_v H_v$ everywhere. The induction loss at position $i$ counts a trigger only where it has not stood before
-    $i$, with probability $f_i$ for each trigger, by recursion over "plain", "another trigger" and "this trigger for the first time".
+    With $\pi$ the stationary distribution and $H_v$ the entropy of the successor of token $v$ (for a trigger the logarithm of the number of plain tokens), the
+    bigram loss is $\sum_v \pi_v H_v$ at every position. The induction loss counts a trigger only at its first occurrence. That a given trigger occurs at
+    position $i$ for the first time has a probability that follows by recursion over the states "plain", "another trigger" and "this trigger, first time".
     """
     transitions, start, triggers = np.asarray(source.transitions, float), np.asarray(source.start, float), source.num_triggers
     entropies = -np.sum(transitions * np.log(np.where(transitions > 0, transitions, 1.0)), -1)
@@ -107,5 +107,5 @@ def best_losses(source: Source, length: int) -> Losses:
 
 
 def is_trigger(source: Source, tokens: jax.Array) -> jax.Array:
-    """Where the tokens are triggers: the queries on which prefix matching is worth anything here."""
+    """Where the tokens are triggers, the only queries where prefix matching lowers the loss; `bool` of the shape of `tokens`."""
     return tokens < source.num_triggers

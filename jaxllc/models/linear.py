@@ -10,20 +10,20 @@ from jaxllc._typing import Key
 
 
 def apply(params: Sequence[jax.Array], x_BxD: jax.Array) -> jax.Array:
-    """The product of all layers applied to rows of inputs."""
+    """The outputs of the net, `[B, d_N]`, for inputs `[B, d_0]`."""
     for weight in params:
         x_BxD = x_BxD @ weight
     return x_BxD
 
 
 def squared_loss(params: Sequence[jax.Array], batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    r"""$\frac12 \lVert f(x) - y \rVert^2$ for each row: nats per example under unit output noise, up to a constant."""
+    r"""$\frac12 \lVert f(x) - y \rVert^2$ of each example, `float[B]`: nats under unit output noise, up to a constant."""
     x_BxD, y_BxD = batch
     return 0.5 * jnp.square(apply(params, x_BxD) - y_BxD).sum(-1)
 
 
 def teacher(key: Key, widths: Sequence[int], rank: int | None = None) -> list[jax.Array]:
-    """Random layers whose product has the given rank (default full), each cut to that rank and scaled to keep variance.
+    """Random layers `[d_i, d_{i+1}]`, each of the given rank (default full), whose product has that rank; they preserve the variance of activations.
 
     All layers share the rank, so for widths that only rise or only fall the local coefficient at the teacher is the global one.
     """

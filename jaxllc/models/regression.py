@@ -1,6 +1,6 @@
 r"""In-context linear regression: a transformer that must infer a task from examples (Garg et al., arXiv:2208.01066).
 
-Each sequence has a task $t \sim N(0, I_D)$ of its own and $K$ examples $x_k \sim N(0, I_D)$, $y_k = t \cdot x_k + \sigma \xi_k$; the sizes are
+Each sequence has its own task $t \sim N(0, I_D)$ and $K$ examples $x_k \sim N(0, I_D)$, $y_k = t \cdot x_k + \sigma \xi_k$; the sizes are
 those of Hoogland et al. (arXiv:2402.02364): $D = 4$, $K = 8$, $\sigma^2 = 0.125$. The loss is their mean squared error, not nats: it has the
 units of $y^2$, and $1 / (2 \sigma^2) = 4$ times it, up to a constant, is nats per example under the true noise.
 
@@ -20,10 +20,10 @@ NOISE_VARIANCE = 0.125
 
 
 class RegressionTransformer(nn.Module):
-    r"""Tokens $(0, x_1), (y_1, 0), (0, x_2), \ldots, (0, x_K)$, each position's prediction of $y_k$ read where $x_k$ stands.
+    r"""Tokens $(0, x_1), (y_1, 0), (0, x_2), \ldots, (0, x_K)$, with the prediction of $y_k$ read at the token of $x_k$.
 
     Pre-norm layers of attention and MLP. Two things differ from Hoogland et al.: the last token $(y_K, 0)$, on which no prediction depends, is left
-    out, and positions enter queries and keys only, as in our `Transformer`.
+    out, and positions enter queries and keys only, as in `jaxllc.models.transformer.Transformer`.
     """
 
     dimension: int = 4
@@ -46,7 +46,7 @@ class RegressionTransformer(nn.Module):
         return nn.Dense(1, name="unembedding")(nn.LayerNorm(name="norm_final")(x_BxLxW[:, ::2]))[..., 0]
 
     def init_params(self, key: Key) -> Params:
-        """Fresh weights."""
+        """Random weights."""
         return self.init(key, jnp.zeros((1, self.num_examples, self.dimension)), jnp.zeros((1, self.num_examples)))["params"]
 
 
@@ -61,7 +61,7 @@ def interleave(x_BxKxD: jax.Array, y_BxK: jax.Array) -> jax.Array:
 def draw(
     key: Key, num_sequences: int, num_examples: int = 8, dimension: int = 4, noise_variance: float = NOISE_VARIANCE, input_scale: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-    """Sequences of examples, `x[n, K, D]` and `y[n, K]`, each of a task of its own; `input_scale` other than 1 gives inputs not seen in training."""
+    """Sequences of examples, `x[n, K, D]` and `y[n, K]`; an `input_scale` other than 1 gives out-of-distribution inputs."""
     task_key, input_key, noise_key = jax.random.split(key, 3)
     task_BxD = jax.random.normal(task_key, (num_sequences, dimension))
     x_BxKxD = input_scale * jax.random.normal(input_key, (num_sequences, num_examples, dimension))
@@ -80,12 +80,12 @@ def squared_loss(model: nn.Module) -> Callable[[Params, tuple[jax.Array, jax.Arr
 
 
 def zero_loss(batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    r"""The loss of the predictor 0, which knows nothing, `float[B]`; its mean over all sequences is $D + \sigma^2$."""
+    r"""The loss of the constant prediction 0, `float[B]`; its expectation is $D + \sigma^2$."""
     return jnp.square(batch[1]).mean(-1)
 
 
 def ridge_predictions(batch: tuple[jax.Array, jax.Array], noise_variance: float = NOISE_VARIANCE) -> jax.Array:
-    r"""The best predictions of $y_k$ from the examples before it, `float[B, K]`: $x_k \cdot (X^\top X + \sigma^2 I)^{-1} X^\top y$."""
+    r"""The best predictions of $y_k$ from the examples before it, the posterior mean, `float[B, K]`: $x_k \cdot (X^\top X + \sigma^2 I)^{-1} X^\top y$."""
     x_BxKxD, y_BxK = batch
     gram_BxKxDxD, moment_BxKxD = _before(jnp.einsum("bkd,bke->bkde", x_BxKxD, x_BxKxD)), _before(x_BxKxD * y_BxK[..., None])
     ridge_DxD = noise_variance * jnp.eye(x_BxKxD.shape[-1])
@@ -94,10 +94,10 @@ def ridge_predictions(batch: tuple[jax.Array, jax.Array], noise_variance: float 
 
 
 def ridge_loss(batch: tuple[jax.Array, jax.Array], noise_variance: float = NOISE_VARIANCE) -> jax.Array:
-    """The loss of the ridge predictor, `float[B]`: in the mean over sequences no predictor does better."""
+    """The loss of `ridge_predictions`, `float[B]`: no predictor has a smaller expected loss."""
     return jnp.square(ridge_predictions(batch, noise_variance) - batch[1]).mean(-1)
 
 
 def _before(values_BxKx: jax.Array) -> jax.Array:
-    """Sums over the earlier examples, without the present one."""
+    """Sums over the examples before each one."""
     return jnp.cumsum(values_BxKx, 1) - values_BxKx

@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source of Python's standard library, by characters."""
+"""Text that every machine has: the source code of Python's standard library, one token a character."""
 
 import functools
 import random
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
-"""The characters: newline, printable ASCII; every other byte becomes the last token."""
+"""The characters: newline and printable ASCII; every other byte becomes the last token."""
 
 VOCAB_SIZE = len(ALPHABET) + 1
 
@@ -23,7 +23,7 @@ class Text(NamedTuple):
 
 @functools.cache
 def standard_library() -> Text:
-    """The modules of the running Python, without its tests, in an order shuffled once."""
+    """The modules of the running Python without their tests, in a shuffled order that is always the same."""
     root = Path(sysconfig.get_paths()["stdlib"])
     paths = [path for path in sorted(root.rglob("*.py")) if not {"site-packages", "test", "tests", "idlelib", "lib2to3"} & set(path.relative_to(root).parts)]
     random.Random(0).shuffle(paths)
@@ -39,6 +39,6 @@ def tokenize(text: bytes) -> np.ndarray:
 
 
 def windows(tokens: np.ndarray, count: int, length: int, seed: int = 0) -> np.ndarray:
-    """`count` windows of `length` tokens that begin anywhere, `[count, length]`."""
+    """`count` windows of `length` tokens at random positions, `[count, length]`."""
     starts = np.random.default_rng(seed).integers(0, len(tokens) - length + 1, count)
     return tokens[starts[:, None] + np.arange(length)]

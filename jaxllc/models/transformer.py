@@ -1,4 +1,4 @@
-"""The attention-only transformer, in which induction heads form (Elhage et al. 2021; Olsson et al., arXiv:2209.11895).
+"""An attention-only transformer, in which induction heads form (Elhage et al. 2021; Olsson et al., arXiv:2209.11895).
 
 Shapes: B batch, L positions, D width, H heads, K width of a head, V vocabulary.
 """
@@ -21,7 +21,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxLxD: jax.Array, positions_LxD: jax.Array) -> jax.Array:
-        """What the heads add to the residual stream, `float[B, L, D]`."""
+        """The output of all heads, which is added to the residual stream, `float[B, L, D]`."""
         _, length, width = x_BxLxD.shape
         head_width = width // self.num_heads
 
@@ -44,9 +44,9 @@ class Transformer(nn.Module):
 
     Args:
         vocab_size: V.
-        context: the longest L.
+        context: the largest L.
         width: D.
-        num_layers: one or two are the cases of interest: one cannot do induction.
+        num_layers: one or two are the cases of interest; with one layer, induction is not possible.
         num_heads: H, which divides D.
     """
 
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         return nn.LayerNorm(name="norm_final")(x_BxLxD) @ self.param("unembedding", _INIT, (self.width, self.vocab_size))
 
     def init_params(self, key: jax.Array) -> Params:
-        """Fresh weights."""
+        """Random weights."""
         return self.init(key, jnp.zeros((1, self.context), jnp.int32))["params"]
 
 
@@ -77,7 +77,7 @@ def token_losses(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
     def losses(params: Params, tokens_BxL: jax.Array) -> jax.Array:
         tokens_BxL = tokens_BxL.astype(jnp.int32)
         logits_BxLxV: jax.Array = model.apply({"params": params}, tokens_BxL[:, :-1])  # pyright: ignore[reportAssignmentType]
-        # The target's logit by a product with its one-hot row: the gradient of a gather is a scatter, which CPUs and TPUs do slowly.
+        # A product with the one-hot target, since the gradient of a gather is a scatter, which is slow on CPUs and TPUs.
         target_BxLxV = jax.nn.one_hot(tokens_BxL[:, 1:], logits_BxLxV.shape[-1], dtype=logits_BxLxV.dtype)
         return jax.nn.logsumexp(logits_BxLxV, -1) - (logits_BxLxV * target_BxLxV).sum(-1)
 

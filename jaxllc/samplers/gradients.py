@@ -1,30 +1,29 @@
 r"""Estimates of $\nabla L_n(w)$ from one minibatch."""
 
-from typing import Protocol
+from typing import ClassVar
 
 import jax
 from flax import struct
 
+from jaxllc._plain import Plain
 from jaxllc._typing import Batch, Params
 from jaxllc.posterior import LocalPosterior
 
 
-class GradientEstimator(Protocol):
-    """An unbiased estimate of the gradient of the mean loss."""
+class GradientEstimator(Plain):
+    """The base class of unbiased estimates of the gradient of the mean loss."""
 
-    needs_center_grad: bool
+    needs_center_grad: ClassVar[bool] = False
     r"""Whether it reads `LocalPosterior.center_grad`, $\nabla L_n(w^*)$."""
 
     def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
         """Losses of the batch at the position, and the estimate."""
-        ...
+        raise NotImplementedError
 
 
 @struct.dataclass
-class Minibatch:
+class Minibatch(GradientEstimator):
     """The gradient of the minibatch's mean loss: one gradient a step."""
-
-    needs_center_grad = False
 
     def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
         """Losses of the batch at the position, and their mean's gradient."""
@@ -32,14 +31,14 @@ class Minibatch:
 
 
 @struct.dataclass
-class ControlVariate:
+class ControlVariate(GradientEstimator):
     r"""$g_B(w) - g_B(w^*) + \nabla L_n(w^*)$: what the minibatch says of the *change* since the centre (Baker et al. 2019, arXiv:1706.05439).
 
     Its noise vanishes at $w^*$ and grows with the distance from it, where the plain minibatch's noise is always that of the data. It costs two
     gradients a step, and one of all data for each checkpoint.
     """
 
-    needs_center_grad = True
+    needs_center_grad: ClassVar[bool] = True
 
     def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
         """Losses of the batch at the position, and the estimate.

@@ -1,125 +1,22 @@
-r"""Any algorithm of BlackJAX on the loss of all data: MALA, HMC, NUTS, MCLMC. The only file that knows BlackJAX.
+r"""MALA, HMC, NUTS and MCLMC on the loss of all data, by BlackJAX.
 
-$n\beta$ stands in the density and the temperature is one, so that the pull to $w^*$ is not tempered. In BlackJAX's own units a step of MALA is half
-of our $\epsilon$, and one of HMC and NUTS is its root.
+In BlackJAX's own units a step of MALA is half of our $\epsilon$, and one of HMC and NUTS is its root.
 """
 
-import contextlib
-import functools
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from jaxllc._typing import Batch, Key, Params, Scalar
-from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, check_range, no_steps
-
-
-class BlackJAXState(NamedTuple):
-    """The state of the algorithm, and the number of steps."""
-
-    inner: Any
-    steps: jax.Array
-
-    @property
-    def position(self) -> Params:
-        """The free weights."""
-        return self.inner.position
-
-
-class _OnAllData:
-    """The common part: a step builds the density of the posterior and makes one step of the algorithm."""
-
-    full_batch = True
-    """`jaxllc.sample` refuses minibatches."""
-
-    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
-        """The `SamplingAlgorithm` of BlackJAX for a density, at this step of the chain.
-
-        Args:
-            log_density: of the posterior, not normalised.
-            masses: ones, one a weight, in the dtype of the chain.
-            steps: steps made so far.
-            key: for an algorithm that varies at random.
-        """
-        raise NotImplementedError
-
-    def init(self, position: Params) -> BlackJAXState:
-        """A chain that starts at `position`, in the widest precision that is enabled: BlackJAX draws its own numbers in it."""
-        position = jax.tree.map(lambda w: w.astype(jnp.result_type(float)), position)
-
-        def flat(position: Params) -> jax.Array:
-            return 0 * _masses(position).sum()
-
-        with _strictness("standard", "allow")():
-            algorithm = self.algorithm(flat, _masses(position), no_steps(), jax.random.key(0))
-            return BlackJAXState(algorithm.init(position, _raw(jax.random.key(0))), no_steps())
-
-    def step(self, key: Key, state: BlackJAXState, posterior: LocalPosterior, batch: Batch) -> tuple[BlackJAXState, Info]:
-        """One step; `batch` is all data."""
-        as_asked, masses = _strictness(), _masses(state.position)
-
-        def log_density(position: Params) -> jax.Array:
-            with as_asked():
-                return -_potential(position, posterior, batch).astype(masses.dtype)
-
-        own_key, start_key, step_key = jax.random.split(key, 3)
-        with _strictness("standard", "allow")():
-            algorithm = self.algorithm(log_density, masses, state.steps, own_key)
-            inner = _move(algorithm, _raw(start_key), _raw(step_key), state)
-        losses = posterior.losses(state.position, batch)
-        return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype))
-
-
-def _move(algorithm: Any, start_key: jax.Array, step_key: jax.Array, state: BlackJAXState) -> Any:
-    # The density at the position is computed anew: `init` knows neither posterior nor batch. The draw's losses come with it.
-    fresh = algorithm.init(state.position, start_key)
-    known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
-    inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
-    moved, _ = algorithm.step(step_key, inner)
-    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner)
-
-
-def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """A context with the given rules of promotion, by default those that hold now: BlackJAX mixes dtypes and ranks, whatever is asked of other code."""
-    config: Any = jax.config
-    dtypes, ranks = dtypes or config.jax_numpy_dtype_promotion, ranks or config.jax_numpy_rank_promotion
-
-    @contextlib.contextmanager
-    def context() -> Iterator[None]:
-        with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
-            yield
-
-    return context
-
-
-def _raw(key: Key) -> jax.Array:
-    """An untyped key: the checker of key reuse takes BlackJAX's loops over typed ones, once batched, for reuse."""
-    return jax.random.bits(key, jax.random.key_data(jax.random.key(0)).shape, jnp.uint32)
-
-
-def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax.Array:
-    loss = posterior.losses(position, batch).mean()
-    nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (posterior.nbeta, posterior.localization))
-    pulls = [
-        jnp.sum(jnp.square(w - c.astype(w.dtype))).astype(loss.dtype)
-        for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
-    ]
-    return nbeta * loss + localization / 2 * jnp.asarray(sum(pulls))
-
-
-def _masses(position: Params) -> jax.Array:
-    """Ones, as many as there are weights."""
-    return jnp.ones(sum(leaf.size for leaf in jax.tree.leaves(position)))
+from jaxllc._typing import Key, Params, Scalar
+from jaxllc.sampler import Schedule, SteppedSampler, check_range
+from jaxllc.samplers.full_batch import FullBatchSampler
 
 
 @struct.dataclass
-class MALA(_OnAllData, HasStepSize):
+class MALA(FullBatchSampler, SteppedSampler):
     r"""SGLD's step on all data, accepted or not (Metropolis-adjusted Langevin): exact at any $\epsilon$.
 
     Args:
@@ -128,7 +25,7 @@ class MALA(_OnAllData, HasStepSize):
 
     step_size: Scalar | Schedule | None
 
-    share_of_limit: ClassVar[float] = 1 / 16
+    default_fraction: ClassVar[float] = 1 / 16
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -139,7 +36,7 @@ class MALA(_OnAllData, HasStepSize):
 
 
 @struct.dataclass
-class HMC(_OnAllData, HasStepSize):
+class HMC(FullBatchSampler, SteppedSampler):
     r"""Hamiltonian Monte Carlo with unit masses: leapfrog steps of length $h$, accepted or not. One such step is MALA's.
 
     At each draw $h$ is $\sqrt\epsilon$ times a random number between 0.8 and 1.2. With one $h$ for all draws, a direction in which the trajectory is half a
@@ -153,7 +50,7 @@ class HMC(_OnAllData, HasStepSize):
     step_size: Scalar | Schedule | None
     num_integration_steps: int = struct.field(pytree_node=False, default=10)
 
-    share_of_limit: ClassVar[float] = 1 / 8
+    default_fraction: ClassVar[float] = 1 / 8
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -166,7 +63,7 @@ class HMC(_OnAllData, HasStepSize):
 
 
 @struct.dataclass
-class NUTS(_OnAllData, HasStepSize):
+class NUTS(FullBatchSampler, SteppedSampler):
     r"""The no-U-turn sampler (Hoffman & Gelman, arXiv:1111.4246) with unit masses: HMC that chooses its length.
 
     Chains that run side by side all wait for the longest trajectory.
@@ -179,7 +76,7 @@ class NUTS(_OnAllData, HasStepSize):
     step_size: Scalar | Schedule | None
     max_num_doublings: int = struct.field(pytree_node=False, default=8)
 
-    share_of_limit: ClassVar[float] = 1 / 8
+    default_fraction: ClassVar[float] = 1 / 8
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -191,7 +88,7 @@ class NUTS(_OnAllData, HasStepSize):
 
 
 @struct.dataclass
-class MCLMC(_OnAllData, HasStepSize):
+class MCLMC(FullBatchSampler, SteppedSampler):
     r"""Microcanonical Langevin Monte Carlo (Robnik & Seljak, arXiv:2212.08549), uncorrected: a direction of fixed speed that loses its memory over a length.
 
     Its law is right only for small steps; nothing is accepted or refused.
@@ -206,8 +103,9 @@ class MCLMC(_OnAllData, HasStepSize):
 
     step_size: Scalar | Schedule | None
     memory: Scalar = 30.0
+    accepts_or_refuses: ClassVar[bool] = False
 
-    share_of_limit: ClassVar[float] = 1 / 32
+    default_fraction: ClassVar[float] = 1 / 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,80 +117,3 @@ class MCLMC(_OnAllData, HasStepSize):
 
         step = jnp.sqrt(self.step_size_at(steps) * masses.size).astype(masses.dtype)
         return blackjax.mclmc(log_density, jnp.asarray(self.memory, step.dtype) * step, step)
-
-
-@jax.tree_util.register_pytree_node_class
-class BlackJAX(_OnAllData):
-    """Any algorithm of BlackJAX, by the function that makes it from a log density, such as `blackjax.barker`.
-
-    Args:
-        algorithm: `algorithm(log_density, **parameters)` gives a `SamplingAlgorithm` whose state has a `position`.
-        parameters: its arguments, in BlackJAX's own units; numbers may be swept, everything else is static, also arrays such as masses.
-    """
-
-    def __init__(self, algorithm: Callable[..., Any], **parameters: Any) -> None:
-        self._make = algorithm
-        self.parameters = {name: _Constant(value) if isinstance(value, np.ndarray | jax.Array) and value.ndim else value for name, value in parameters.items()}
-
-    def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
-        """The algorithm with its parameters."""
-        return self._make(log_density, **{name: _in_dtype(value, masses.dtype) for name, value in self.parameters.items()})
-
-    def replace(self, **parameters: Any) -> "BlackJAX":
-        """The same algorithm with other parameters."""
-        return BlackJAX(self._make, **(self.parameters | parameters))
-
-    def __repr__(self) -> str:
-        return f"BlackJAX({_name(self._make)}, {', '.join(f'{k}={_name(v) if callable(v) else repr(v)}' for k, v in self.parameters.items())})"
-
-    def tree_flatten(self) -> tuple[list[Any], Any]:
-        """Floats are leaves."""
-        swept = {name: value for name, value in self.parameters.items() if _is_swept(value)}
-        static: Mapping[str, Any] = {name: value for name, value in self.parameters.items() if name not in swept}
-        return list(swept.values()), (self._make, tuple(swept), tuple(static.items()))
-
-    @classmethod
-    def tree_unflatten(cls, auxiliary: Any, leaves: list[Any]) -> "BlackJAX":
-        """From the leaves, of any shape: a stack of numbers is none of the arrays that `__init__` makes static."""
-        make, names, static = auxiliary
-        made = cls(make)
-        made.parameters = dict(zip(names, leaves, strict=True)) | dict(static)
-        return made
-
-
-class _Constant:
-    """An array that JAX takes for a constant of the program: equal to another one where the bytes are."""
-
-    def __init__(self, array: Any) -> None:
-        self.array = np.asarray(array)
-        self._identity = (self.array.shape, self.array.dtype.name, self.array.tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Constant) and self._identity == other._identity
-
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    def __repr__(self) -> str:
-        shape, dtype, values = self._identity
-        return f"{dtype}{list(shape)} of checksum {zlib.crc32(values):08x}"
-
-
-def _in_dtype(value: Any, dtype: Any) -> Any:
-    """A parameter as BlackJAX takes it, in the dtype of the chain where it is real."""
-    value = value.array if isinstance(value, _Constant) else value
-    return jnp.asarray(value, dtype) if isinstance(value, np.ndarray | jax.Array) and jnp.issubdtype(value.dtype, jnp.floating) else value
-
-
-def _is_swept(value: Any) -> bool:
-    """Floats, and whatever stands in the place of one while JAX rebuilds the tree; not what is static by its nature."""
-    return not (value is None or callable(value) or isinstance(value, bool | int | str | _Constant))
-
-
-def _name(function: Callable[..., Any]) -> str:
-    """Where a function comes from: the algorithms that BlackJAX exports are objects of one class, and some are `functools.partial`s of others."""
-    function = getattr(function, "differentiable", function)
-    if isinstance(function, functools.partial):
-        given = [repr(x) for x in function.args] + [f"{k}={_name(v) if callable(v) else repr(v)}" for k, v in function.keywords.items()]
-        return f"{_name(function.func)}({', '.join(given)})"
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__name__)}".removesuffix(".as_top_level_api")

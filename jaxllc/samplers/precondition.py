@@ -1,35 +1,36 @@
 r"""Diagonal preconditioners $G$, which follow the gradients of the *loss*.
 
-The pull to $w^*$ does not enter them, but is scaled by them, as are drift and noise.
+The gradient of the Gaussian prior does not enter them, but is scaled by them, as are drift and noise.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxllc._plain import Plain
 from jaxllc._typing import Params, Scalar
-from jaxllc.samplers.base import check_range, no_steps, zeros
+from jaxllc.sampler import check_range, no_steps, zeros
 
 
-class Preconditioner(Protocol):
-    """A pytree of hyperparameters with a state of its own."""
+class Preconditioner(Plain):
+    """The base class of preconditioners: a pytree of hyperparameters with a state of its own."""
 
     def init(self, position: Params) -> Any:
         """The state before the first gradient."""
-        ...
+        raise NotImplementedError
 
     def update(self, grad: Params, state: Any) -> tuple[Params, Params | None, Any]:
         """From the gradient of the mean loss: the gradient to follow, the diagonal of $G$ (None for the identity), and the next state.
 
         One that follows each gradient as it is gives that very object back.
         """
-        ...
+        raise NotImplementedError
 
 
 @struct.dataclass
-class Identity:
+class Identity(Preconditioner):
     """No preconditioning."""
 
     def init(self, position: Params) -> None:
@@ -49,7 +50,7 @@ class Moments(NamedTuple):
 
 
 @struct.dataclass
-class RMSProp:
+class RMSProp(Preconditioner):
     r"""$G = 1 / (\sqrt{\hat v} + \delta)$ with $v$ the exponential mean of $g^2$ (Li et al., arXiv:1512.07666).
 
     $\hat v$ is free of the bias of its start at zero. The correction $\Gamma = \nabla \cdot G$ is left out, as is usual: the law is that of a *frozen*
@@ -83,7 +84,7 @@ class RMSProp:
 
 
 @struct.dataclass
-class Adam:
+class Adam(Preconditioner):
     r"""RMSProp's $G$, and the drift follows the exponential mean of the gradients (Kim, Song & Liang, arXiv:2009.09535).
 
     The memory of the drift widens the law by about $\epsilon G a\, b_1 / 2 (1 - b_1)$ of its variance at curvature $a$, which vanishes with $\epsilon$;

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxllc._typing import Batch, Key, Params
+from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import Info, no_steps, zeros
+from jaxllc.sampler import Info, no_steps, zeros
 from jaxllc.samplers.gradients import Minibatch
 from jaxllc.samplers.noise import NOISES
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
@@ -37,7 +37,7 @@ class SGHMC(Underdamped):
 
     Args:
         step_size: $\epsilon = h^2$, in units of the weights squared; a number or a schedule of optax. None leaves it to `jaxllc.estimate`.
-        friction: $\alpha$, in units of one over time; None is $2\sqrt\gamma$, at which the pull to $w^*$ is critically damped, and needs
+        friction: $\alpha$, in units of one over time; None is $2\sqrt\gamma$, at which the Gaussian prior is critically damped, and needs
             $\gamma > 0$. Zero is none.
         gradient: how the gradient is estimated.
         noise: `"five-point"`, whose moments match up to the fifth (the splitting has weak order two), `"gaussian"` or `"rademacher"`.
@@ -56,7 +56,7 @@ class SGHMC(Underdamped):
         first = state.steps == 0
         losses, grad = self.gradient(state.position, posterior, batch)
         kicked = kick(time, state.position, state.momentum, grad, posterior)
-        kept = jnp.where(first, jnp.zeros_like(time), jnp.exp(-self.friction_in(posterior).astype(time.dtype) * time))
+        kept = jnp.where(first, jnp.zeros_like(time), jnp.exp(-self.friction_at(posterior.localization).astype(time.dtype) * time))
         xi = NOISES[self.noise](key, state.position)
         momentum = refresh(kept, jnp.sqrt(1 - kept**2), kicked, xi)
         position = drift(time, drift(time, state.position, kicked), momentum)
@@ -64,19 +64,19 @@ class SGHMC(Underdamped):
         return SGHMCState(position, momentum, state.steps + 1), Info(losses, jnp.where(first, jnp.zeros_like(excess), excess))
 
     @property
-    def counts_held_noise(self) -> bool:
-        """Whether `step_bias` counts noise that the pull holds, by `noise_gain`: that of plain minibatches."""
+    def counts_absorbed_noise(self) -> bool:
+        """Whether `step_bias` counts gradient noise that the prior absorbs: that of plain minibatches."""
         return isinstance(self.gradient, Minibatch)
 
-    def noise_gain(self, posterior: LocalPosterior, count: jax.Array) -> jax.Array:
-        r"""What `step_bias` of a soft direction is for each unit of its $n^2\beta^2 s^2$ after so many steps, `float[]`.
+    def noise_gain(self, localization: Scalar, iteration: jax.Array) -> jax.Array:
+        r"""`step_bias` of a prior-dominated direction for each unit of its $n^2\beta^2 s^2$ after so many iterations, `float[]`.
 
         $E[v^2]$ exceeds one by $\epsilon\, n^2\beta^2 s^2 / (1 - c^2)$ after a kick, of which $1 - c^{2t}$ is there after $t$ steps: $\frac{\epsilon}{8}
         \frac{1 + c}{1 - c} (1 - c^{2t})$, and $\frac{\epsilon}{2} t$ without friction.
         """
-        step_size = self.step_size_at(count)
-        rate = self.friction_in(posterior).astype(step_size.dtype) * jnp.sqrt(step_size)
-        steps = count.astype(rate.dtype)
+        step_size = self.step_size_at(iteration)
+        rate = self.friction_at(localization).astype(step_size.dtype) * jnp.sqrt(step_size)
+        steps = iteration.astype(rate.dtype)
         small = rate * steps < 1e-4
         safe = jnp.where(small, jnp.ones_like(rate), rate)
         return step_size * jnp.where(small, steps / 2, -jnp.expm1(-2 * safe * steps) / (8 * jnp.tanh(safe / 2)))
@@ -85,7 +85,7 @@ class SGHMC(Underdamped):
 def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
     r"""$\frac{(1 + c)^2}{8}\,(\lVert v \rVert^2 - d)$ after a kick, whose mean is what noisy gradients add to $E[U]$.
 
-    That is what they add to $n\beta\, E[L]$ where the pull is weak; of the rest `jaxllc.held` knows how much it is.
+    That is what they add to $n\beta\, E[L]$ but for what the prior absorbs, which `jaxllc.estimator` takes back.
     On a quadratic of curvature $a$ the stationary law has $a E[w^2] - 1 = \frac{(1 + c)^2}{4} (E[v^2] - 1)$ along each axis, $c = e^{-\alpha h}$ being the
     momentum that an O step keeps: the fixed point of $E[w^2]$, $E[wv]$ and $E[v^2]$. It is zero with exact gradients, at any step.
     """

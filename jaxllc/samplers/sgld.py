@@ -8,10 +8,11 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Info, Schedule, Scheduled, check_range, no_steps
+from jaxllc.sampler import Info, Schedule, Scheduled, SteppedSampler, check_range, no_steps
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import NOISES, check_noise
 from jaxllc.samplers.precondition import Identity, Preconditioner
+from jaxllc.stepsize import LargerInBurnIn
 
 
 class SGLDState(NamedTuple):
@@ -23,7 +24,7 @@ class SGLDState(NamedTuple):
 
 
 @struct.dataclass
-class SGLD(HasStepSize):
+class SGLD(SteppedSampler):
     r"""Langevin dynamics on minibatches: $w' = w - \frac{\epsilon}{2} G\,(n\beta\, g + \gamma (w - w^*)) + \sqrt{\epsilon G}\,\xi$.
 
     $g$ estimates the gradient of the mean loss. Its noise and the finite step both widen the stationary law (`jaxllc.theory.sgld_variance`), which raises the
@@ -34,8 +35,8 @@ class SGLD(HasStepSize):
         preconditioner: how the diagonal $G$ follows the gradients.
         gradient: how $g$ is estimated: `Minibatch()` or `ControlVariate()`.
         noise: what $\xi$ is: `"rademacher"` (signs, cheap), `"five-point"` or `"gaussian"`; they differ at second order in $\epsilon$.
-        burn_in_factor: where the step size is left open, the multiple of it that burn-in begins with (`base.LargerInBurnIn`). Four reaches flat directions
-            sooner (docs/accuracy.md), but loses chains where the loss is far more curved away from $w^*$ than at it.
+        burn_in_factor: where the step size is left open, the multiple of it that burn-in begins with (`jaxllc.stepsize.LargerInBurnIn`). Four reaches flat
+            directions sooner (docs/accuracy.md), but loses chains where the loss is far more curved away from $w^*$ than at it.
 
     Raises:
         ValueError: `noise` has another name, or `burn_in_factor` is below one, or above it beside a step size of your own.
@@ -45,9 +46,9 @@ class SGLD(HasStepSize):
     preconditioner: Preconditioner = Identity()
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="rademacher")
-    burn_in_factor: float = struct.field(pytree_node=False, default=1.0, metadata={"described": False})  # it only says how `step_size` is chosen
+    burn_in_factor: float = struct.field(pytree_node=False, default=1.0)
 
-    share_of_limit: ClassVar[float] = 1 / 32
+    default_fraction: ClassVar[float] = 1 / 32
     r"""A default step size, as a share of $4/a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$.
 
     Along that direction it adds a 31st to the variance; more where chains meet larger curvatures away from $w^*$. See docs/accuracy.md.
@@ -59,6 +60,22 @@ class SGLD(HasStepSize):
         super().__post_init__()
         check_range("burn_in_factor", self.burn_in_factor, 1.0)
         check_noise(self.noise)
+
+    @property
+    def needs_center_grad(self) -> bool:
+        r"""Whether the gradient estimator reads $\nabla L_n(w^*)$."""
+        return self.gradient.needs_center_grad
+
+    def with_default_step_size(self, step_size: float, num_burn_in: int) -> "SGLD":
+        """The same sampler with a step size that follows from the curvature at $w^*$, larger in burn-in by `burn_in_factor`.
+
+        Raises:
+            ValueError: a preconditioner, which sets a scale of its own.
+        """
+        if not isinstance(self.preconditioner, Identity):
+            raise ValueError(f"{self!r} has a preconditioner, which changes what a step size means; pass step_size as a number.")
+        larger = Scheduled(LargerInBurnIn(self.burn_in_factor, num_burn_in), step_size)
+        return self.with_step_size(step_size if self.burn_in_factor == 1 else larger)
 
     def init(self, position: Params) -> SGLDState:
         """A chain that starts at `position`."""
@@ -90,7 +107,7 @@ def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, sca
     A stationary law keeps $E\lVert w - w^*\rVert^2$ (in the metric $G^{-1}$) from step to step, hence
     $E[(w - w^*) \cdot \nabla U] = d + \frac{\epsilon}{4} E\lVert \nabla U\rVert_G^2$, the second term being the excess over the continuous law. On a quadratic
     half of it is the excess of $U$, and of each direction the loss has the share that it has of $\nabla U$. So it is exact there but for the noise of
-    gradients along directions where the pull is felt. A loss that slopes at $w^*$ adds nothing, since the mean of $\nabla U$ is zero.
+    gradients along prior-dominated directions. A loss that slopes at $w^*$ adds nothing, since the mean of $\nabla U$ is zero.
 
     Args:
         step_size: $\epsilon$.

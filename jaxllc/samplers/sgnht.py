@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxllc._typing import Batch, Key, Params
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import Info, no_steps, zeros
+from jaxllc.sampler import Info, no_steps, zeros
 from jaxllc.samplers.noise import NOISES
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
 
@@ -57,7 +57,7 @@ class SGNHT(Underdamped):
     def step(self, key: Key, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         dtype = state.thermostat.dtype
-        friction = self.friction_in(posterior).astype(dtype)
+        friction = self.friction_at(posterior.localization).astype(dtype)
         time = jnp.sqrt(self.step_size_at(state.steps).astype(dtype))
         first = state.steps == 0
         losses, grad = self.gradient(state.position, posterior, batch)

@@ -8,17 +8,19 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxllc._typing import Params, Scalar
+from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
-from jaxllc.samplers.base import HasStepSize, Schedule
+from jaxllc.sampler import Schedule, SteppedSampler
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import check_noise
 
 
 @struct.dataclass
-class Underdamped(HasStepSize):
+class Underdamped(SteppedSampler):
     """The hyperparameters of `SGHMC` and `SGNHT`, which tell what they mean."""
 
     step_size: Scalar | Schedule | None
@@ -26,16 +28,34 @@ class Underdamped(HasStepSize):
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="five-point")
 
-    share_of_limit: ClassVar[float] = 1 / 8
-    """A default step size, as a share of the limit of stability at the largest curvature at $w^*$ (see `SGLD.share_of_limit`)."""
+    default_fraction: ClassVar[float] = 1 / 8
+    """A default step size, as a share of the limit of stability at the largest curvature at $w^*$ (see `SGLD.default_fraction`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_noise(self.noise)
 
-    def friction_in(self, posterior: LocalPosterior) -> jax.Array:
+    @property
+    def needs_center_grad(self) -> bool:
+        r"""Whether the gradient estimator reads $\nabla L_n(w^*)$."""
+        return self.gradient.needs_center_grad
+
+    def check(self, posterior: LocalPosterior, data: InMemory) -> None:
+        """Raise where this sampler cannot sample this posterior.
+
+        Raises:
+            ValueError: the friction would follow from a localization of 0.
+        """
+        super().check(posterior, data)
+        if self.friction is None and np.any(np.asarray(posterior.localization) == 0):
+            raise ValueError(
+                f"{type(self).__name__}(friction=None) takes its friction from the localization, which is 0, and without friction a chain does not forget its "
+                "energy; pass friction=, in units of one over time (0.0 for none)."
+            )
+
+    def friction_at(self, localization: Scalar) -> jax.Array:
         r"""$\alpha$, by default $2\sqrt\gamma$."""
-        return 2 * jnp.sqrt(jnp.asarray(posterior.localization)) if self.friction is None else jnp.asarray(self.friction)
+        return 2 * jnp.sqrt(jnp.asarray(localization)) if self.friction is None else jnp.asarray(self.friction)
 
 
 def kick(time: jax.Array, position: Params, momentum: Params, grad: Params, posterior: LocalPosterior) -> Params:

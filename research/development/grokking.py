@@ -14,7 +14,7 @@ import jaxllc
 from research.development.analysis import crossing, over_seeds
 from research.development.common import Workplace, count_findings, panels
 from jaxllc.models import modular
-from jaxllc.models.train import checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
 
 MODULUS, TRAIN_FRACTION = 53, 0.5
@@ -37,10 +37,8 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     training, test = modular.split(jax.random.key(0), MODULUS, TRAIN_FRACTION)
     steps = sorted({0, *checkpoint_steps(num_steps, num_checkpoints, 0, first=20)})
     with place.part("train"):
-        runs = train_seeds(
-            loss_fn, model.init_params, all_sums, training, optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY), key=jax.random.key(1),
-            seeds=range(count), steps=steps, directory=place.folder / "checkpoints",
-        )  # fmt: skip
+        recipe = Recipe(loss_fn, all_sums, training, optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY))
+        runs = train_seeds(recipe, model.init_params, key=jax.random.key(1), seeds=range(count), steps=steps, directory=place.folder / "checkpoints")
     watched = {
         "test_loss": lambda params: loss_fn(params, test).mean(),
         "test_accuracy": lambda params: modular.accuracy(model, params, test),

@@ -38,7 +38,7 @@ from research.development.fall import BINS, RATIO, before
 from research.development.induction_report import figure, table
 from jaxllc import metrics
 from jaxllc.models import induction, text
-from jaxllc.models.train import SeedRuns, checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, SeedRuns, checkpoint_steps, train_seeds
 from jaxllc.models.transformer import Transformer, next_token_loss, token_losses
 from jaxllc.stages import recurring
 
@@ -104,10 +104,10 @@ def triggers(num_layers: int, num_sequences: int) -> Task:
     at_trigger = induction.is_trigger(source, read)
     after_trigger = jnp.pad(at_trigger[:, :-1], ((0, 0), (1, 0)))
     observables = {
-        "previous_token": metrics.pattern_observable(model, read, partial(metrics.previous_token_score, where_BxL=after_trigger)),
-        "previous_token_everywhere": metrics.pattern_observable(model, read, metrics.previous_token_score),
-        "prefix_matching": metrics.pattern_observable(model, read, partial(metrics.prefix_matching_score, tokens_BxL=read, where_BxL=at_trigger)),
-        "in_context": metrics.loss_observable(token_losses(model), tokens, partial(metrics.in_context_score, early=EARLY, late=LATE)),
+        "previous_token": metrics.pattern_probe(model, read, partial(metrics.previous_token_score, where_BxL=after_trigger)),
+        "previous_token_everywhere": metrics.pattern_probe(model, read, metrics.previous_token_score),
+        "prefix_matching": metrics.pattern_probe(model, read, partial(metrics.prefix_matching_score, tokens_BxL=read, where_BxL=at_trigger)),
+        "in_context": metrics.loss_probe(token_losses(model), tokens, partial(metrics.in_context_score, early=EARLY, late=LATE)),
     }
     return Task(model, next_token_loss(model), draw_sequences, source, induction.draw(jax.random.key(2), source, num_sequences, CONTEXT), observables, 1e-2)
 
@@ -119,9 +119,9 @@ def real_text(num_sequences: int) -> Task:
     twice = metrics.repeated_tokens(jax.random.key(1), 256, CONTEXT // 2, text.VOCAB_SIZE)
     held_out = jnp.asarray(text.windows(corpus.held_out, 512, CONTEXT + 1))
     observables = {
-        "previous_token": metrics.pattern_observable(model, held_out[:256, :-1].astype(jnp.int32), metrics.previous_token_score),
-        "prefix_matching": metrics.pattern_observable(model, twice, partial(metrics.prefix_matching_score, tokens_BxL=twice)),
-        "in_context": metrics.loss_observable(token_losses(model), held_out, partial(metrics.in_context_score, early=EARLY, late=LATE)),
+        "previous_token": metrics.pattern_probe(model, held_out[:256, :-1].astype(jnp.int32), metrics.previous_token_score),
+        "prefix_matching": metrics.pattern_probe(model, twice, partial(metrics.prefix_matching_score, tokens_BxL=twice)),
+        "in_context": metrics.loss_probe(token_losses(model), held_out, partial(metrics.in_context_score, early=EARLY, late=LATE)),
     }
     data = jnp.asarray(text.windows(corpus.train, num_sequences, CONTEXT + 1))
     return Task(model, next_token_loss(model), draw_windows, jnp.asarray(corpus.train), data, observables, 3e-3)
@@ -165,10 +165,8 @@ def follow(
 
 def train(task: Task, seeds: list[int], steps: list[int], folder: Path) -> SeedRuns:
     """All seeds in one program; a folder that holds other seeds is refused."""
-    return train_seeds(
-        task.loss_fn, task.model.init_params, task.draw_batch, task.source, optax.adam(task.learning_rate), key=jax.random.key(4),
-        seeds=seeds, steps=steps, average=AVERAGE, directory=folder,
-    )  # fmt: skip
+    recipe = Recipe(task.loss_fn, task.draw_batch, task.source, optax.adam(task.learning_rate), average=AVERAGE)
+    return train_seeds(recipe, task.model.init_params, key=jax.random.key(4), seeds=seeds, steps=steps, directory=folder)
 
 
 def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], found: list[dict[str, Any]], place: Workplace, size: Size) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from research.development.analysis import over_seeds
 from research.development.common import Workplace, panels
 from jaxllc import diagnostics
 from jaxllc.models import regression
-from jaxllc.models.train import checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": dict(nbeta=66.7, localization=6.67, sampler=jaxllc.SGLD(3e-4)),
@@ -49,10 +49,8 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     zero, ridge = float(regression.zero_loss(data).mean()), float(regression.ridge_loss(data).mean())
     steps = sorted({0, *checkpoint_steps(num_steps, num_checkpoints, 0, first=10)})
     with place.part("train"):
-        runs = train_seeds(
-            loss_fn, model.init_params, draw_batch, jnp.zeros(1), optax.adam(3e-3), key=jax.random.key(1), seeds=range(count), steps=steps,
-            directory=place.folder / "checkpoints",
-        )  # fmt: skip
+        recipe = Recipe(loss_fn, draw_batch, jnp.zeros(1), optax.adam(3e-3))
+        runs = train_seeds(recipe, model.init_params, key=jax.random.key(1), seeds=range(count), steps=steps, directory=place.folder / "checkpoints")
     trajectories, answers = {}, {}
     for name, setting in SETTINGS.items():
         with place.part(name):

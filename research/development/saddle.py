@@ -19,7 +19,7 @@ import jaxllc
 from research.development.analysis import Interval, over_seeds
 from research.development.common import Workplace, panels
 from jaxllc.models import linear
-from jaxllc.models.train import checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
 from jaxllc.theory import deep_linear_llc
 
@@ -86,10 +86,8 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     data = labels_of(task, jax.random.key(0))
     steps = sorted({0, *checkpoint_steps(num_steps, num_log, num_linear, first=10)})
     with place.part("train"):
-        runs = train_seeds(
-            linear.squared_loss, init_params, draw_batch, data, optax.sgd(LEARNING_RATE), key=jax.random.key(1), seeds=range(count), steps=steps,
-            directory=place.folder / "checkpoints",
-        )  # fmt: skip
+        recipe = Recipe(linear.squared_loss, draw_batch, data, optax.sgd(LEARNING_RATE))
+        runs = train_seeds(recipe, init_params, key=jax.random.key(1), seeds=range(count), steps=steps, directory=place.folder / "checkpoints")
     with place.part("coefficients"):
         traj = jaxllc.trajectory(
             linear.squared_loss, runs, data, key=jax.random.key(2), sampler=SAMPLER, batch_size=None, num_chains=8, num_draws=1000, num_burn_in=500,

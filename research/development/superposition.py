@@ -17,7 +17,7 @@ import jaxllc
 from research.development.analysis import over_chains
 from research.development.common import Workplace, panels
 from jaxllc.models import tms
-from jaxllc.models.train import checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
 
 KINDS = ((5, "on"), (5, "dead"), (6, "dead"))
@@ -51,10 +51,8 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
                 points.append(row | {"exact": tms.polygon_llc(corners, spare=spare), "findings": [finding.code for finding in est.findings]})
     steps = checkpoint_steps(num_steps, num_checkpoints, 0, first=20)
     with place.part("train"):
-        runs = train_seeds(
-            tms.squared_loss, tms.init_params, draw_batch, jnp.zeros(1), optax.sgd(0.05), key=jax.random.key(2), seeds=range(count), steps=steps,
-            directory=place.folder / "checkpoints",
-        )  # fmt: skip
+        recipe = Recipe(tms.squared_loss, draw_batch, jnp.zeros(1), optax.sgd(0.05))
+        runs = train_seeds(recipe, tms.init_params, key=jax.random.key(2), seeds=range(count), steps=steps, directory=place.folder / "checkpoints")
     with place.part("coefficients"):
         traj = jaxllc.trajectory(
             tms.squared_loss, runs, data, key=jax.random.key(3), nbeta=NBETAS[1], localization=10.0, num_chains=8, num_draws=500, num_burn_in=500,

@@ -66,7 +66,7 @@ FreeLike: TypeAlias = Free | str | None
 """A selection, one pattern, or None for all weights."""
 
 
-def as_free(free: FreeLike) -> Free:
+def as_free(free: FreeLike, params=None) -> Free:
     """The selection that `free` stands for."""
     if free is None:
         return Free()
@@ -93,3 +93,7 @@ def put_free(position: Params, params: Params) -> Params:
     leaves, structure = jax.tree.flatten(params)
     moved = structure.flatten_up_to(position)
     return structure.unflatten([leaf if new is None else new.astype(leaf.dtype) for leaf, new in zip(leaves, moved, strict=True)])
+
+
+def statistics(free, params):
+    return ()

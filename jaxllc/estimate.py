@@ -1,0 +1,221 @@
+r"""$\hat\lambda$ of one checkpoint: the verb `estimate`, and its result."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxllc import diagnostics, estimator, results
+from jaxllc._tree import split_objects, stack
+from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.data import InMemory
+from jaxllc.diagnostics import Finding
+from jaxllc.estimator import estimate_group
+from jaxllc.plan import make_plan
+from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
+from jaxllc.results import Place
+from jaxllc.select import FreeLike
+from jaxllc.settings import Overrides, Settings, override
+from jaxllc.store import Store
+
+if TYPE_CHECKING:
+    import xarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`."""
+
+    data: "xarray.DataTree"
+    """All draws: `/posterior` llc (chain, draw), `/sample_stats`, `/constant_data`, `/probes`; every setting in its attributes (see `jaxllc.results`)."""
+
+    @functools.cached_property
+    def summary(self) -> "xarray.Dataset":
+        """One value of each quantity (see `jaxllc.estimator.summary`), computed once."""
+        return estimator.summary(self.data)
+
+    @functools.cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What makes the number suspect; empty when nothing does."""
+        return diagnostics.findings(self.summary, self.data.attrs)[0]
+
+    @property
+    def settings(self) -> Settings:
+        """How it was sampled, with defaults resolved.
+
+        Raises:
+            ValueError: the sampler held something that could not be written down.
+        """
+        return stored_settings(self.data.attrs)
+
+    @property
+    def llc(self) -> float:
+        r"""$\hat\lambda$, the mean over the draws of all chains that stayed finite, less `step_bias`; NaN if none did."""
+        return self._value("llc")
+
+    @property
+    def std_error(self) -> float:
+        """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of what `step_bias` leaves of the step's bias."""
+        return self._value("std_error")
+
+    @property
+    def step_bias(self) -> float:
+        r"""What finite steps and minibatch noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`.
+
+        Of an extrapolation, whose two sets of chains have each their own taken off, the larger: that of the whole step, or that at twice $n\beta$.
+        """
+        return self._value("step_bias")
+
+    @property
+    def wbic(self) -> float:
+        r"""$n\, E[L_n(w)]$ in nats, the widely applicable Bayesian information criterion (Watanabe 2013).
+
+        NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data.
+        """
+        return self._value("wbic")
+
+    @property
+    def rhat(self) -> float:
+        """Rank-normalised split R-hat; NaN for one chain."""
+        return self._value("rhat")
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws for the mean."""
+        return self._value("ess")
+
+    @property
+    def acceptance_rate(self) -> float:
+        """The share of proposals that were accepted; NaN for a sampler that accepts every step."""
+        return self._value("acceptance_rate")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a new Zarr store, from which `jaxllc.open(path)` reads it.
+
+        Raises:
+            ValueError: the path exists.
+        """
+        save(self.data, path, "estimate")
+
+    def plot(self) -> "np.ndarray[Any, Any]":
+        """The draws of each chain and their running means, and the means of the chains with their errors; gives the two matplotlib axes."""
+        from jaxllc.plots import plot_estimate  # matplotlib is loaded when there is something to draw
+
+        return plot_estimate(estimator.corrected_draws(self.data), self.llc, self.std_error, int(self.data.attrs["thinning"]))
+
+    def __str__(self) -> str:
+        chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
+        accepted = "" if np.isnan(self.acceptance_rate) else f", {self.acceptance_rate:.0%} accepted"
+        head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e}{accepted})"
+        wbic_error = self._value("llc_at_nbeta_error") * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
+        lines = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
+        if self.data.attrs.get("extrapolate") == "nbeta":
+            alone = self._value("llc_at_nbeta")
+            lines.append(f"  extrapolated from two temperatures: at nβ alone {alone:.2f}, at twice it {2 * alone - self.llc:.2f}")
+        return "\n".join([head, *lines, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
+
+    def _value(self, name: str) -> float:
+        return float(self.summary[name].values[0])
+
+
+def estimate(
+    loss_fn: LossFn,
+    params: Params,
+    data: Batch | InMemory,
+    settings: Settings | None = None,
+    *,
+    key: Key,
+    free: FreeLike = None,
+    probes: ProbesLike | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = True,
+    reference_loss: float | None = None,
+    **overrides: Unpack[Overrides],
+) -> Estimate:
+    r"""$\hat\lambda$ of one checkpoint.
+
+    Args:
+        loss_fn: `loss_fn(params, batch) -> float[batch]`, the loss of each example in nats. A scalar mean is accepted; pairing the losses
+            then costs one more forward pass an iteration. Pass the same function again rather than a new lambda, and nothing recompiles.
+        params: $w^*$, a pytree of arrays; leaves that are no weights (integers, keys, functions, batch statistics) stay as they are.
+        data: a pytree of arrays with one leading axis, the examples.
+        settings: how to sample; default `Settings()`.
+        key: a typed key, `jax.random.key(seed)`.
+        free: which weights move: a pattern of paths, a list of them, a mask, a predicate `fn(path) -> bool`, or a `Free`; default all.
+        probes: functions of the weights, `{name: Probe(fn)}`, at the checkpoint or along the chains.
+        mesh: devices with an axis `chain`; default all that divide the work.
+        progress: show a progress bar.
+        reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
+            A mean loss at or above it is a finding.
+        overrides: single fields of `settings`, such as `num_draws=500`.
+
+    Raises:
+        TypeError: an argument of another kind than these.
+        ValueError: data leaves of different lengths, a loss of the wrong shape, a sum over the batch, or not finite at $w^*$, a setting out of range, or a
+            `free` that selects nothing.
+    """
+    described = as_probes(probes, RESERVED)
+    plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
+    with progress_bar(plan.settings.num_steps, progress) as on_steps:
+        arrays = estimate_group(plan, {"params": params}, on_steps)
+    arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, stack([split_objects(params)[0]])).items()}
+    attributes = plan.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})
+    return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], attributes)))
+
+
+RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION)
+"""Names that no probe may have."""
+
+
+def stored_settings(attributes: dict[Any, Any]) -> Settings:
+    """The settings of a result."""
+    fields = {field.name: attributes[field.name] for field in dataclasses.fields(Settings) if attributes.get(field.name) is not None}
+    if isinstance(sampler := fields.get("sampler"), str):
+        raise ValueError(f"the sampler of this result could not be written down when it was made: {sampler}; make it again in Python.")
+    return Settings.from_dict(fields)
+
+
+def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> None:
+    """Write a result to a new store.
+
+    Args:
+        tree: the result.
+        path: where nothing is.
+        verb: what made it, "estimate" or "trajectory".
+
+    Raises:
+        ValueError: the path exists.
+    """
+    if os.path.exists(path):  # noqa: PTH110 - a string will do
+        raise ValueError(f"{path} exists; save to a new path.")
+    places = results.places_of(tree)
+    store = Store(path, places, {**tree.attrs, "verb": verb})
+    arrays = results.from_tree(tree)
+    for i, place in enumerate(places):
+        store.write(place, {name: values[i] for name, values in arrays.items()}, 0)
+
+
+def with_error(value: float, error: float) -> str:
+    """A value to the digits that its error leaves: 70.31 ± 0.42."""
+    digits = max(0, 1 - math.floor(math.log10(error))) if np.isfinite(error) and error > 0 else 2
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+class progress_bar:
+    """A bar over iterations, as a context that gives the function to call with iterations done."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        from tqdm.auto import tqdm  # loaded when there is something to show
+
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

@@ -1,0 +1,244 @@
+r"""The local learning coefficient from a trace: $\hat\lambda = n\beta\,(E[L_n(w)] - L_n(w^*))$ (Lau et al., arXiv:2308.12108).
+
+The only place where $\hat\lambda$ is computed. Three things are done to the plain mean:
+
+*Pairing.* A draw's loss is compared with that of the same batch at $w^*$, so that the noise of batches drops out (`Trace.excess_loss`).
+
+*Bias.* The mean over a chain is that of its finite steps and noisy gradients. The chain itself tells by how much, to first order (`Info.step_bias`), and
+that is taken off each draw. Where it is read off momenta it also counts gradient noise that the Gaussian prior absorbs, and this share is added again.
+Noise of variance $n^2\beta^2 s^2$ along a direction of curvature $a = n\beta h + \gamma$ raises $U$: the loss by the share $n\beta h / a$ of it, the
+prior by $\gamma / a$. What is counted too much goes with $\gamma \sum_j s_j^2 / a_j$, and $1 / a_j$ is about the variance of the chains: the sum is the
+variance of a batch's loss along the chains' own spread, $(\frac1B - \frac1n) V$ for batches of $B$, where $V$ is the mean over examples of the variance
+over chains of an example's loss, the functional variance (Watanabe, arXiv:1004.2316), less the variance of the mean loss. It is of all chains together,
+and kept apart from their draws.
+
+*Extrapolation.* From two sets of chains, over the step size or over $1 / n\beta$ (`Settings.extrapolate`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllc import results
+from jaxllc._tree import is_real, named_leaves, split_objects, stack
+from jaxllc._typing import Params
+from jaxllc.diagnostics import finite_chains, mean_and_error, moments
+from jaxllc.engine import NotFiniteError, sample
+from jaxllc.plan import Plan
+from jaxllc.probes import LossesBetweenChains
+from jaxllc.recording import MAX_REPEATED, Trace, repeating
+from jaxllc.results import LLC, LLC_CORRECTION, STEP_BIAS, STEP_BIAS_CORRECTION, Name
+from jaxllc.sampler import Sampler
+
+if TYPE_CHECKING:
+    import xarray
+
+LOSSES = "losses_of_examples"
+"""The name of the probe that compares losses between chains."""
+NUM_ITERATIONS = 32
+"""At which a schedule is read."""
+MAX_EXCESS_A_WEIGHT = 100.0
+r"""A chain whose mean $n\beta$ (L - L(w*)) is above this for each free weight has diverged: in equilibrium it is at most about a half for each."""
+
+
+def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[Name, np.ndarray]:
+    """The arrays of a result for a group of checkpoints, which run in one program, `[K, ...]`; their order is that of `checkpoints`.
+
+    Args:
+        plan: what the run does.
+        checkpoints: weights by the names that messages give them.
+        on_steps: called with the number of iterations of each block that has ended.
+
+    Raises:
+        ValueError: the loss at a checkpoint is not finite.
+    """
+    count, extrapolate = len(checkpoints), plan.settings.extrapolate
+    centers = [split_objects(params)[0] for params in checkpoints.values()] * (2 if extrapolate else 1)
+    nbeta = np.full(len(centers), plan.nbeta)
+    sampler = plan.sampler
+    if extrapolate:
+        sampler = sampler.with_step_factors(jnp.concatenate([jnp.ones(count), jnp.full(count, 0.5)]))
+        nbeta[count:] *= 2 if extrapolate == "nbeta" else 1
+    posterior = dataclasses.replace(plan.posterior(stack(centers)), nbeta=nbeta)
+    probes = {name: probe for name, probe in plan.probes.items() if probe.along_chains}
+    compares = sampler.counts_absorbed_noise and plan.settings.num_chains > 1 and plan.data.batch_size < plan.data.num_examples
+    if compares:
+        probes[LOSSES] = LossesBetweenChains(plan.loss_fn, plan.data)
+    run: dict[str, Any] = dict(mesh=plan.mesh, probes=probes, on_steps=on_steps, **plan.settings.counts())
+    try:
+        trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
+    except NotFiniteError as error:
+        raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
+    between = trace.probes.pop(f"{LOSSES}_between_chains", None)
+    absorbed = np.zeros(len(centers)) if between is None else absorbed_noise(trace, between, sampler, plan, nbeta)
+    arrays = _arrays(trace, nbeta, absorbed, plan.facts["num_weights"])
+    return _extrapolated(arrays, count, plan) if extrapolate else arrays
+
+
+def _why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
+    name, params = list(checkpoints.items())[index]
+    bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
+    why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"
+    return f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it."
+
+
+def _arrays(trace: Trace, nbeta: np.ndarray, absorbed: np.ndarray, num_weights: int) -> dict[Name, np.ndarray]:
+    """The arrays of a trace of K checkpoints."""
+    by_draw, by_chain = nbeta[:, None, None], nbeta[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):  # chains that diverged
+        draws = by_draw * trace.excess_loss - trace.step_bias
+        far = draws.mean(-1, keepdims=True) > MAX_EXCESS_A_WEIGHT * num_weights
+        arrays = {
+            LLC: np.where(far, np.nan, draws),
+            ("sample_stats", "loss"): trace.center_loss + trace.excess_loss,
+            STEP_BIAS: trace.step_bias.mean(-1),
+            ("sample_stats", "share_moved"): trace.share_moved,
+            ("constant_data", "full_center_loss"): trace.full_center_loss,
+            ("constant_data", "gaussian_llc"): by_chain * trace.gaussian_excess,
+            ("constant_data", "rounding_llc"): nbeta * trace.rounding_excess,
+            LLC_CORRECTION: absorbed,
+            STEP_BIAS_CORRECTION: -absorbed,
+        }
+        if trace.acceptance_rate is not None:
+            arrays[results.ACCEPTANCE_RATE] = trace.acceptance_rate.mean(-1)
+        arrays |= {(results.ALONG_CHAINS, name): values for name, values in trace.probes.items()}
+        return {name: np.asarray(values, np.float32) for name, values in arrays.items()}
+
+
+def _extrapolated(arrays: Mapping[Name, np.ndarray], count: int, plan: Plan) -> dict[Name, np.ndarray]:
+    r"""What two sets of `count` checkpoints give together: a bias that goes with $\epsilon$ to the power `bias_order`, or a loss at $w^*$, taken off.
+
+    The coefficient by the second set alone is kept beside: where chains have not mixed, it shows. Of the step's bias the larger is kept.
+    """
+    over = plan.settings.extrapolate
+    first, second = ({name: x[half] for name, x in arrays.items()} for half in (slice(count), slice(count, None)))
+    if over == "nbeta":
+        both = first | {name: 2 * first[name] - second[name] for name in (LLC, LLC_CORRECTION)}
+        both |= {name: second[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION, ("constant_data", "rounding_llc"))}
+    else:
+        order = plan.sampler.bias_order
+        weight = 1 / (2 ** (1.0 if order is None else order) - 1)
+        both = {name: (1 + weight) * second[name] - weight * first[name] for name in arrays}
+        both |= {name: x for name, x in second.items() if name[0] == results.ALONG_CHAINS}
+        both |= {name: first[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION)}
+    worse = [name for name in (results.ACCEPTANCE_RATE, ("sample_stats", "share_moved")) if name in arrays]
+    both |= {name: np.minimum(first[name], second[name]) for name in worse}
+    return both | {results.SECOND_LLC[str(over)]: second[LLC]}
+
+
+def absorbed_noise(trace: Trace, between: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
+    r"""The gradient noise that `Info.step_bias` counts though the prior absorbs it, `[K]`, in units of $\hat\lambda$: at most all that is counted.
+
+    Args:
+        trace: of K checkpoints.
+        between: covariances over examples of the losses of any two chains, `[K, C, C]` (see `jaxllc.reductions.BetweenChains`).
+        sampler: one that says `counts_absorbed_noise`.
+        plan: what the run does.
+        nbeta: $n\beta$, `[K]`.
+    """
+    data, settings = plan.data, plan.settings
+    good = np.isfinite(trace.excess_loss).all(-1)
+    iterations = jnp.asarray(np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS), jnp.int32)
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), nbeta.shape), sampler)
+
+    def mean_gain(sampler: Sampler) -> jax.Array:
+        return jax.vmap(lambda t: sampler.noise_gain(jnp.asarray(settings.localization, jnp.float32), t))(iterations).mean()
+
+    gain = np.asarray(jax.vmap(mean_gain)(stacked), float) * nbeta**2 * settings.localization
+    counted = np.where(good, trace.step_bias.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
+    return np.clip(gain * functional_variance(between, good) * (1 / data.batch_size - 1 / data.num_examples), 0, np.maximum(counted, 0))
+
+
+def functional_variance(between: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """$V$ at each checkpoint, `[K]`, over chains that are `good`, `[K, C]`; zero where these are fewer than two."""
+    variance = np.zeros(len(good))
+    for k in np.flatnonzero(good.sum(-1) > 1):
+        of_chains = between[k][good[k]][:, good[k]]
+        count = len(of_chains)
+        variance[k] = (np.trace(of_chains) - of_chains.sum() / count) / (count - 1)
+    return variance
+
+
+def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
+    r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
+
+    `llc` and its `std_error`; `llc_at_nbeta` and its error, the same but for two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat`
+    and `ess` (of an extrapolation the worse of its own and those of the second set of chains, whose `drift` it has);
+    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
+    `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$ (Watanabe, arXiv:1208.6338);
+    `step_bias`, what the finite step and its batches' noise add, taken off `llc`; `num_diverged` and `num_stuck`
+    chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and
+    its error, both from the differences of the same chains, which share their random numbers; `acceptance_rate`, NaN for samplers that accept every step;
+    `gaussian_llc` and its error, of the Gaussian prior alone; `rounding_llc`, what rounding of low-precision weights adds.
+    """
+    import xarray as xr
+
+    tree = results.with_steps(tree)
+    draws, correction = results.value_of(tree, LLC), results.value_of(tree, LLC_CORRECTION)
+    finite = finite_chains(draws)
+    center_loss = results.value_of(tree, ("constant_data", "full_center_loss"))
+    accepted = results.value_of(tree, results.ACCEPTANCE_RATE) if tree.attrs.get("accepts_or_refuses") else np.full(finite.shape, np.nan)
+    mean, std_error, rhat, ess = moments(draws)
+    columns = {"llc": mean + correction, "std_error": std_error}
+    columns |= {"llc_at_nbeta": mean + correction, "llc_at_nbeta_error": std_error, "rhat": rhat, "ess": ess}
+    second = results.second_llc(tree.attrs)
+    other = draws if second is None else results.value_of(tree, second)
+    if second is not None:
+        columns |= _of_both_sets(tree, draws, other, rhat, ess)
+    columns["loss"] = center_loss
+    columns["mean_loss"] = center_loss + columns["llc_at_nbeta"] / float(tree.attrs["nbeta"])
+    columns["wbic"] = _wbic(tree, columns["mean_loss"])
+    columns["step_bias"] = mean_and_error(np.where(finite, results.value_of(tree, STEP_BIAS), np.nan))[0] + results.value_of(tree, STEP_BIAS_CORRECTION)
+    columns["num_diverged"] = (~finite).sum(-1)
+    columns["num_stuck"] = _is_stuck(tree, draws, other, accepted).sum(-1)
+    third = max(draws.shape[-1] // 3, 1)
+    drawn = np.where(finite[..., None], other, np.nan)
+    columns["drift"], columns["drift_error"] = mean_and_error(drawn[..., -third:].mean(-1) - drawn[..., :third].mean(-1))
+    columns["change"], columns["change_error"] = _changes(draws, correction)
+    columns["acceptance_rate"] = mean_and_error(np.where(finite, accepted, np.nan))[0]
+    columns["gaussian_llc"], columns["gaussian_llc_error"] = mean_and_error(results.value_of(tree, ("constant_data", "gaussian_llc")))
+    columns["rounding_llc"] = results.value_of(tree, ("constant_data", "rounding_llc"))
+    axes = results.place_axes(tree["posterior/llc"].dims)
+    return xr.Dataset({name: (axes, value) for name, value in columns.items()}, {axis: tree.coords[axis] for axis in axes if axis in tree.coords})
+
+
+def corrected_draws(tree: "xarray.DataTree") -> np.ndarray:
+    r"""Draws of $\hat\lambda$ with what all chains together correct, `[run?, step, chain, draw]`; NaN in chains that diverged."""
+    return results.value_of(tree, LLC) + results.value_of(tree, LLC_CORRECTION)[..., None, None]
+
+
+def _of_both_sets(tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray, rhat: np.ndarray, ess: np.ndarray) -> dict[str, np.ndarray]:
+    """The columns of an extrapolation that look at both sets of chains: where chains have not mixed, both drift and their combination hardly does."""
+    second = np.where(finite_chains(draws)[..., None], second, np.nan)
+    _, _, second_rhat, second_ess = moments(second)
+    columns = {"rhat": np.maximum(rhat, second_rhat), "ess": np.minimum(ess, second_ess)}
+    if tree.attrs["extrapolate"] == "nbeta":
+        at_nbeta, error, _, _ = moments((draws + second) / 2)
+        correction = (results.value_of(tree, LLC_CORRECTION) - results.value_of(tree, STEP_BIAS_CORRECTION)) / 2
+        columns |= {"llc_at_nbeta": at_nbeta + correction, "llc_at_nbeta_error": error}
+    return columns
+
+
+def _changes(draws: np.ndarray, correction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The change from the checkpoint before and its error, `[run?, step]`; NaN at the first one."""
+    change, error = np.full((2, *correction.shape), np.nan)
+    if correction.shape[-1] > 1:
+        with np.errstate(invalid="ignore"):
+            change[..., 1:], error[..., 1:], _, _ = moments(np.diff(draws, axis=-3))
+        change[..., 1:] += np.diff(correction, axis=-1)
+    return change, error
+
+
+def _is_stuck(tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray, accepted: np.ndarray) -> np.ndarray:
+    """Which chains repeat themselves since they do not move, `[..., chain]`: nearly all proposals refused, or steps too small for the weights' precision."""
+    moves = np.where(np.isfinite(accepted), accepted > 1 - MAX_REPEATED, results.value_of(tree, ("sample_stats", "share_moved")) > MAX_REPEATED)
+    return (repeating(draws) | (repeating(second) & finite_chains(draws))) & ~moves
+
+
+def _wbic(tree: "xarray.DataTree", mean_loss: np.ndarray) -> np.ndarray:
+    n, nbeta = int(tree.attrs.get("num_examples", 1)), float(tree.attrs["nbeta"])
+    return n * mean_loss if np.isclose(nbeta * np.log(n), n, rtol=1e-6) else np.full_like(mean_loss, np.nan)

@@ -1,0 +1,147 @@
+r"""Full-data quantities at $w^*$: losses and gradient of all examples, and the loss in clouds around it that no gradient went into."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxllc._typing import Key, Params
+from jaxllc.data import InMemory
+from jaxllc.posterior import LocalPosterior
+from jaxllc.samplers.noise import gaussian, rademacher
+from jaxllc.select import take_free
+
+CLOUD_DRAWS = 16
+"""Draws of a cloud for each chain."""
+
+
+class CenterLosses(NamedTuple):
+    r"""The losses at $w^*$."""
+
+    by_example: jax.Array | None
+    """Laid out like the data; None where `loss_fn` gives means of batches only."""
+    mean: jax.Array
+    """$L_n(w^*)$, `float[]`."""
+
+
+def _starts(data: InMemory, devices: int, axis: str | None) -> jax.Array:
+    """Where the batches begin that cover all data, those of this device; the last ones may begin beyond the data."""
+    share = math.ceil(math.ceil(data.num_examples / data.batch_size) / devices)
+    first = 0 if axis is None else jax.lax.axis_index(axis) * share
+    return (first + jnp.arange(share, dtype=jnp.int32)) * data.batch_size
+
+
+def _inside(start: jax.Array, data: InMemory) -> jax.Array:
+    return jnp.where(start < data.num_examples, start, jnp.zeros_like(start))
+
+
+def center_losses(posterior: LocalPosterior, data: InMemory, devices: int, axis: str | None) -> CenterLosses:
+    """Losses of all examples at the centre, in batches as large as the chains', each of the `devices` along a mesh axis doing its share of them."""
+    starts = _starts(data, devices, axis)
+    losses = jax.lax.map(lambda start: posterior.losses(posterior.position(), data.batch(_inside(start, data))), starts)
+    if axis is not None:
+        losses = jax.lax.all_gather(losses, axis, tiled=True)
+    if losses.ndim == 1:
+        return CenterLosses(None, _mean_of_means(losses, posterior, data))
+    by_example = losses.reshape(-1)[: data.num_examples]
+    return CenterLosses(data.wrap(by_example), by_example.mean())
+
+
+def _mean_of_means(means: jax.Array, posterior: LocalPosterior, data: InMemory) -> jax.Array:
+    """The mean over all examples where only means of batches are known: the last, shorter batch is run by itself."""
+    n, size = data.num_examples, data.batch_size
+    whole, rest = divmod(n, size)
+    total = size * means[:whole].sum()
+    if rest:
+        total += rest * posterior.losses(posterior.position(), jax.tree.map(lambda leaf: leaf[whole * size : n], data.arrays))
+    return total / n
+
+
+def center_gradient(posterior: LocalPosterior, data: InMemory, devices: int, axis: str | None) -> Params:
+    r"""$\nabla L_n(w^*)$, in batches like `center_losses`."""
+    n, size = data.num_examples, data.batch_size
+    position = posterior.position()
+
+    def weighted(position: Params, start: jax.Array) -> jax.Array:
+        losses = posterior.losses(position, data.batch(_inside(start, data)))
+        if losses.ndim:
+            counted = (start + jnp.arange(size, dtype=jnp.int32)) < n
+            return jnp.where(counted, losses, jnp.zeros_like(losses)).sum() / n
+        return jnp.where(start + size <= n, losses * size, jnp.zeros_like(losses)) / n
+
+    def add(total: Params, start: jax.Array) -> tuple[Params, None]:
+        return jax.tree.map(jnp.add, total, jax.grad(weighted)(position, start)), None
+
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), _starts(data, devices, axis))
+    if axis is not None:
+        total = jax.lax.psum(total, axis)
+    rest = n % size
+    if rest and jax.eval_shape(lambda: posterior.losses(position, data.batch(jnp.zeros((), jnp.int32)))).ndim == 0:
+        last = jax.tree.map(lambda leaf: leaf[n - rest : n], data.arrays)
+        share = jax.grad(lambda position: posterior.losses(position, last) * (rest / n))(position)
+        total = jax.tree.map(jnp.add, total, share)
+    return total
+
+
+def paired(losses: jax.Array, posterior: LocalPosterior, data: InMemory, window: jax.Array, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    r"""The mean over a batch of the loss minus the loss of the same example at $w^*$, and the mean of the latter; both `float[]`, nats per example.
+
+    The noise of the minibatch that both losses share drops out of the difference. Without the losses `by_example` it costs a second forward pass.
+    """
+    center = posterior.losses(posterior.position(), data.batch(window)) if by_example is None else data.slice(by_example, window)
+    return (losses - center).mean(), center.mean()
+
+
+def gaussian_cloud(key: Key, chain: jax.Array, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
+    r"""$E[L(w^* + z)] - L(w^*)$ with $z \sim N(0, 1/\gamma)$, `float[]`: the excess loss of the prior alone, for comparison with that of a chain."""
+
+    def move(key: Key, center: Params) -> Params:
+        return jax.tree.map(lambda w, z: w + z / jnp.sqrt(posterior.localization).astype(w.dtype), center, gaussian(key, center))
+
+    return _cloud(jax.random.fold_in(key, chain), move, posterior, data, by_example)
+
+
+def rounding_cloud(key: Key, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
+    r"""$E[L(w^* + z)] - L(w^*)$ with $z$ as wide as the rounding of the model's own dtype, `float[]`: what low-precision weights add to the loss.
+
+    A rounded weight lies uniformly within half a spacing of the exact one. Its variance is a twelfth of that of a whole spacing to either side, which
+    the dtype can represent.
+    """
+
+    def move(key: Key, center: Params) -> Params:
+        return jax.tree.map(lambda w, step, sign: w + step.astype(w.dtype) * sign, center, _spacings(posterior), rademacher(key, center))
+
+    return _cloud(key, move, posterior, data, by_example) / 12
+
+
+def has_low_precision(posterior: LocalPosterior) -> bool:
+    """Whether some free weights have fewer than 32 bits."""
+    return any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(take_free(posterior.free, posterior.center)))
+
+
+def _spacings(posterior: LocalPosterior) -> Params:
+    """The distance of each free weight from the next number of its dtype; zero for weights of 32 bits or more."""
+
+    def spacing(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype.itemsize >= 4:
+            return jnp.zeros(leaf.shape, jnp.float32)
+        exponent = jnp.frexp(leaf.astype(jnp.float32))[1]
+        return jnp.ldexp(jnp.full(leaf.shape, float(jnp.finfo(leaf.dtype).eps), jnp.float32), exponent - 1)
+
+    return jax.tree.map(spacing, take_free(posterior.free, posterior.center))
+
+
+def _cloud(key: Key, move: Callable[[Key, Params], Params], posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
+    """The mean excess loss at positions that `move` makes of the centre."""
+
+    def draw(key: Key) -> jax.Array:
+        noise_key, batch_key = jax.random.split(key)
+        window = data.window(batch_key)
+        position = move(noise_key, posterior.position())
+        return paired(posterior.losses(position, data.batch(window)), posterior, data, window, by_example)[0]
+
+    # Iterations count from 0 upwards; the keys of clouds lie far beyond any of them.
+    places = jnp.uint32(2**32 - 1) - jnp.arange(CLOUD_DRAWS, dtype=jnp.uint32)
+    return jax.lax.map(lambda t: draw(jax.random.fold_in(key, t)), places).mean()

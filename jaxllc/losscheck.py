@@ -1,0 +1,127 @@
+r"""What the estimator takes for granted of a loss function, looked at before a chain moves: the same call on some examples, cut into batches in two ways.
+
+Losses at a draw are compared with those of the same examples at $w^*$, which were computed in other batches. That is right where the loss of an example
+depends on that example alone. Batch normalisation in train mode, dropout under a fixed key and negatives taken from the batch break it.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllc._tree import at_least_float32
+from jaxllc._typing import Batch, LossFn, Params
+from jaxllc.data import InMemory
+from jaxllc.posterior import LocalPosterior
+
+LEAST_EXAMPLES = 64
+"""Of which the mean is taken: the mean of a few grows with their number where it is over all pairs."""
+SAME, SAME_IN_LOW_PRECISION = 1e-3, 3e-2
+"""Relative difference below which losses are called equal, in float32 and where loss or weights have fewer bits."""
+IS_SUM = 0.05
+"""Relative difference from the sum of its halves below which a loss is called a sum."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanOverBatch:
+    """A loss as the mean over its batch, which is all that is known where examples depend on each other."""
+
+    loss_fn: LossFn
+
+    def __call__(self, params: Params, batch: Batch) -> jax.Array:
+        """The mean loss, `float[]`."""
+        return at_least_float32(self.loss_fn(params, batch)).mean()
+
+
+class LossKind(NamedTuple):
+    """What was seen of a loss function."""
+
+    by_example: bool
+    """Whether it gives one loss an example, and not their mean."""
+    depends_on_batch: bool
+    """Whether the loss of an example depends on the others in its batch or on its place there; of a mean, whether that of a batch differs from its halves'."""
+    dtype: str
+    """Of the loss as it is returned."""
+
+
+def check_loss(posterior: LocalPosterior, data: InMemory) -> LossKind:
+    """Look at a loss function near one checkpoint, a little beside it, where a layer of zeros hides nothing.
+
+    Args:
+        posterior: around one checkpoint.
+        data: what batches are taken from.
+
+    Raises:
+        ValueError: the loss has a wrong shape (see `LocalPosterior.losses`), is a sum over the batch, or differs between two calls with the same arguments.
+    """
+    params = posterior.params(_beside(posterior.position()))
+    size = data.batch_size
+    first_batch = jax.eval_shape(data.batch, jnp.zeros((), jnp.int32))
+    by_example = jax.eval_shape(posterior.losses, posterior.position(), first_batch).ndim > 0  # raises where the loss is no such array
+    dtype = str(jax.eval_shape(jax.jit(posterior.loss_fn), params, first_batch).dtype)
+    low = jnp.dtype(dtype).itemsize < 4 or any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
+    tolerance = SAME_IN_LOW_PRECISION if low else SAME
+    if by_example:
+        half = size // 2
+        if size == data.num_examples or half == 0:  # always the same batch, or one example
+            return LossKind(True, False, dtype)
+        first, again, shifted = (np.asarray(_losses(posterior, params, data.arrays, start=at, size=size), float) for at in (0, 0, half))
+        _check_repeatable(first, again)
+        differs = np.sqrt(np.mean((first[half:] - shifted[: size - half]) ** 2)) > tolerance * np.sqrt(np.mean(first**2))
+        return LossKind(True, bool(differs), dtype)
+    half = min(max(size, LEAST_EXAMPLES), data.num_examples) // 2
+    if half == 0 or _has_fixed_size(posterior, params, data.arrays, half):
+        return LossKind(False, False, dtype)
+    whole, again = (float(_losses(posterior, params, data.arrays, start=0, size=2 * half)) for _ in range(2))
+    parts = [float(_losses(posterior, params, data.arrays, start=at, size=half)) for at in (0, half)]
+    _check_repeatable(np.asarray(whole), np.asarray(again))
+    if parts[0] + parts[1] != 0 and abs(whole - sum(parts)) < IS_SUM * abs(sum(parts)):
+        raise ValueError(
+            f"loss_fn gives {whole:.6g} for {2 * half} examples and {parts[0]:.6g} and {parts[1]:.6g} for their halves, so it is a sum over the batch; "
+            "return one loss an example, shape (batch,), or their mean."
+        )
+    scale = (abs(parts[0]) + abs(parts[1])) / 2
+    return LossKind(False, bool(abs(whole - sum(parts) / 2) > tolerance * scale), dtype)
+
+
+def _beside(position: Params) -> Params:
+    """Weights a hundredth away from the centre, the same at each call."""
+    rng = np.random.default_rng(0)
+
+    def move(w: jax.Array) -> jax.Array:
+        values = np.asarray(w)
+        width = 1e-2 * np.sqrt(np.mean(np.square(values), dtype=float)) + 1e-3
+        return jnp.asarray((values + width * rng.normal(size=values.shape)).astype(values.dtype))
+
+    return jax.tree.map(move, position)
+
+
+def _losses(posterior: LocalPosterior, params: Params, arrays: Batch, *, start: int, size: int) -> Any:
+    return _call(posterior.replace(center=params), arrays, jnp.asarray(start, jnp.int32), size)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@partial(jax.jit, static_argnames="size")
+def _call(posterior: LocalPosterior, arrays: Batch, start: jax.Array, size: int) -> jax.Array:
+    batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), arrays)
+    return posterior.losses(posterior.position(), batch)
+
+
+def _has_fixed_size(posterior: LocalPosterior, params: Params, arrays: Batch, size: int) -> bool:
+    """Whether the loss takes batches of its own size only."""
+    try:
+        jax.eval_shape(partial(_losses, size=size, start=0), posterior, params, arrays)
+        jax.eval_shape(partial(_losses, size=2 * size, start=0), posterior, params, arrays)
+    except (TypeError, ValueError):  # as JAX reports shapes that do not fit
+        return True
+    return False
+
+
+def _check_repeatable(first: np.ndarray, again: np.ndarray) -> None:
+    if not np.array_equal(first, again, equal_nan=True):
+        raise ValueError(
+            f"loss_fn gives other values for the same weights and batch in a second call ({first.ravel()[0]:.6g}, then {again.ravel()[0]:.6g}); it must be "
+            "a pure function: switch dropout and other chance off."
+        )

@@ -1,0 +1,182 @@
+"""What a run does, checked once before a chain moves: the arguments of `estimate` and `trajectory` with their defaults resolved, and the groups of places."""
+
+import dataclasses
+import importlib.metadata
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxllc import results, select
+from jaxllc._tree import WithObjects, split_objects
+from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.data import InMemory
+from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss
+from jaxllc.placement import default_mesh, resident_checkpoints
+from jaxllc.posterior import LocalPosterior, default_nbeta
+from jaxllc.probes import Probe, shapes, timetable
+from jaxllc.results import Place
+from jaxllc.sampler import Sampler
+from jaxllc.samplers.sgld import SGLD
+from jaxllc.select import Free, FreeLike
+from jaxllc.settings import Settings
+from jaxllc.stepsize import curvature, default_step_size
+
+DEFAULT_SAMPLER = SGLD(step_size=None)
+"""What samples where none is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that chains depend on but the weights."""
+
+    loss_fn: LossFn
+    """Of arrays alone, and as a mean where examples depend on each other."""
+    data: InMemory
+    key: Key
+    settings: Settings
+    """With no field left open, but `extrapolate`."""
+    free: Free
+    probes: Mapping[str, Probe]
+    mesh: Mesh | None
+    loss_kind: LossKind
+    facts: Mapping[str, Any]
+    """What findings need to know: `num_weights`, `statistics`, `probes` by name with their shapes."""
+
+    @property
+    def sampler(self) -> Sampler:
+        """What moves a chain."""
+        assert self.settings.sampler is not None
+        return self.settings.sampler
+
+    @property
+    def nbeta(self) -> float:
+        r"""$n\beta$."""
+        assert self.settings.nbeta is not None
+        return self.settings.nbeta
+
+    def posterior(self, center: Params) -> LocalPosterior:
+        """The posterior around a centre, or around several in a stack."""
+        return LocalPosterior(self.loss_fn, center, self.nbeta, self.settings.localization, self.free)
+
+    def attributes(self) -> dict[str, Any]:
+        """Every setting, what findings need to know, and the versions, as plain values that a store can keep."""
+        try:
+            settings = self.settings.to_dict()
+        except ValueError:  # a schedule or a class without a name: what it gives is kept, and cannot be read back
+            settings = self.settings.replace(sampler=None).to_dict() | {"sampler": self.sampler.describe(self.settings.num_steps)}
+        inner = self.loss_fn
+        while isinstance(inner, WithObjects | MeanOverBatch):
+            inner = inner.loss_fn
+        return settings | {
+            "batch_size": self.data.batch_size,
+            "loss_fn": f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__name__)}",
+            "loss_dtype": self.loss_kind.dtype,
+            "by_example": self.loss_kind.by_example,
+            "depends_on_batch": self.loss_kind.depends_on_batch,
+            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "free": repr(self.free),
+            "num_examples": self.data.num_examples,
+            "schema": results.SCHEMA,
+            "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
+            **self.facts,
+        }
+
+
+def make_plan(
+    loss_fn: LossFn,
+    checkpoints: Mapping[Any, Params],
+    data: Batch | InMemory,
+    settings: Settings,
+    *,
+    key: Key,
+    free: FreeLike,
+    probes: Mapping[str, Probe],
+    mesh: Mesh | None,
+) -> Plan:
+    """Check everything that can be before an iteration is made, and resolve defaults.
+
+    Args:
+        loss_fn: see `jaxllc.estimate`.
+        checkpoints: some of the weights, by the names that messages give them; the first is looked at closely, and a default step size must suit all.
+        data: see `jaxllc.estimate`.
+        settings: whose fields may be None.
+        key: a typed key.
+        free: which leaves move.
+        probes: beside the coefficient.
+        mesh: devices; None takes all that divide the work.
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn must be a function loss_fn(params, batch), got {type(loss_fn).__name__}; it is the first argument.")
+    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
+        raise TypeError(f"key must be one typed key, as jax.random.key(0) makes it, got {key!r}.")
+    params = next(iter(checkpoints.values()))
+    selection = select.as_free(free, params)
+    center, objects = split_objects(params)
+    if objects is not None:
+        loss_fn = WithObjects(loss_fn, objects)
+        probes = {name: dataclasses.replace(probe, fn=WithObjects(probe.fn, objects)) for name, probe in probes.items()}
+    weights = select.take_free(selection, center)
+    data = data if isinstance(data, InMemory) else InMemory.of(data, settings.batch_size)
+    sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
+    nbeta = default_nbeta(data.num_examples) if settings.nbeta is None else settings.nbeta
+    settings = settings.replace(sampler=sampler, nbeta=nbeta, batch_size=data.batch_size)
+    if settings.extrapolate:
+        sampler.with_step_factors(jnp.ones(1))
+    posterior = LocalPosterior(loss_fn, center, nbeta, settings.localization, selection)
+    kind = check_loss(posterior, data)
+    if kind.by_example and kind.depends_on_batch:
+        loss_fn = MeanOverBatch(loss_fn)
+    facts: dict[str, Any] = {}
+    if sampler.needs_step_size:
+        devices = mesh or default_mesh(settings.num_chains)
+        around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
+        curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
+        facts["default_step_size"] = default_step_size(sampler, curvatures)
+        settings = settings.replace(sampler=sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in))
+    facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "accepts_or_refuses": sampler.accepts_or_refuses}
+    if statistics := select.statistics(selection, params):
+        facts["statistics"] = list(statistics)
+    if probes:
+        facts[results.PROBES] = describe_probes(probes, center, settings)
+    return Plan(loss_fn, data, key, settings, selection, probes, mesh, kind, facts)
+
+
+def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:
+    """The probes as plain values: shape, where they are evaluated, and what is kept.
+
+    Args:
+        probes: by name.
+        params: some weights.
+        settings: how long chains are.
+    """
+    times = timetable(probes, settings.num_burn_in, settings.num_steps).times
+    descriptions: dict[str, dict[str, Any]] = {}
+    for name, shape in shapes(probes, params).items():
+        descriptions[name] = {"shape": shape, "at_checkpoint": probes[name].at_checkpoint}
+        if name in times:
+            descriptions[name] |= {"every": probes[name].every, "evaluations": times[name].tolist()}
+        if probes[name].reduce:
+            descriptions[name] |= {"reduce": probes[name].reduce}
+    return descriptions
+
+
+def groups(places: Sequence[Place], num_weights: int, num_chains: int, asked: int | None = None) -> Iterator[list[Place]]:
+    """Places that run in one program each: as many as asked, or as suit the machine; the groups are even.
+
+    Args:
+        places: what is still to be done.
+        num_weights: of the model.
+        num_chains: at each place.
+        asked: places in a group; None leaves it to the machine.
+    """
+    if not places:
+        return
+    most = asked or resident_checkpoints(num_weights, num_chains)
+    size = math.ceil(len(places) / math.ceil(len(places) / most))
+    for i in range(0, len(places), size):
+        yield list(places[i : i + size])

@@ -1,0 +1,268 @@
+r"""Functions of the weights beside the loss: evaluated at each checkpoint, along its chains, or both; kept whole or reduced as they come."""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxllc._tree import at_least_float32
+from jaxllc._typing import Batch, LossFn, Params
+from jaxllc.data import InMemory
+from jaxllc.placement import axes_of, batched, largest_width, vmap_width
+from jaxllc.posterior import LocalPosterior
+from jaxllc.reductions import REDUCTIONS
+
+BLOCK = 256
+"""Iterations between two returns to the host: what a progress bar, an interrupt or a store can see."""
+
+Reduce: TypeAlias = Literal["mean", "covariance", "between_chains"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """A function of the weights, or of the weights and data, whose values go beside the coefficient.
+
+        Probe(prefix_score)                                # at each checkpoint
+        Probe(prefix_score, every=50)                      # and along its chains
+        Probe(losses, data=(x, y), every=10, reduce="covariance")  # losses of these examples: mean and covariance over the draws of each chain
+
+    Args:
+        fn: `fn(params) -> array`, or `fn(params, data) -> array` where data is given; a real array of a fixed shape.
+        data: a pytree of arrays, handed over as it is; other values do not recompile.
+        every: iterations of a chain from one evaluation to the next, after burn-in; None evaluates at the checkpoint alone.
+        reduce: what is kept of the evaluations along a chain. None keeps each of them; "mean" their mean and variance, "covariance" their mean and the
+            covariances of all elements of the array; "between_chains" the covariances over elements of any two chains. With the last three memory does not
+            grow with the number of evaluations.
+
+    Raises:
+        TypeError: `fn` is no function.
+        ValueError: `every` is below one, `reduce` is not known, or it is given without `every`.
+    """
+
+    fn: Callable[..., jax.Array]
+    data: Batch | None = None
+    every: int | None = None
+    reduce: Reduce | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"a probe must be a function fn(params), got {type(self.fn).__name__}.")
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"Probe(every) must be at least 1, got {self.every}.")
+        if self.reduce is not None and self.reduce not in REDUCTIONS:
+            raise ValueError(f"Probe(reduce) must be None or one of {', '.join(map(repr, REDUCTIONS))}, got {self.reduce!r}.")
+        if self.reduce is not None and not self.along_chains:
+            raise ValueError(f"Probe(reduce={self.reduce!r}) reduces evaluations along the chains, so it needs every=.")
+
+    @property
+    def along_chains(self) -> bool:
+        """Whether it is evaluated along the chains."""
+        return self.every is not None
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """Whether it is evaluated at the checkpoint."""
+        return True
+
+    def at_chains(self, data: Batch | None, position: Params, posterior: LocalPosterior, mesh: Mesh) -> jax.Array:
+        """Its values at the positions of all chains, `[C, K, ...]` in float32 at least.
+
+        Args:
+            data: its data, on the devices of the mesh.
+            position: of all chains, `[C, K, ...]`.
+            posterior: of K checkpoints.
+            mesh: where the chains run.
+        """
+        return _at_chains(data, position, posterior, function=self.fn, mesh=mesh)
+
+    def block(self, num_steps: int) -> int:
+        """Iterations of a block that ends wherever the probe is evaluated, at most `BLOCK`."""
+        every = self.every or num_steps
+        return max(size for size in range(1, min(every, BLOCK) + 1) if every % size == 0)
+
+    def times(self, num_burn_in: int, num_steps: int, block: int) -> np.ndarray:
+        """The iterations after which it is evaluated along a chain, once burn-in is over: multiples of `every`, and of the length of a block."""
+        if self.every is None:
+            return np.zeros(0, np.int64)
+        times = np.arange(self.every, num_steps + 1, self.every)
+        return times[times >= num_burn_in]
+
+
+Probes: TypeAlias = Mapping[str, Probe]
+"""Probes by name."""
+ProbesLike: TypeAlias = Mapping[str, "Probe | Callable[[Params], jax.Array]"]
+"""Probes by name; a function stands for the probe of it at each checkpoint."""
+
+COMPARED_EXAMPLES, COMPARED_BATCHES, COMPARED_MEANS = 1024, 32, 16
+"""Whose losses are compared, in whole batches and not too many; or the means of so many batches, where `loss_fn` gives means only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _LossesOfBatches:
+    r"""Losses of the first examples in the order of the data, `[example]`; where only means are known, those of batches times $\sqrt B$, which vary as much."""
+
+    loss_fn: LossFn
+
+    def __call__(self, params: Params, data: InMemory) -> jax.Array:
+        size = data.batch_size
+        by_example = jax.eval_shape(self.loss_fn, params, data.batch(jnp.zeros((), jnp.int32))).ndim > 0
+        num_batches = min(min(-(-COMPARED_EXAMPLES // size), COMPARED_BATCHES) if by_example else COMPARED_MEANS, data.num_examples // size)
+        starts = jnp.arange(num_batches, dtype=jnp.int32) * size
+        losses = jax.lax.map(lambda start: at_least_float32(jax.jit(self.loss_fn)(params, data.batch(start))), starts)
+        return losses.reshape(-1) if by_example else losses * jnp.sqrt(jnp.asarray(size, losses.dtype))
+
+
+class LossesBetweenChains(Probe):
+    """How the losses of the same examples differ between chains: their covariances over examples, about every `BLOCK` iterations after burn-in."""
+
+    def __init__(self, loss_fn: LossFn, data: InMemory) -> None:
+        super().__init__(_LossesOfBatches(loss_fn), data, BLOCK, "between_chains")
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """They are of the chains alone."""
+        return False
+
+    def block(self, num_steps: int) -> int:
+        """Blocks of equal length."""
+        return math.ceil(num_steps / math.ceil(num_steps / BLOCK))
+
+    def times(self, num_burn_in: int, num_steps: int, block: int) -> np.ndarray:
+        """The ends of blocks after burn-in, `BLOCK` iterations apart, or a block where that is longer."""
+        times, least = [], num_burn_in + 1
+        for stop in range(block, num_steps + block, block):
+            if stop >= least:
+                times.append(stop)
+                least = max(least + BLOCK, stop + 1)
+        return np.asarray(times, np.int64)
+
+
+class Timetable(NamedTuple):
+    """When the chains return to the host, and what is evaluated there."""
+
+    block: int
+    """Iterations of a block."""
+    probes: dict[str, Probe]
+    times: dict[str, np.ndarray]
+
+    def due(self, stop: int) -> tuple[str, ...]:
+        """The probes that are evaluated after so many iterations."""
+        return tuple(name for name, times in self.times.items() if stop in times)
+
+
+def timetable(probes: Probes, num_burn_in: int, num_steps: int) -> Timetable:
+    """The blocks of a run, which end wherever a probe is evaluated.
+
+    Raises:
+        ValueError: no evaluation of a probe lies between burn-in and the end of a chain.
+    """
+    along = {name: probe for name, probe in probes.items() if probe.along_chains}
+    asked = [probe for probe in along.values() if not isinstance(probe, LossesBetweenChains)]
+    block = math.gcd(*(probe.block(num_steps) for probe in asked)) if asked else math.ceil(num_steps / math.ceil(num_steps / BLOCK))
+    times = {name: probe.times(num_burn_in, num_steps, block) for name, probe in along.items()}
+    for name, probe in along.items():
+        if not times[name].size:
+            raise ValueError(
+                f"the probe {name!r}, every={probe.every}, is evaluated nowhere in chains of {num_steps} steps, {num_burn_in} of them burn-in; "
+                "a smaller every, or more draws."
+            )
+    return Timetable(block, along, times)
+
+
+def as_probes(probes: ProbesLike | None, taken: tuple[str, ...]) -> dict[str, Probe]:
+    """The probes as a dictionary, whose names can be those of arrays.
+
+    Raises:
+        TypeError: no mapping from names to probes or functions.
+        ValueError: a name that is no identifier, or one that is `taken`.
+    """
+    if probes is None:
+        return {}
+    if not isinstance(probes, Mapping):
+        raise TypeError(f"probes must be a mapping from names to jaxllc.Probe, got {type(probes).__name__}.")
+    for name, probe in probes.items():
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise ValueError(f"a probe is named by an identifier such as 'prefix_matching', got {name!r}.")
+        if name in taken or re.search(r"_dim_\d+$|_(mean|variance|covariance|between_chains)$", name):
+            raise ValueError(f"the probe {name!r} has the name of something else in the result; give it another.")
+        if not (isinstance(probe, Probe) or callable(probe)):
+            raise TypeError(f"the probe {name!r} must be a jaxllc.Probe or a function fn(params), got {type(probe).__name__}.")
+    return {name: probe if isinstance(probe, Probe) else Probe(probe) for name, probe in probes.items()}
+
+
+def shapes(probes: Probes, params: Params) -> dict[str, list[int]]:
+    """The shape of each probe's array, without computing any.
+
+    Raises:
+        TypeError: one of them gives something other than one real array.
+        ValueError: one gives an array without elements.
+    """
+    sizes = {}
+    for name, probe in probes.items():
+        try:
+            value = jax.eval_shape(jax.jit(probe.fn), *_arguments(jax.tree.map(jnp.asarray, params), _on_device(probe.data)))
+        except Exception as error:
+            error.add_note(f"in the probe {name!r}, which was given the weights of the first checkpoint")
+            raise
+        if not isinstance(value, jax.ShapeDtypeStruct):
+            raise TypeError(f"the probe {name!r} must give one array, got {type(value).__name__}; make several probes of it.")
+        if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool):
+            raise TypeError(f"the probe {name!r} must give real numbers, got {value.dtype}.")
+        if 0 in value.shape:
+            raise ValueError(f"the probe {name!r} gives an array of shape {value.shape}, which holds nothing.")
+        sizes[name] = list(value.shape)
+    return sizes
+
+
+def at_checkpoints(probes: Probes, stacked: Params) -> dict[str, np.ndarray]:
+    """Each probe at a stack of checkpoints, `[K, ...]` in float32; one program for all stacks of a size."""
+
+    def of_all(probe: Probe) -> np.ndarray:
+        data = _on_device(probe.data)
+        return np.asarray(jax.vmap(lambda params: jax.jit(probe.fn)(*_arguments(params, data)))(stacked), np.float32)
+
+    return {name: of_all(probe) for name, probe in probes.items() if probe.at_checkpoint}
+
+
+@partial(jax.jit, static_argnames=("function", "mesh"))
+def _at_chains(data: Batch | None, position: Params, posterior: LocalPosterior, *, function: Callable[..., jax.Array], mesh: Mesh) -> jax.Array:
+    step_axis, chain_axis = axes_of(mesh)
+
+    def here(data: Batch | None, position: Params, posterior: LocalPosterior) -> jax.Array:
+        def of_one(position: Params, posterior: LocalPosterior) -> jax.Array:
+            return at_least_float32(jax.jit(function)(*_arguments(posterior.params(position), data)))
+
+        chains, checkpoints = jax.tree.leaves(position)[0].shape[:2]
+        first = jax.tree.map(lambda leaf: leaf[0], (jax.tree.map(lambda leaf: leaf[0], position), posterior))
+        largest = largest_width(of_one, *first)
+
+        def of_group(position: Params) -> jax.Array:
+            return batched(of_one, vmap_width(checkpoints, largest), position, posterior)
+
+        return batched(of_group, vmap_width(chains, largest // checkpoints), position)
+
+    by_chain = P(chain_axis, step_axis)
+    return jax.shard_map(here, mesh=mesh, in_specs=(P(), by_chain, P(step_axis)), out_specs=by_chain, check_vma=False)(data, position, posterior)
+
+
+def _arguments(params: Params, data: Batch | None) -> tuple[Any, ...]:
+    return (params,) if data is None else (params, data)
+
+
+def _on_device(data: Batch | None) -> Any:
+    return None if data is None else jax.tree.map(jnp.asarray, data)
+
+
+def AlongChains(functions: Mapping[str, Callable[[Params], jax.Array]], *, every: int) -> dict[str, Probe]:  # noqa: N802 - the name of what it replaces
+    """Deprecated: probes along the chains; write `{name: Probe(fn, every=every)}`."""
+    warnings.warn("jaxllc.AlongChains is deprecated; pass probes={name: jaxllc.Probe(fn, every=...)}.", DeprecationWarning, stacklevel=2)
+    return {name: Probe(function, every=every) for name, function in functions.items()}

@@ -1,0 +1,101 @@
+"""What a run records of its blocks of iterations, on the host: losses at the draws, and the evaluations of probes, whole or reduced."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxllc.placement import fetch
+from jaxllc.probes import Probe
+from jaxllc.reductions import REDUCTIONS, Reduction
+
+MAX_REPEATED = 0.9
+"""Share of a chain's draws that may have the loss of the draw before; on minibatches none has."""
+
+
+class Trace(NamedTuple):
+    """What a run leaves, as numpy arrays: K checkpoints, C chains, T draws; without K where one posterior was given. Losses in nats per example."""
+
+    excess_loss: np.ndarray
+    r"""`[K, C, T]`: mean over the draw's batch of the loss at the draw minus the loss of the same example at $w^*$."""
+    center_loss: np.ndarray
+    r"""`[K, C, T]`: mean loss of the same batch at $w^*$; their sum is the loss at the draw."""
+    step_bias: np.ndarray
+    r"""`[K, C, T]`: `Info.step_bias`, of which the mean counts: what the finite step and noisy gradients add to $n\beta\, E[L_n]$."""
+    full_center_loss: np.ndarray
+    r"""`[K]`: $L_n(w^*)$, over all examples."""
+    gaussian_excess: np.ndarray
+    r"""`[K, C]`: mean excess loss of $N(w^*, 1/\gamma)$, the prior alone; inf or NaN where $\gamma = 0$."""
+    rounding_excess: np.ndarray
+    """`[K]`: excess loss by the rounding of weights to the model's own dtype; 0 where that has 32 bits or more."""
+    share_moved: np.ndarray
+    """`[K, C]`: share of the free weights that are not where they began; 1 unless losses repeat, where alone it is looked at."""
+    acceptance_rate: np.ndarray | None = None
+    """`[K, C, T]`: probabilities with which proposals were accepted; None for a sampler that accepts every step."""
+    probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
+    """`[K, C, W, ...]` of each probe that is kept whole, at its W evaluations; of one that is reduced `<name>_mean` and so on (see `jaxllc.reductions`)."""
+
+
+class Block(NamedTuple):
+    """What a block of iterations gives, on the devices."""
+
+    iterations: range
+    running: jax.Array
+    """`[3, K, C, iteration]`: excess loss, loss at the centre, step bias; `[4, ...]` with the acceptance rate."""
+    probes: Mapping[str, jax.Array]
+    """`[C, K, ...]` of those that are evaluated at its end."""
+
+
+class Recording:
+    """Draws and evaluations so far.
+
+    Args:
+        shape: K, C, T.
+        draws: the iterations whose positions are draws.
+        dtype: of the losses.
+        probes: what is evaluated along the chains.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], draws: range, dtype: Any, probes: Mapping[str, Probe]) -> None:
+        self._shape, self._draws, self._dtype = shape, draws, dtype
+        self._running: np.ndarray | None = None
+        self._whole: dict[str, list[np.ndarray]] = {name: [] for name, probe in probes.items() if probe.reduce is None}
+        self._reduced: dict[str, Reduction] = {name: REDUCTIONS[probe.reduce]() for name, probe in probes.items() if probe.reduce is not None}
+
+    def add(self, block: Block, on_steps: Callable[[int], Any] | None) -> None:
+        """Fetch a block, of which the last iterations may lie beyond the last draw."""
+        running, steps, draws = fetch(block.running), block.iterations, self._draws
+        if self._running is None:
+            self._running = np.empty((len(running), *self._shape), self._dtype)
+        first, stop = (min(max(-(-(step - draws.start) // draws.step), 0), len(draws)) for step in (steps.start, steps.stop))
+        if first < stop:
+            mine = draws[first:stop]
+            self._running[..., first:stop] = running[..., mine[0] - steps.start : mine[-1] - steps.start + 1 : mine.step]
+        for name, values in block.probes.items():
+            by_checkpoint = np.swapaxes(fetch(values), 0, 1)
+            if name in self._whole:
+                self._whole[name].append(by_checkpoint)
+            else:
+                self._reduced[name].add(by_checkpoint)
+        if on_steps is not None:
+            on_steps(min(steps.stop, draws[-1] + 1) - steps.start)
+
+    def repeats(self) -> bool:
+        """Whether some chain has nearly everywhere the loss of the draw before."""
+        assert self._running is not None
+        return bool(repeating(self._running[0]).any())
+
+    def trace(self, full_center_loss: np.ndarray, gaussian_excess: np.ndarray, rounding_excess: np.ndarray, share_moved: np.ndarray) -> Trace:
+        """All that was recorded, beside the full-data quantities."""
+        assert self._running is not None
+        excess, center, bias, *acceptance = self._running
+        probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
+        probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
+        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, *(acceptance or (None,)), probes)
+
+
+def repeating(draws: np.ndarray) -> np.ndarray:
+    """Which chains of `[..., chain, draw]` have nearly everywhere the value of the draw before, `[..., chain]`; not those with values that are not finite."""
+    repeated = draws[..., 1:] == draws[..., :-1]
+    return np.isfinite(draws).all(-1) & (repeated.sum(-1) > MAX_REPEATED * repeated.shape[-1])

@@ -1,0 +1,22 @@
+"""Every sampler gives what it gave before: one estimate and one trajectory, plain and extrapolated, beside stored values."""
+
+import json
+
+import numpy as np
+import pytest
+from stored_numbers import FILE, cases, measure
+
+STORED = json.loads(FILE.read_text())
+CASES = {name: case for name, *case in cases()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_before(name):
+    """To the rounding of float32, which some hundred iterations of chains that contract do not amplify."""
+    for verb, columns in measure(*CASES[name]).items():
+        for column, values in columns.items():
+            np.testing.assert_allclose(values, STORED[name][verb][column], rtol=2e-4, atol=2e-5, err_msg=f"{verb}, {column}")
+
+
+def test_every_case_is_stored():
+    assert set(STORED) == set(CASES)
