@@ -8,7 +8,7 @@ Two-temperature extrapolation has less of this bias; it is compared with the exa
 
 All samplers use the same number of minibatch gradients. A second set of nets follows the published recipe.
 With more than 20 000 examples only the two best samplers run. Finished entries are kept in the result, and a second call continues.
-The best setting is also run on other nets; `accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
+`accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy_best, accuracy_models, accuracy_rivals, gibbs, report
+from benchmarks import accuracy_models, accuracy_rivals, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
@@ -42,11 +42,9 @@ SWEEPS = {"1K": 2000, "10K": 1000, "100K": 160, "1M": 80}
 NUM_NETS = {"1K": 10, "10K": 10, "100K": 5, "1M": 2}
 """Nets in a group, which share data and random numbers; fewer of the largest, which take minutes each."""
 SEEDS = {"1K": (0,), "10K": (0,), "100K": (0, 2), "1M": (0,)}
-"""Seeds of the groups of nets of each shape; seed 1 is reserved for the test of `best_setting`."""
+"""Seeds of the groups of nets of each shape; seed 1 is left to `research.accuracy_best`."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
-BEST_TRIED = ("1K", "10K", "100K")
-"""Classes on whose other nets the best setting is tried."""
 LARGER = "SGLD, larger steps in burn-in"
 LADDER = "SGLD, two temperatures, larger steps in burn-in"
 BEST = (LARGER, LADDER)
@@ -339,7 +337,7 @@ def main() -> None:
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("accuracy-quick.json" if options.quick else "accuracy.json")
-    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": [], "best": []}
+    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": []}
     if path.exists() and not options.quick:
         found |= json.loads(path.read_text())
         if any("seed" not in row or "ladder_reference" not in row or len(row["llc"]) != NUM_NETS[row["class"]] for row in found["rows"]):
@@ -352,8 +350,6 @@ def main() -> None:
     for n in [NUM_EXAMPLES] if options.quick else options.examples:
         measure(["1K"] if options.quick else options.classes, num_nets, num_shapes, found["rows"], keep, n)
     measure_published(num_nets or NUM_NETS["1K"], num_shapes, found["published"], keep)
-    tried = [(name, widths) for name in (["1K"] if options.quick else BEST_TRIED) for widths in nets.CLASSES[name][:num_shapes]]
-    accuracy_best.measure(tried, NUM_EXAMPLES, best_setting, FREE, SWEEPS, found["best"], keep)
     accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
     if options.rivals:
         beside_rivals(found["rows"], found["rivals"], keep)
@@ -371,7 +367,6 @@ def main() -> None:
         f"lies {recipe['median_error_to_label']:.0%} from the label in the median ({recipe['median_error_to_label_certified']:.0%} where it is certified), "
         f"below both bounds in {recipe['share_below_bounds']:.0%} and above them in {recipe['share_above_bounds']:.0%}."
     )
-    print("\n" + accuracy_best.table(found["best"]))
     print("\n" + accuracy_models.table(found["models"]))
     if found["rivals"]:
         print("\n" + accuracy_rivals.table(found["rival_lines"]))

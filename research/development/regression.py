@@ -17,8 +17,8 @@ import numpy as np
 import optax
 
 import jaxllc
-from benchmarks.development.analysis import over_seeds
-from benchmarks.development.common import Workplace, panels
+from research.development.analysis import over_seeds
+from research.development.common import Workplace, panels
 from jaxllc import diagnostics
 from jaxllc.models import regression
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds

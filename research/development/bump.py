@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxllc
-from benchmarks.development import analysis
-from benchmarks.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
-from benchmarks.development.fall import RATIO, before, binned, detectable, largest_fall
+from research.development import analysis
+from research.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
+from research.development.fall import RATIO, before, binned, detectable, largest_fall
 from jaxllc.results import values
 
 FIRST_STEP = 50

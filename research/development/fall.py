@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.development.analysis import KNOWN, Interval, log_step, over_seeds_and_chains
+from research.development.analysis import KNOWN, Interval, log_step, over_seeds_and_chains
 
 RATIO = 2.0
 """The window is from the event's step divided by this on. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in there."""

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 import jaxllc
-from benchmarks.development.analysis import over_chains
-from benchmarks.development.common import Workplace, panels
+from research.development.analysis import over_chains
+from research.development.common import Workplace, panels
 from jaxllc.models import tms
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values

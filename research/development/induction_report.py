@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 
 import jaxllc
-from benchmarks.development import analysis
-from benchmarks.development.analysis import over_seeds
-from benchmarks.development.bump import Curves
-from benchmarks.development.fall import BINS, RATIO, binned
+from research.development import analysis
+from research.development.analysis import over_seeds
+from research.development.bump import Curves
+from research.development.fall import BINS, RATIO, binned
 from jaxllc import diagnostics
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import optax
 
 import jaxllc
-from benchmarks.development.analysis import Interval, over_seeds
-from benchmarks.development.common import Workplace, panels
+from research.development.analysis import Interval, over_seeds
+from research.development.common import Workplace, panels
 from jaxllc.models import linear
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values

@@ -11,8 +11,8 @@ import numpy as np
 import optax
 
 import jaxllc
-from benchmarks.development.analysis import crossing, over_seeds
-from benchmarks.development.common import Workplace, count_findings, panels
+from research.development.analysis import crossing, over_seeds
+from research.development.common import Workplace, count_findings, panels
 from jaxllc.models import modular
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from benchmarks.development.analysis import (
+from research.development.analysis import (
     HIDDEN_SHARE,
     Interval,
     claims,
@@ -21,13 +21,13 @@ from benchmarks.development.analysis import (
     stages_of_bump,
     verdict,
 )  # fmt: skip
-from benchmarks.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, plant, rows, scatter, stages_of
-from benchmarks.development.common import plain
-from benchmarks.development.fall import BINS, RATIO, before, detectable, largest_fall
-from benchmarks.development.induction import window_steps
-from benchmarks.development.induction_report import table
-from benchmarks.development.regression import correlations
-from benchmarks.development.superposition import steps_of_loss
+from research.development.bump import Curves, control_answer, levels_passed, loss_excess, other_windows, over_all, plant, rows, scatter, stages_of
+from research.development.common import plain
+from research.development.fall import BINS, RATIO, before, detectable, largest_fall
+from research.development.induction import window_steps
+from research.development.induction_report import table
+from research.development.regression import correlations
+from research.development.superposition import steps_of_loss
 from jaxllc import results
 from jaxllc.trajectory import Trajectory
 
@@ -378,7 +378,7 @@ def test_a_correlation_is_over_chosen_checkpoints():
 def test_the_cheapest_experiment_runs():
     """`saddle --quick` ends and writes its table."""
     root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "benchmarks.development", "saddle", "--quick"]
+    command = [sys.executable, "-m", "research.development", "saddle", "--quick"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
     assert "| modes learnt | exact λ |" in done.stdout
     assert (root / "benchmarks" / "results" / "development-saddle-quick.png").exists()

@@ -51,7 +51,7 @@ class Workplace:
         """Write the result and its figure; gives the result as plain values."""
         title = self.name if self.name == "induction" else f"development-{self.name}"
         seconds = self.seconds()
-        command = f"python -m benchmarks.development {self.name}{' --quick' if self.quick else ''}"
+        command = f"python -m research.development {self.name}{' --quick' if self.quick else ''}"
         kept = plain({"command": command, "seconds": sum(seconds.values()), "seconds_by_part": seconds, **result})
         path = save(title, kept, self.quick)
         figure.savefig(path.with_suffix(".png"), dpi=150)
