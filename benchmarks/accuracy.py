@@ -28,9 +28,8 @@ from benchmarks import accuracy_models, accuracy_rivals, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
-from jaxllc.devices import default_mesh
-from jaxllc.engine import sharpness
-from jaxllc.settings import with_step_size
+from jaxllc.placement import default_mesh
+from jaxllc.stepsize import curvature
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
@@ -52,6 +51,8 @@ OURS = {"SGLD": "reference", LARGER: "reference", LADDER: "ladder_reference"}
 """Our samplers in the table of the rivals, and the reference that each is compared with."""
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
+FRACTION: float = SGLD.default_fraction  # pyright: ignore[reportAssignmentType]
+"""The default step size of SGLD, as a share of the largest stable one."""
 FREE = jaxllc.Paths("layers/*")
 ITSELF = {"reference": "exact posterior (Gibbs, float64)", "ladder_reference": "exact posteriors at two temperatures (Gibbs, float64)"}
 """Labels of the exact references in the tables, by their names in the result."""
@@ -106,7 +107,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
     ladder = ladder_setting(made.widths, n)
     curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
-    step = SGLD.share_of_limit * limit
+    step = FRACTION * limit
     found: dict[str, dict[str, Any]] = {
         "SGLD": {"sampler": SGLD(step)},
         LARGER: {"sampler": larger(step, num_gradients)},
@@ -118,7 +119,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": larger(SGLD.share_of_limit * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
+        LADDER: {"sampler": larger(FRACTION * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
@@ -134,7 +135,7 @@ MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
 
 def larger(step_size: float, num_steps: int) -> SGLD:
     """SGLD with a given step size, and larger steps during the burn-in of `run_group`."""
-    return with_step_size(SGLD(None, burn_in_factor=4.0), step_size, num_steps // 3)
+    return SGLD(None, burn_in_factor=4.0).with_default_step_size(step_size, num_steps // 3)
 
 
 def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int, seed: int = 0) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
     """The largest curvature of the posterior at the nets, estimated as for the default step size."""
     data = jaxllc.InMemory.of(made.arrays, BATCH_SIZE)
     centers = list(made.centers.values())[:5]
-    return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
+    return max(curvature(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:

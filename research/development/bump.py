@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxllc
+from jaxllc.results import values
 from research.development import analysis
 from research.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
 from research.development.fall import RATIO, before, binned, detectable, largest_fall
-from jaxllc.results import values
 
 FIRST_STEP = 50
 """Stages are sought from here on. The weights before are near no minimum: chains find lower losses, and coefficients far below zero, whose scale would hide

@@ -11,11 +11,11 @@ import numpy as np
 import optax
 
 import jaxllc
-from research.development.analysis import crossing, over_seeds
-from research.development.common import Workplace, count_findings, panels
 from jaxllc.models import modular
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
+from research.development.analysis import crossing, over_seeds
+from research.development.common import Workplace, count_findings, panels
 
 MODULUS, TRAIN_FRACTION = 53, 0.5
 LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1.0

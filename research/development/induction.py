@@ -31,16 +31,16 @@ import numpy as np
 import optax
 
 import jaxllc
-from research.development.analysis import over_chains
-from research.development.bump import Curves, control_answer, kept_curves, levels_passed, other_windows, over_all, rows, stages_of, type_b_power
-from research.development.common import Workplace, count_findings
-from research.development.fall import BINS, RATIO, before
-from research.development.induction_report import figure, table
 from jaxllc import metrics
 from jaxllc.models import induction, text
 from jaxllc.models.train import Recipe, SeedRuns, checkpoint_steps, train_seeds
 from jaxllc.models.transformer import Transformer, next_token_loss, token_losses
 from jaxllc.stages import recurring
+from research.development.analysis import over_chains
+from research.development.bump import Curves, control_answer, kept_curves, levels_passed, other_windows, over_all, rows, stages_of, type_b_power
+from research.development.common import Workplace, count_findings
+from research.development.fall import BINS, RATIO, before
+from research.development.induction_report import figure, table
 
 __all__ = ["OPTIONAL_PARTS", "run", "table"]
 

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 import jaxllc
+from jaxllc import diagnostics
 from research.development import analysis
 from research.development.analysis import over_seeds
 from research.development.bump import Curves
 from research.development.fall import BINS, RATIO, binned
-from jaxllc import diagnostics
 
 
 def figure(

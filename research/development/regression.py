@@ -17,11 +17,11 @@ import numpy as np
 import optax
 
 import jaxllc
-from research.development.analysis import over_seeds
-from research.development.common import Workplace, panels
 from jaxllc import diagnostics
 from jaxllc.models import regression
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
+from research.development.analysis import over_seeds
+from research.development.common import Workplace, panels
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "published": dict(nbeta=66.7, localization=6.67, sampler=jaxllc.SGLD(3e-4)),

@@ -16,12 +16,12 @@ import numpy as np
 import optax
 
 import jaxllc
-from research.development.analysis import Interval, over_seeds
-from research.development.common import Workplace, panels
 from jaxllc.models import linear
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
 from jaxllc.theory import deep_linear_llc
+from research.development.analysis import Interval, over_seeds
+from research.development.common import Workplace, panels
 
 WIDTHS = (8, 8, 8, 8)
 MODES = (8.0, 5.0, 3.0, 1.8)

@@ -14,11 +14,11 @@ import numpy as np
 import optax
 
 import jaxllc
-from research.development.analysis import over_chains
-from research.development.common import Workplace, panels
 from jaxllc.models import tms
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.results import values
+from research.development.analysis import over_chains
+from research.development.common import Workplace, panels
 
 KINDS = ((5, "on"), (5, "dead"), (6, "dead"))
 NBETAS = (300.0, 3000.0, 30_000.0)

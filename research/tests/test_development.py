@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from jaxllc import results
+from jaxllc.trajectory import Trajectory
 from research.development.analysis import (
     HIDDEN_SHARE,
     Interval,
@@ -28,8 +30,6 @@ from research.development.induction import window_steps
 from research.development.induction_report import table
 from research.development.regression import correlations
 from research.development.superposition import steps_of_loss
-from jaxllc import results
-from jaxllc.trajectory import Trajectory
 
 PUBLIC = Path(__file__).parents[2] / "shared/data/lm_curve.csv"
 STEP = np.asarray([0, *np.geomspace(10, 1000, 21)])
