@@ -19,7 +19,7 @@ Role: TypeAlias = Literal["weight", "complex", "statistic", "number", "object"]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """The name of a leaf, `layers_0/kernel`; the attribute `value` of an nnx variable is not told."""
+    """The name of a leaf, `layers_0/kernel`; the attribute `value` of an nnx variable is left out."""
     return jax.tree_util.keystr(_without_value(path), simple=True, separator="/")
 
 
@@ -48,11 +48,11 @@ def leaves_with_roles(tree: Params) -> list[Leaf]:
     and those under a path part named `batch_stats`, as linen keeps them. A Python number that is an attribute of a module (the rate of an equinox
     `Dropout`) is a setting of the model, hence an object; in a dict, a list, a tuple or an nnx variable it is a number like any other.
     """
-    found = []
+    leaves = []
     for path, value, parent, apart in _walk(tree, (), None, False):
         parts = tuple(jax.tree_util.keystr((key,), simple=True) for key in _without_value(path))
-        found.append(Leaf(parts, path_name(path), value, _role(value, bool(path) and _is_attribute(path[-1], parent), apart or "batch_stats" in parts)))
-    return found
+        leaves.append(Leaf(parts, path_name(path), value, _role(value, bool(path) and _is_attribute(path[-1], parent), apart or "batch_stats" in parts)))
+    return leaves
 
 
 def _walk(node: Any, path: tuple[Any, ...], parent: Any, apart: bool) -> Iterator[tuple[tuple[Any, ...], Any, Any, bool]]:
@@ -143,22 +143,22 @@ def split_objects(params: Params) -> tuple[Params, Objects]:
     Raises:
         TypeError: one of them cannot be hashed.
     """
-    found = leaves_with_roles(params)
-    at = tuple(index for index, leaf in enumerate(found) if leaf.role == "object")
+    leaves = leaves_with_roles(params)
+    at = tuple(index for index, leaf in enumerate(leaves) if leaf.role == "object")
     if not at:
         return params, Objects()
     for index in at:
         try:
-            hash(found[index].value)
+            hash(leaves[index].value)
         except TypeError as error:
-            kind = type(found[index].value).__name__
+            kind = type(leaves[index].value).__name__
             raise TypeError(
-                f"The leaf {found[index].name!r} of params is no array and cannot be hashed ({kind}), so JAX can neither trace it nor keep it fixed; "
+                f"The leaf {leaves[index].name!r} of params is no array and cannot be hashed ({kind}), so JAX can neither trace it nor keep it fixed; "
                 "make it a static field of its module, or keep it out of params."
             ) from error
     structure = jax.tree.structure(params)
-    arrays = structure.unflatten([None if leaf.role == "object" else leaf.value for leaf in found])
-    objects = tuple(found[index].value for index in at)
+    arrays = structure.unflatten([None if leaf.role == "object" else leaf.value for leaf in leaves])
+    objects = tuple(leaves[index].value for index in at)
     return arrays, Objects(structure, at, objects, tuple(map(type, objects)))
 
 
