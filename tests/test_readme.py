@@ -43,14 +43,6 @@ def test_the_readme_runs(tmp_path):
     assert len([line for line in done.stdout.splitlines() if re.match(r"(20|40|80)\s+-?\d", line)]) == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.py")), ids=lambda path: path.stem)
-def test_notebooks_run(path, tmp_path):
-    done = python(path.read_text(), tmp_path, FIGURE=str(tmp_path / "figure.png"))
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "figure.png").stat().st_size > 10_000
-
-
 def test_documents_name_files_that_exist():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
