@@ -2,13 +2,13 @@ r"""How near each sampler comes to the truth, on deep linear nets whose learning
 
     python -m benchmarks.accuracy [--quick] [--rivals] [--classes 1K 10K] [--examples 20000 200000]
 
-Two truths are told apart. The *posterior's own value*, from exact draws of one layer after the other in float64 on the very same posterior (`gibbs`): what is
-left is the sampler's error. And $\lambda$ itself: what is left there is also the estimator's, of finite n, nbeta and localization. A ladder of two nbeta, which
-lacks less of $\lambda$, has a posterior of its own, and its own value there.
-Every sampler makes the same number of minibatch gradients. Beside the certified nets stand nets by the published recipe.
-With more examples than 20 000 the best ones alone are run, for what more data do. Finished rows are kept in the result, and a second call goes on.
-`accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after
-`make rivals`).
+Each estimate is compared with two truths. The first is the exact expectation under the same posterior, from Gibbs sampling of whole layers in float64
+(`gibbs`): the difference is the sampler's error. The second is $\lambda$: that difference also contains the bias of finite n, nbeta and localization.
+Two-temperature extrapolation has less of this bias; it is compared with the exact expectations at its own two temperatures.
+
+All samplers use the same number of minibatch gradients. A second set of nets follows the published recipe.
+With more than 20 000 examples only the two best samplers run. Finished entries are kept in the result, and a second call continues.
+`accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
 """
 
 import argparse
@@ -28,51 +28,52 @@ from benchmarks import accuracy_models, accuracy_rivals, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
-from jaxllc.devices import default_mesh
-from jaxllc.engine import sharpness
-from jaxllc.settings import with_step_size
+from jaxllc.placement import default_mesh
+from jaxllc.stepsize import curvature
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
 CHAINS = 8
 GRADIENTS = {"1K": 4000, "10K": 2000, "100K": 1000, "1M": 500}
-"""Minibatch gradients of a chain, a third of them before the first draw."""
+"""Minibatch gradients of one chain; the first third is burn-in."""
 SWEEPS = {"1K": 2000, "10K": 1000, "100K": 160, "1M": 80}
-"""Of the posterior's own value, at first."""
+"""Gibbs sweeps for the exact posterior; more are made where R-hat asks for it."""
 NUM_NETS = {"1K": 10, "10K": 10, "100K": 5, "1M": 2}
-"""Nets of a group, which share data and random numbers; of the largest fewer, since they take minutes each."""
+"""Nets in a group, which share data and random numbers; fewer of the largest, which take minutes each."""
 SEEDS = {"1K": (0,), "10K": (0,), "100K": (0, 2), "1M": (0,)}
-"""Of a shape's groups of nets; 1 is left to `research.accuracy_best`."""
+"""Seeds of the groups of nets of each shape; seed 1 is left to `research.accuracy_best`."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
 LARGER = "SGLD, larger steps in burn-in"
-LADDER = "SGLD, ladder of nβ, larger steps in burn-in"
+LADDER = "SGLD, two temperatures, larger steps in burn-in"
 BEST = (LARGER, LADDER)
 OURS = {"SGLD": "reference", LARGER: "reference", LADDER: "ladder_reference"}
-"""What is shown beside the rivals, and what each is held to."""
+"""Our samplers in the table of the rivals, and the reference that each is compared with."""
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
+FRACTION: float = SGLD.default_fraction  # pyright: ignore[reportAssignmentType]
+"""The default step size of SGLD, as a share of the largest stable one."""
 FREE = jaxllc.Paths("layers/*")
-ITSELF = {"reference": "the posterior itself (Gibbs, float64)", "ladder_reference": "the ladder's posteriors themselves (Gibbs, float64)"}
-"""Labels of the posterior's own values by what a row calls them."""
+ITSELF = {"reference": "exact posterior (Gibbs, float64)", "ladder_reference": "exact posteriors at two temperatures (Gibbs, float64)"}
+"""Labels of the exact references in the tables, by their names in the result."""
 
 
 def posterior_setting(widths: Sequence[int], n: int) -> dict[str, float]:
-    r"""What is sampled: nbeta and localization at which the value of the posterior itself is near $\lambda$.
+    r"""The nbeta and localization at which the exact expectation under the posterior is near $\lambda$.
 
-    The pull must hold the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has a norm of $2 \sqrt{d / \gamma}$, so
-    $\gamma$ goes with the width d. At the true weights, whose loss is above the least by about $\lambda / n$, the estimator lacks a share $n\beta / n$, and the
-    pull and the finite temperature take a share that goes with $\gamma / n\beta$: with more data $n\beta$ grows as the root of n, so that both shrink.
+    The Gaussian prior must keep the product of the layers near that at $w^*$: noise of variance $1/\gamma$ in a layer has norm $2 \sqrt{d / \gamma}$, so
+    $\gamma$ is proportional to the width d. Two biases remain. The loss of the true weights is about $\lambda / n$ above the minimum, which lowers the estimate
+    by a share $n\beta / n$. The prior and the finite temperature lower it by a share of order $\gamma / n\beta$. With $n\beta \propto \sqrt n$ both shrink.
     """
     localization = float(np.mean(widths))
     return {"nbeta": min(max(400, 20 * localization) * math.sqrt(n / 20_000), n / math.log(n)), "localization": localization}
 
 
 def ladder_setting(widths: Sequence[int], n: int) -> dict[str, float]:
-    r"""The smaller nbeta of a ladder and its localization.
+    r"""The smaller nbeta of a two-temperature extrapolation, and its localization.
 
-    A slope lacks nothing of what the true weights' loss lies above the least, so nbeta can be larger and the pull, which takes a share that goes with
-    $\gamma / n\beta$, weaker. It is not larger still since the noise of a batch goes with nbeta too.
+    A slope in $1/n\beta$ does not depend on $L_n(w^*)$, so nbeta can be larger and the prior weaker, which lowers the bias of order $\gamma / n\beta$. A still
+    larger nbeta would increase the noise of minibatches.
     """
     wide = float(np.mean(widths)) / 2
     nbeta = min(n / 5, max(2000, 20 * wide))
@@ -80,10 +81,10 @@ def ladder_setting(widths: Sequence[int], n: int) -> dict[str, float]:
 
 
 def best_setting(widths: Sequence[int], n: int) -> dict[str, Any]:
-    """Keyword arguments of `jaxllc.estimate` for a deep linear net, by the table of this benchmark: the ladder, with larger batches and more steps.
+    """Keyword arguments of `jaxllc.estimate` for a deep linear net: two-temperature extrapolation with larger batches and more steps (docs/accuracy.md).
 
-    Batches grow with nbeta, with which their noise does, and chains are as long as flat directions remember, which goes with nbeta over the localization. The
-    cost is that of at most 16 times 8000 gradients of at most 1000 examples: seconds for some hundred weights, many minutes for a million.
+    The batch grows with nbeta because the gradient noise does. The number of steps grows with nbeta / localization because flat directions need that long to
+    forget $w^*$. The cost is at most 16 chains of 8000 gradients of at most 1000 examples: seconds for some hundred weights, many minutes for a million.
 
     Args:
         widths: of the net, input first.
@@ -98,7 +99,7 @@ def best_setting(widths: Sequence[int], n: int) -> dict[str, Any]:
 
 
 def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
-    """What is compared: options of `jaxllc.trajectory` by name, and the gradients that a step costs; step sizes are shares of the stable one at w*.
+    """The samplers compared: options of `jaxllc.trajectory` by name, and gradients per step. Step sizes are shares of the largest stable one at w*.
 
     The first is the default of `jaxllc.estimate`, the last that of `best_setting`.
     """
@@ -106,7 +107,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
     ladder = ladder_setting(made.widths, n)
     curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
-    step = SGLD.share_of_limit * limit
+    step = FRACTION * limit
     found: dict[str, dict[str, Any]] = {
         "SGLD": {"sampler": SGLD(step)},
         LARGER: {"sampler": larger(step, num_gradients)},
@@ -118,7 +119,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": larger(SGLD.share_of_limit * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
+        LADDER: {"sampler": larger(FRACTION * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
@@ -129,12 +130,12 @@ MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
     LARGER: {"sampler": SGLD(None, burn_in_factor=4.0)},
     "SGHMC": {"sampler": SGHMC(None)},
 }
-"""What `accuracy_models` compares: the default, what it becomes extrapolated or with larger steps in burn-in, and with momenta."""
+"""Samplers of `accuracy_models`: the default, extrapolated in the step size, with larger steps in burn-in, and with momentum."""
 
 
 def larger(step_size: float, num_steps: int) -> SGLD:
-    """SGLD with a step, and a larger one in the burn-in that `run_group` gives it."""
-    return with_step_size(SGLD(None, burn_in_factor=4.0), step_size, num_steps // 3)
+    """SGLD with a given step size, and larger steps during the burn-in of `run_group`."""
+    return SGLD(None, burn_in_factor=4.0).with_default_step_size(step_size, num_steps // 3)
 
 
 def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int, seed: int = 0) -> dict[str, Any]:
@@ -150,14 +151,14 @@ def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradie
 
 
 def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
-    """The largest curvature of a posterior at the nets, as the default step size sees it."""
+    """The largest curvature of the posterior at the nets, estimated as for the default step size."""
     data = jaxllc.InMemory.of(made.arrays, BATCH_SIZE)
     centers = list(made.centers.values())[:5]
-    return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
+    return max(curvature(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
-    """Fill `rows`, one a group of nets and number of examples, and keep them as they come; `NUM_NETS` nets a group unless told otherwise."""
+    """Fill `rows`, one per group of nets and number of examples, and keep each when it is finished; `num_nets` None means `NUM_NETS` nets a group."""
     for name, widths in ((of, shape) for of in classes for shape in nets.CLASSES[of][:num_shapes]):
         for seed in SEEDS[name]:
             known = next((row for row in rows if (tuple(row["widths"]), row["num_examples"], row["seed"]) == (widths, n, seed)), None)
@@ -181,12 +182,12 @@ def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows:
 
 
 def labels(made: nets.Nets) -> dict[str, list[float]]:
-    """The coefficient that each net is labelled by, and the rigorous bounds of its local one."""
+    """The label of each net, Aoyagi's coefficient, and rigorous bounds of its local coefficient."""
     return {"llc": made.llc.tolist(), "lower": made.lower.tolist(), "upper": made.upper.tolist()}
 
 
 def measure_published(num_nets: int, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None]) -> None:
-    """The same of nets of the class 1K by the published recipe, with the default sampler; no reference is run."""
+    """Nets of the class 1K by the published recipe, with the default sampler and without an exact reference."""
     for widths in nets.CLASSES["1K"][:num_shapes]:
         if any(tuple(row["widths"]) == widths for row in rows):
             continue
@@ -197,7 +198,7 @@ def measure_published(num_nets: int, num_shapes: int, rows: list[dict[str, Any]]
 
 
 def beside_rivals(rows: Sequence[Mapping[str, Any]], known: list[dict[str, Any]], keep: Callable[[], None]) -> None:
-    """The rivals on the first net of each of some shapes, which has full rank: their chains take a while."""
+    """The rivals on the first net, which has full rank, of `RIVALS_RUN` shapes a class: their chains are slow."""
     for name, count in RIVALS_RUN.items():
         for row in of_class(rows, name, NUM_EXAMPLES)[:count]:
             made = nets.make(tuple(row["widths"]), len(row["llc"]), NUM_EXAMPLES, seed=row["seed"])  # all of them: the data come after them
@@ -214,7 +215,7 @@ def of_class(rows: Sequence[Mapping[str, Any]], name: str, n: int) -> list[Mappi
 
 
 def published(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of nets by the published recipe: how often the label lies below the rigorous lower bound of the local coefficient, and where the estimate lies."""
+    """For nets by the published recipe: how often the label is below the rigorous lower bound of the local coefficient, and how far the estimate is off."""
     label, lower, upper = (np.concatenate([row[name] for row in rows]) for name in ("llc", "lower", "upper"))
     found, error = (np.concatenate([row["run"][name] for row in rows]).astype(float) for name in ("llc", "std_error"))
     below, certified = label < lower - 1e-9, upper - label < 1e-9
@@ -254,12 +255,12 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             )  # fmt: skip
             if sampler in ("SGLD", "SGLD, 4 times the step"):
                 left_in = found + np.concatenate([run["step_bias"] for run in runs])
-                lines.append({"class": name, "num_examples": n, "sampler": f"{sampler}, step_bias left in", **errors(left_in, truth, own)})
+                lines.append({"class": name, "num_examples": n, "sampler": f"{sampler}, bias not corrected", **errors(left_in, truth, own)})
     return lines
 
 
 def errors(found: np.ndarray, truth: np.ndarray, own: np.ndarray) -> dict[str, float]:
-    """Relative errors against λ and against the posterior's own value; the order of nets."""
+    """Relative errors against λ and against the exact posterior, and how well the nets are ordered."""
     good = np.isfinite(found)
     to_truth, to_own = np.abs(found / truth - 1), np.abs(found / own - 1)
     pairs = [(i, j) for i, j in itertools.combinations(range(len(truth)), 2) if truth[i] != truth[j] and good[i] and good[j]]
@@ -279,10 +280,10 @@ def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The lines for a reader, as Markdown."""
+    """All lines, as Markdown."""
     shares = [
-        ("to the posterior: median", "median_error_to_posterior"), ("p90", "p90_error_to_posterior"), ("bias", "bias_to_posterior"), ("covered", "coverage"),
-        ("to λ: median", "median_error_to_llc"), ("p90", "p90_error_to_llc"), ("bias", "bias_to_llc"),
+        ("error to the posterior: median", "median_error_to_posterior"), ("p90", "p90_error_to_posterior"), ("signed mean", "bias_to_posterior"),
+        ("coverage", "coverage"), ("error to λ: median", "median_error_to_llc"), ("p90", "p90_error_to_llc"), ("signed mean", "bias_to_llc"),
     ]  # fmt: skip
     body = []
     for line in lines:
@@ -290,12 +291,12 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
         cells += [f"{line[name]:.3f}" for name in ("rank_correlation", "order_preserved")]
         cells += [f"{line['ess_per_1000']:.2g}", f"{line['with_findings']:.0%}"] if "ess_per_1000" in line else ["", ""]
         body.append([line["class"], f"{line['num_examples']:,}", line["sampler"], *cells])
-    head = ["class", "n", "sampler", *(of for of, _ in shares), "rank correlation", "order kept", "ESS / 1000 gradients", "findings"]
+    head = ["class", "n", "sampler", *(of for of, _ in shares), "rank correlation", "pairs in order", "ESS / 1000 gradients", "with findings"]
     return report.table(head, body)
 
 
 def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """The estimate of each net over its λ, for the best setting's sampler, and the own value of what it samples; of classes with more than one group."""
+    """Two-temperature estimates and exact expectations divided by λ, for each net of the classes with more than one group."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -314,9 +315,11 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         runs = [next(run for run in row["runs"] if run["sampler"] == LADDER) for row in mine]
         found, error = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error"))
         axis.axhline(1, color="0.6", linewidth=1)
-        axis.plot(truth, alone / truth, "_", color="0.6", markersize=7, label="the posterior at one nβ itself")
-        axis.plot(truth, own / truth, "_", color="C1", markersize=9, label="the ladder's posteriors themselves")
-        axis.errorbar(truth, found / truth, 2 * error / truth, fmt="o", markersize=3, color="C0", linewidth=1, label="SGLD, ladder, ± 2 standard errors")
+        axis.plot(truth, alone / truth, "_", color="0.6", markersize=7, label="exact posterior at one temperature")
+        axis.plot(truth, own / truth, "_", color="C1", markersize=9, label="exact posteriors at two temperatures")
+        axis.errorbar(
+            truth, found / truth, 2 * error / truth, fmt="o", markersize=3, color="C0", linewidth=1, label="SGLD, two temperatures, ± 2 standard errors"
+        )
         axis.set(xlabel="λ, exact", ylabel="λ̂ ÷ λ", title=f"{len(truth)} certified deep linear nets of about {name} weights")
         axis.title.set_fontsize("medium")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

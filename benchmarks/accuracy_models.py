@@ -1,7 +1,7 @@
 r"""The accuracy benchmark's second part: models without a closed form, against long chains on the very same posterior.
 
 An MLP on handwritten digits (scikit-learn's), a two-layer attention-only transformer, and the polygons of the toy model of superposition, whose
-coefficients are known as well. The reference is full-batch HMC in float64, in a process of its own, until R-hat is below 1.01.
+coefficients are also known. The reference is full-batch HMC in float64, run in a separate process until R-hat is below 1.01.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ import optax
 
 import jaxllc
 from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
-from jaxllc.devices import default_mesh
-from jaxllc.engine import sharpness
 from jaxllc.models import induction, tms
 from jaxllc.models.transformer import Transformer, next_token_loss
+from jaxllc.placement import default_mesh
+from jaxllc.stepsize import curvature
 
 STORED = "center", "data"
 
@@ -115,13 +115,13 @@ MODELS = {
         tms.squared_loss, partial(make_polygon, corners, spare), lambda: ({"weight": 0, "bias": 0}, 0), jaxllc.default_nbeta(5000), localization, 256, 40, 500,
         tms.polygon_llc(corners, spare=spare),
     )
-    for localization in (1.0, 100.0)  # at the weaker pull chains leave the pentagons for weights of lower loss
+    for localization in (1.0, 100.0)  # at the weaker localization chains leave the pentagons for weights of lower loss
     for corners, spare in ((5, "on"), (5, "dead"), (6, "dead"))
 }  # fmt: skip
 
 
 def reference(name: str, center: Any, data: Any) -> dict[str, float]:
-    """The posterior's own value, from a process that calculates in float64."""
+    """The reference expectation under the posterior, from a process in float64."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.npz"
         leaves = {f"{part}/{i}": leaf for part, tree in zip(STORED, (center, data), strict=True) for i, leaf in enumerate(jax.tree.leaves(tree))}
@@ -142,7 +142,7 @@ def run_reference(name: str, path: str) -> None:
             for part, like in zip(STORED, model.like(), strict=True)
         )
     posterior = jaxllc.LocalPosterior(model.loss_fn, center, model.nbeta, model.localization)
-    sampler = jaxllc.HMC(warming_up(4 / sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(4)) / 16), model.num_integration_steps)
+    sampler = jaxllc.HMC(warming_up(4 / curvature(posterior, jaxllc.InMemory.of(data), default_mesh(4)) / 16), model.num_integration_steps)
 
     def run(draws: int) -> jaxllc.Estimate:
         return jaxllc.estimate(
@@ -186,12 +186,12 @@ def measure(
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """For a reader, as Markdown."""
-    lines = ["| model | λ | sampler | λ̂ | error to the posterior | z | findings |", "|---|---|---|---|---|---|---|"]
+    """All models and samplers, as Markdown."""
+    lines = ["| model | λ | sampler | λ̂ | error to the reference | z | findings |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         own = row["reference"]
         first = f"{own['llc']:.3f} ± {own['std_error']:.3f} | R-hat {own['rhat']:.3f} | |"
-        lines.append(f"| {row['model']} | {'' if row['llc'] is None else row['llc']} | the posterior itself (HMC, float64) | {first} |")
+        lines.append(f"| {row['model']} | {'' if row['llc'] is None else row['llc']} | reference (HMC, float64) | {first} |")
         for run in row["runs"]:
             z = (run["llc"] - own["llc"]) / np.hypot(run["std_error"], own["std_error"])
             found = f"{run['llc']:.3f} ± {run['std_error']:.3f} | {run['llc'] / own['llc'] - 1:+.1%} | {z:+.1f} | {', '.join(run['findings'])}"

@@ -1,6 +1,6 @@
 """What other packages estimate for the nets of the accuracy benchmark, each at several step sizes, at our number of gradients.
 
-The best step size of a rival is the one with the least median error, chosen *with* the truth in hand: more than a user could know.
+The best step size of a rival is the one with the smallest median error. Choosing it needs the truth, which a user does not have.
 """
 
 import json
@@ -66,14 +66,14 @@ def measure(
 def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], ours: Mapping[str, str]) -> list[dict[str, Any]]:
     """One line a rival, method and step size, and one for each of `ours`, of the nets that all of them ran; the best of each rival is marked.
 
-    `ours` tells for each sampler what it is held to: the `reference` of a row, which the rivals are held to, or its `ladder_reference`.
+    `ours` names the reference of each of our samplers: `reference`, with which the rivals are compared too, or the one at two temperatures.
     """
-    own, truth, mine, held_to = {}, {}, {}, {}
+    own, truth, mine, compared_with = {}, {}, {}, {}
     for row in rows:
         for k in range(len(row["llc"])):
             place = (tuple(row["widths"]), k + 1)
             own[place], truth[place] = row["reference"]["llc"][k], row["llc"][k]
-            held_to[place] = {name: row[reference]["llc"][k] for name, reference in ours.items()}
+            compared_with[place] = {name: row[reference]["llc"][k] for name, reference in ours.items()}
             mine[place] = {run["sampler"]: run["llc"][k] for run in row["runs"]}
     groups: dict[tuple[str, str, float | None], dict[Any, float]] = {}
     for row in found:
@@ -89,7 +89,7 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
     lines = []
     for (rival, method, share), values in groups.items():
         got = np.asarray([values[place] for place in places])
-        posterior = np.asarray([held_to[place][method] if rival == "jaxllc" else own[place] for place in places])
+        posterior = np.asarray([compared_with[place][method] if rival == "jaxllc" else own[place] for place in places])
         off, to_truth = np.abs(got / posterior - 1), np.abs(got / np.asarray([truth[place] for place in places]) - 1)
         off, to_truth = np.where(np.isfinite(got), off, np.inf), np.where(np.isfinite(got), to_truth, np.inf)
         lines.append(
@@ -104,8 +104,8 @@ def summarise(found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, An
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """For a reader, as Markdown; diverged nets count as infinitely wrong."""
-    head = ["class", "package", "method", "step size ÷ limit", "to the posterior: median", "p90", "bias", "to λ: median"]
+    """All step sizes, as Markdown; diverged nets count as infinitely wrong."""
+    head = ["class", "package", "method", "step size ÷ limit", "error to the posterior: median", "p90", "signed mean", "error to λ: median"]
     body = []
     for line in lines:
         share = "" if line["share"] is None else f"1/{1 / line['share']:.0f}"

@@ -1,4 +1,4 @@
-"""The nets that are measured, and loops over their steps: the engine's, the bare gradient's, a JAX user's own.
+"""The nets that are timed, and loops over their steps: the engine's, the bare gradient's, and one a JAX user would write.
 
 Each loop is a `Run` of `benchmarks.timing`: seconds of so many steps of each of eight chains, divided by the chains.
 """
@@ -20,10 +20,10 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import jaxllc  # noqa: E402
 from benchmarks.timing import Run, seconds  # noqa: E402
-from jaxllc.devices import default_mesh  # noqa: E402
 from jaxllc.engine import sample  # noqa: E402
 from jaxllc.models import linear  # noqa: E402
 from jaxllc.models.transformer import Transformer, next_token_loss  # noqa: E402
+from jaxllc.placement import default_mesh  # noqa: E402
 
 CHAINS = 8
 NUM_EXAMPLES = 10_000
@@ -80,7 +80,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @struct.dataclass
 class SharedBatches(jaxllc.InMemory):
-    """Data of which the chains that a device runs side by side take one new batch a step together, instead of one each."""
+    """Data of which all chains in one vmap share one new batch a step, instead of one each."""
 
     def window(self, key: jax.Array) -> jax.Array:
         """Where the batch of this key begins; under `vmap`, of the first of the keys."""
@@ -109,15 +109,15 @@ def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMem
 
 
 def bare_gradients(case: Case) -> dict[str, Run]:
-    """`value_and_grad` alone in the ways that it can be run, of which the fastest is what a chain-step is held to."""
+    """`value_and_grad` alone, run in several ways; a chain-step is compared with the fastest."""
     return {
-        f"gradient, {how}, {what}": _bare_gradient(case, side_by_side, moving)
-        for side_by_side, how in ((True, "vmapped"), (False, "one by one"))
+        f"gradient, {how}, {what}": _bare_gradient(case, vmapped, moving)
+        for vmapped, how in ((True, "vmapped"), (False, "one by one"))
         for moving, what in ((False, "fixed batches"), (True, "moving windows"))
     }
 
 
-def _bare_gradient(case: Case, side_by_side: bool, moving: bool) -> Run:
+def _bare_gradient(case: Case, vmapped: bool, moving: bool) -> Run:
     """Weights really change from step to step; chains are sharded like the engine's, and vmapped or looped over.
 
     A batch is fixed, one for each chain, or a window that moves through one shared data set, without any random number.
@@ -143,7 +143,7 @@ def _bare_gradient(case: Case, side_by_side: bool, moving: bool) -> Run:
                 return chain(params, start, source if moving else own, num_steps)
 
             arguments = (stacked, starts, None if moving else source)
-            return jax.vmap(each)(*arguments) if side_by_side else jax.lax.map(lambda one: each(*one), arguments)
+            return jax.vmap(each)(*arguments) if vmapped else jax.lax.map(lambda one: each(*one), arguments)
 
         specs = (P("chain"), P("chain"), P() if moving else P("chain"))
         return jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=P("chain"), check_vma=False)(stacked, starts, source)
@@ -160,8 +160,8 @@ def blackjax_loop(case: Case) -> Run:
     center = jax.device_put(case.params, jax.devices()[0])
 
     def log_density(params: Any, batch: Any) -> jax.Array:
-        pull = sum(jnp.sum((w - c) ** 2) for w, c in zip(jax.tree.leaves(params), jax.tree.leaves(center), strict=True))
-        return -NBETA * case.loss_fn(params, batch).mean() - 0.5 * pull
+        distance = sum(jnp.sum((w - c) ** 2) for w, c in zip(jax.tree.leaves(params), jax.tree.leaves(center), strict=True))
+        return -NBETA * case.loss_fn(params, batch).mean() - 0.5 * distance
 
     sgld = blackjax.sgld(jax.grad(log_density))
 

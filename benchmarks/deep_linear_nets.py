@@ -1,11 +1,11 @@
 r"""Deep linear nets whose *local* learning coefficient is known, and their data, for the accuracy benchmark.
 
-A net is certified where a rigorous lower and a rigorous upper bound of the local coefficient both meet Aoyagi's global one (`jaxllc.theory`). Its layers are
-built so that the loss has its largest flat family there: as a chain of maps it is a sum of intervals, chosen so that the codimension of its stratum is least.
-The published recipe (arXiv:2507.21449), which cuts each layer's rank by the toss of a coin, labels nets by the global coefficient, which can lie below the
-local one.
+A net is certified when a rigorous lower and a rigorous upper bound of its local coefficient both equal Aoyagi's global one (`jaxllc.theory`). Its layers are
+built so that the set of equivalent weights is largest there: as a chain of maps the net is a sum of intervals, chosen so that the codimension of its stratum is
+smallest. The published recipe (arXiv:2507.21449) reduces each layer's rank with probability one half and labels nets by the global coefficient, which can lie
+below the local one.
 
-All nets of one shape share inputs and noise, up to signs of the noise's columns that each net has of its own, and so run in one program.
+All nets of one shape share inputs and noise, up to random signs of the noise's columns, and so run in one program.
 """
 
 from itertools import pairwise

@@ -1,13 +1,12 @@
-r"""The posterior's own value on deep linear nets, from exact draws of one layer after the other, in float64.
+r"""Exact expectations under the posterior of deep linear nets: Gibbs sampling of whole layers in float64 (Geman and Geman 1984).
 
-With the other layers held, $f(x) = x\, A W B$ is linear in a layer $W$, and its posterior is a Gaussian whose precision,
-$n\beta\, A^T \Sigma A \otimes B B^T + \gamma$, is diagonal in the eigenvectors of its two factors. So a layer can be drawn anew exactly, at the cost of two
-eigendecompositions (Gibbs sampling, Geman and Geman 1984): no step size, nothing refused, and stiff directions are drawn at their own width. The loss enters
-through its second moments, so more data cost nothing.
+Given the other layers, $f(x) = x\, A W B$ is linear in a layer $W$, so its conditional posterior is a Gaussian with precision
+$n\beta\, A^T \Sigma A \otimes B B^T + \gamma$, diagonal in the eigenvectors of the two factors. A layer is therefore drawn exactly by two eigendecompositions,
+without a step size and without rejection. The loss enters through its second moments, so the cost does not depend on n.
 
     python -m benchmarks.gibbs
 
-prints what the posterior itself lacks of the learning coefficient by nbeta and localization, which no sampler can mend, alone and as a ladder.
+prints the bias of the exact expectation relative to the learning coefficient, by nbeta and localization, at one temperature and extrapolated from two.
 """
 
 import json
@@ -25,10 +24,10 @@ from benchmarks.timing import RESULTS
 
 CHAINS = 4
 NBETAS = (500.0, 1000.0, 2000.0, 4000.0, 8000.0)
-PULLS = (0.25, 0.5, 1.0, 2.0)
-"""Localizations over the mean width."""
+LOCALIZATIONS = (0.25, 0.5, 1.0, 2.0)
+"""Localization divided by the mean width."""
 SWEEPS = {(24, 20, 10): 2000, (50, 50, 50, 50): 500, (60, 70, 80): 500, (150, 200, 250): 160}
-"""Of shapes whose finite-n error is shown."""
+"""Gibbs sweeps of the shapes in the finite-n table."""
 
 
 def chain(center: dict[str, Any], moments: dict[str, np.ndarray], nbeta: float, localization: float, num_sweeps: int, seed: Sequence[int]) -> np.ndarray:
@@ -65,24 +64,24 @@ def chain(center: dict[str, Any], moments: dict[str, np.ndarray], nbeta: float, 
             left, rows = of_inputs if i == 0 else np.linalg.eigh(before.T @ inputs @ before)
             right, columns = (np.ones(len(behind)), behind) if i == last else np.linalg.eigh(behind @ behind.T)
             precision = nbeta * np.maximum(left, 0)[:, None] * np.maximum(right, 0) + localization
-            pulled = rows.T @ (nbeta * before.T @ target @ behind.T + localization * there[i]) @ columns
-            layers[i] = rows @ (pulled / precision + rng.normal(size=pulled.shape) / np.sqrt(precision)) @ columns.T
+            mean = rows.T @ (nbeta * before.T @ target @ behind.T + localization * there[i]) @ columns
+            layers[i] = rows @ (mean / precision + rng.normal(size=mean.shape) / np.sqrt(precision)) @ columns.T
             before = before @ layers[i]
         found[sweep] = nbeta * (loss(before) - at_center)
     return found
 
 
-def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_sweeps: int) -> dict[str, list[float]]:
-    r"""The posterior's own value for each net, or a sum of those at several temperatures.
+def values(made: nets.Nets, temperatures: dict[float, float], localization: float, num_sweeps: int) -> dict[str, list[float]]:
+    r"""The exact expectation for each net, or a weighted sum of those at several temperatures.
 
     Args:
         made: the nets and their data.
-        rungs: weights of the values by their $n\beta$: of one, or of the two of a ladder.
+        temperatures: weight of each expectation by its $n\beta$: one, or the two of an extrapolation.
         localization: $\gamma$.
-        num_sweeps: at first, of which the first quarter is left out; more where R-hat asks for it.
+        num_sweeps: over all layers, the first quarter of which is burn-in; more are made where R-hat asks for it.
 
     Returns:
-        `llc`, `std_error`, `rhat` and `ess`, one number a net; where there are several temperatures the worst of their R-hats and ESS.
+        `llc`, `std_error`, `rhat` and `ess`, one number a net; with several temperatures, the worst of their R-hats and ESS.
     """
     from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]
     from threadpoolctl import threadpool_limits  # pyright: ignore[reportMissingImports]  # pip install -e '.[benchmarks]'
@@ -90,11 +89,11 @@ def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_
     moments = nets.moments(made.arrays)
 
     def run(num_sweeps: int) -> dict[str, np.ndarray]:
-        tasks = [(nbeta, k, c) for nbeta in rungs for k in made.centers for c in range(CHAINS)]
+        tasks = [(nbeta, k, c) for nbeta in temperatures for k in made.centers for c in range(CHAINS)]
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             chains = list(pool.map(lambda task: chain(made.centers[task[1]], moments, task[0], localization, num_sweeps, task[1:]), tasks))
-        draws = np.reshape(chains, (len(rungs), len(made.centers), CHAINS, num_sweeps))[..., num_sweeps // 4 :]
-        sums = np.einsum("r,rkct->kct", list(rungs.values()), draws)
+        draws = np.reshape(chains, (len(temperatures), len(made.centers), CHAINS, num_sweeps))[..., num_sweeps // 4 :]
+        sums = np.einsum("r,rkct->kct", list(temperatures.values()), draws)
         return {
             "llc": sums.mean((1, 2)),
             "std_error": np.asarray([array_stats.mcse(one, method="mean") for one in sums]),
@@ -106,24 +105,25 @@ def values(made: nets.Nets, rungs: dict[float, float], localization: float, num_
 
 
 def finite_n(widths: tuple[int, ...], num_sweeps: int, num_examples: int = 20_000) -> list[dict[str, Any]]:
-    r"""The posterior's own value over $\lambda$, less one, of a net of full rank and one of a lower, by localization and nbeta."""
+    r"""The exact expectation relative to $\lambda$, minus one, of one net of full rank and one below it, by localization and nbeta."""
     made = nets.make(widths, 2, num_examples)
     rows = []
-    for pull in PULLS:
-        localization = pull * float(np.mean(widths))
-        found = {nbeta: np.asarray(values(made, {nbeta: 1.0}, localization, num_sweeps)["llc"]) / made.llc for nbeta in NBETAS}
-        ladders = {nbeta: 2 * found[nbeta] - found[2 * nbeta] for nbeta in NBETAS[:-1]}
-        for kind, by_nbeta in (("alone", found), ("ladder", ladders)):
-            rows.append({"widths": widths, "pull": pull, "kind": kind, "error": {nbeta: (ratio - 1).tolist() for nbeta, ratio in by_nbeta.items()}})
+    for ratio in LOCALIZATIONS:
+        localization = ratio * float(np.mean(widths))
+        relative = {nbeta: np.asarray(values(made, {nbeta: 1.0}, localization, num_sweeps)["llc"]) / made.llc for nbeta in NBETAS}
+        extrapolated = {nbeta: 2 * relative[nbeta] - relative[2 * nbeta] for nbeta in NBETAS[:-1]}
+        for kind, by_nbeta in (("one temperature", relative), ("two temperatures", extrapolated)):
+            errors = {nbeta: (value - 1).tolist() for nbeta, value in by_nbeta.items()}
+            rows.append({"widths": widths, "localization_over_width": ratio, "kind": kind, "error": errors})
     return rows
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """For a reader, as Markdown: at full rank, and below it."""
-    lines = [f"| net | γ ÷ mean width | | {' | '.join(f'nβ = {nbeta:g}' for nbeta in NBETAS)} |", "|---" * (3 + len(NBETAS)) + "|"]
+    """All settings, as Markdown: at full rank, and below it."""
+    lines = [f"| net | γ ÷ mean width | from | {' | '.join(f'nβ = {nbeta:g}' for nbeta in NBETAS)} |", "|---" * (3 + len(NBETAS)) + "|"]
     for row in rows:
         cells = [", ".join(f"{error:+.1%}" for error in row["error"].get(nbeta, [])) for nbeta in NBETAS]
-        lines.append(f"| {'-'.join(map(str, row['widths']))} | {row['pull']:g} | {row['kind']} | {' | '.join(cells)} |")
+        lines.append(f"| {'-'.join(map(str, row['widths']))} | {row['localization_over_width']:g} | {row['kind']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

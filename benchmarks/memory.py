@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory [--quick]
 
-Bytes are those of the compiled programs (XLA's own account of arguments, results and temporaries) on one device, as copies of the weights for one more chain.
-One copy is the chain's own weights, and what is beyond it is held to the goal, to three decimals (a chain's own number and its count of steps are a few bytes).
-Both numbers of chains are run in groups of one width, so gradients and activations, which only the chains that run side by side have, are the same in both.
-Resident memory is the peak of a process of its own.
+Bytes are XLA's account of arguments, results and temporaries of the compiled programs on one device, as copies of the weights for one more chain.
+One copy is the chain's own weights; what is beyond it is compared with the goal, to three decimals (a chain's index and step count are a few bytes).
+Both numbers of chains use the same vmap width, so gradients and activations, which only the chains of one vmap have, are the same in both.
+Resident memory is the peak of a separate process.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def footprint(compiled: Any) -> int:
 
 
 def chains_bytes(case: Case, num_chains: int) -> int:
-    """Of the block of steps that `jaxllc.sample` runs, without what grows with its steps, the losses that it collects; a block has at most 256."""
+    """Bytes of the block of steps in `jaxllc.sample`, without the collected losses, which grow with the steps; a block has at most 256."""
     return 2 * block_bytes(case, num_chains, STEPS) - block_bytes(case, num_chains, 2 * STEPS)
 
 
 def block_bytes(case: Case, num_chains: int, num_steps: int) -> int:
-    """Of a block of so many steps."""
+    """Bytes of a block of so many steps."""
     data = jaxllc.InMemory.of(case.data, case.batch_size)
     posterior = jaxllc.LocalPosterior(case.loss_fn, case.params, NBETA, 1.0)
     block, found = engine._block, []
@@ -57,21 +57,21 @@ def block_bytes(case: Case, num_chains: int, num_steps: int) -> int:
 
 
 def widest(case: Case) -> int:
-    """How many chains of a block of steps run side by side."""
-    engine_rule, found = engine.side_by_side, []
+    """The vmap width of the chains in a block of steps."""
+    engine_rule, found = engine.largest_width, []
 
     def noted(*args: Any) -> int:
         found.append(engine_rule(*args))
         return found[-1]
 
     jax.clear_caches()  # a program that was traced before does not ask
-    with mock.patch.object(engine, "side_by_side", noted):
+    with mock.patch.object(engine, "largest_width", noted):
         block_bytes(case, 1, STEPS)
     return found[-1]
 
 
 def gradient_bytes(case: Case, num_chains: int) -> int:
-    """Of as many bare gradient descents side by side, each on a batch of its own out of the same data."""
+    """Bytes of as many vmapped gradient descents, each on a batch of its own from the same data."""
     stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num_chains, *leaf.shape)), case.params)
     data = jaxllc.InMemory.of(case.data, case.batch_size)
 

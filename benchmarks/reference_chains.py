@@ -1,20 +1,20 @@
-"""Chains that tell a posterior's own value: HMC on all data in float64, warmed up, until they agree."""
+"""Reference chains: full-batch HMC in float64 with a warm-up of the step size, repeated until R-hat is small."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 import optax
 
-from jaxllc.samplers.base import Schedule
+from jaxllc.sampler import Schedule
 
 Found = TypeVar("Found")
 
 MAX_RHAT = 1.01
 WARM_UP = 24
-"""Draws in which the step grows to its own size.
+"""Draws in which the step size grows to its final value.
 
-At w* all weights are colder than anywhere else. What leapfrog steps make of the energy that all of them gain at once is refused, the more surely the more
-weights there are, so the first steps are short.
+A chain that starts at w* has less potential energy than a typical draw. Large leapfrog steps are then rejected, more often the more weights there are, so the
+first steps are short.
 """
 
 
@@ -24,7 +24,7 @@ def warming_up(step_size: float) -> Schedule:
 
 
 def until_mixed(run: Callable[[int], Found], rhat: Callable[[Found], float], num_draws: int) -> Found:
-    """What chains of `num_draws` draws find or, where their R-hat is not below `MAX_RHAT`, twice as long ones, or four times as long ones at last."""
+    """The result of chains of `num_draws` draws; where R-hat is not below `MAX_RHAT`, of twice as many, and finally of four times as many."""
     found = run(num_draws)
     for factor in (2, 4):
         if rhat(found) < MAX_RHAT:

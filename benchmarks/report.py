@@ -1,23 +1,32 @@
-"""The tables of docs/performance.md and of the README, as Markdown, from what the benchmarks printed last.
+"""The tables of the documents, as Markdown, from the stored results of the benchmarks.
 
-python -m benchmarks.report
+    python -m benchmarks.report [--check]
+
+Short tables stand in the pages, between `<!-- table: NAME -->` and `<!-- end of table -->`; long ones are files of docs/tables, which the pages link. The
+command prints them all and brings both up to date. With `--check` it writes nothing and fails where a file differs.
 """
 
+import argparse
 import json
+import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = ("README.md", "docs/accuracy.md", "docs/performance.md")
+"""Pages whose marked tables are filled in."""
 FORMAT = 3
-"""Of the JSON, raised when it changes."""
+"""Version of the JSON results."""
 
 
 def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:
-    """What `benchmarks.NAME` kept last.
+    """The stored result of `benchmarks.NAME`.
 
     Raises:
-        ValueError: nothing, or in the format of an older benchmark.
+        ValueError: there is none, or it has the format of an older benchmark.
     """
     path = folder / f"{name}.json"
     result = json.loads(path.read_text()) if path.exists() else {}
@@ -27,17 +36,17 @@ def load(name: str, folder: Path = RESULTS) -> dict[str, Any]:
 
 
 def digits(value: float, count: int = 3) -> str:
-    """So many significant digits, never an exponent for what a reader would write out."""
+    """A number to so many significant digits, without an exponent."""
     return f"{float(f'{value:.{count}g}'):.10g}"
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Of Markdown."""
+    """A Markdown table."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [list(head), ["---"] * len(head), *lines])
 
 
 def goals(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with a goal, and whether it was met."""
+    """Lines with a goal, and whether it was met."""
     lines = []
     for line in rows:
         sign, met = ("≤", line["measured"] <= line["goal"]) if line["at_most"] else ("≥", line["measured"] >= line["goal"])
@@ -69,27 +78,27 @@ def curves(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def copies(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What a resident chain holds."""
-    head = ["net", "engine", "bare gradient descent, chains side by side"]
+    """Memory of one chain, in copies of the weights."""
+    head = ["net", "engine", "bare gradient descent under vmap"]
     return table(head, ([line["case"], f"{line['ours']:.2f}", f"{line['bare']:.2f}"] for line in rows if "bare" in line))
 
 
 def growth(result: Mapping[str, Any]) -> str:
-    """What more draws and more checkpoints add to a process."""
+    """Memory that more draws and more checkpoints add to a process."""
     lines = [["5 checkpoints, 8 chains", f"{result['base_mebibytes']:.0f}", "", ""]]
     lines += [[at["what"], f"{at['mebibytes']:.0f}", f"{at['more_than_base']:+.0f}", f"{at['results_returned_add']:.0f}"] for at in result["growth"]]
-    return table(["process", "peak, MiB", "more", "of which draws returned"], lines)
+    return table(["process", "peak, MiB", "added", "of which returned draws"], lines)
 
 
 def ablation(lines: Sequence[Mapping[str, Any]]) -> str:
-    """What leaving one part of the step out saves."""
+    """Time saved by leaving out one part of the step."""
     parts = list(lines[0]["without_us"])
     body = ([line["case"], f"{line['whole_us']:.1f}", *(f"{1 - line['ratio'][part]:.1%}" for part in parts)] for line in lines)
     return table(["net", "whole step, µs", *(f"saved without {part}" for part in parts)], body)
 
 
 def counted(result: Mapping[str, Any]) -> str:
-    """Operations and bytes of a step, beside what was reached here."""
+    """Operations and bytes of a step, and the share of this machine's peak."""
     lines = []
     for line in result["rows"]:
         speed = line["mflop"] / line["measured_us"] * 1e3
@@ -106,37 +115,150 @@ def accelerators(result: Mapping[str, Any]) -> str:
     return table(["net", *names], ([line["case"], *(f"{digits(line['computed_us'][n], 2)} ({line['limit'][n]})" for n in names)] for line in result["rows"]))
 
 
-def readme(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows that stand beside another program."""
+def speed(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Our step beside the bare gradient and other packages."""
     lines = []
     for line in rows:
         if "ours_us" in line and not line["what"].startswith("2 devices") and not line["ours"].startswith("jaxllc, Gaussian"):
             times = 1 / line["measured"] if line["at_most"] else line["measured"]
-            lines.append([line["what"], f"{line['ours_us']:.0f} · {line['other_us']:.0f}", digits(times, 2)])
-    return table(["beside", "µs a chain-step, ours · theirs", "theirs ÷ ours"], lines)
+            lines.append([line["what"].replace("chain-step ÷ ", ""), f"{line['ours_us']:.0f} · {line['other_us']:.0f}", digits(times, 2)])
+    return table(["compared with", "µs a chain-step, ours · theirs", "theirs ÷ ours"], lines)
+
+
+def provenance(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Machine, version and commit of each result and of its parts."""
+    lines = []
+    for name, result in results.items():
+        for part, about in [(name, result["machine"]), *((f"{name}: {part}", found["machine"]) for part, found in result.get("parts", {}).items())]:
+            lines.append([part, f"{about['processor']}, {about['cores']} cores", about["versions"]["jax"], about["commit"][:12], about["date"][:10]])
+    return table(["result", "machine", "jax", "commit", "date"], lines)
+
+
+def stored(name: str) -> Any:
+    """A stored result without a format, of a benchmark or of `research`."""
+    folders = (RESULTS, ROOT / "research" / "results")
+    path = next((path for folder in folders if (path := folder / f"{name}.json").exists()), None)
+    if path is None:
+        raise ValueError(f"{name}.json is in neither of {', '.join(map(str, folders))}.")
+    return json.loads(path.read_text())
+
+
+def short_tables() -> dict[str, str]:
+    """Tables that stand in the pages, by the name in their mark: at most ten lines each."""
+    from benchmarks import report_accuracy as accuracy
+
+    throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
+    found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
+    return {
+        "speed": speed(throughput["rows"]),
+        "ablation": ablation(roofline["ablation"]),
+        "scaling": curves(scaling["curves"]),
+        "copies": copies(memory["rows"]),
+        "accelerators": accelerators(roofline),
+        "accuracy": accuracy.headline(found["lines"]),
+        "more examples": accuracy.more_examples(found["lines"]),
+        "other samplers": accuracy.other_samplers(found["lines"]),
+        "finite n": accuracy.finite_n(stored("finite-n")),
+        "best setting": accuracy.best_setting(found["best"] if "best" in found else stored("accuracy-best")["lines"]),
+        "coverage": accuracy.coverage(bars),
+        "models": accuracy.models(found["models"]),
+        "accuracy of rivals": accuracy.rivals(found["rival_lines"]),
+    }
+
+
+def files() -> dict[str, str]:
+    """Generated pages of docs/tables by file name: a title, and tables, each under a line that explains it."""
+    from benchmarks import accuracy, accuracy_models, accuracy_rivals, gibbs
+    from benchmarks import report_accuracy as short
+
+    found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
+    return {
+        "performance.md": generated("Performance: all tables", performance_tables()),
+        "accuracy-samplers.md": generated(
+            "Accuracy: all samplers on deep linear nets",
+            {
+                "Relative errors over the nets of a class. *Error to the posterior* compares with the exact expectation under the same posterior, *error to λ* "
+                "with the exact coefficient. Coverage is the share of nets whose exact expectation is within two standard errors.": accuracy.table(
+                    found["lines"]
+                )
+            },
+        ),
+        "accuracy-finite-n.md": generated(
+            "Accuracy: bias of the exact posterior relative to λ, n = 20 000",
+            {"Each cell has a net of full rank, then one below full rank.": gibbs.table(short.finite_n_rows(stored("finite-n")))},
+        ),
+        "accuracy-intervals.md": generated(
+            "Accuracy: coverage of the intervals on five shapes",
+            {"One setting is changed at a time. Errors are means over nets, relative to the exact posterior.": short.intervals(bars)},
+        ),
+        "accuracy-models.md": generated(
+            "Accuracy: models without a closed form",
+            {"z is the error in joint standard errors of estimate and reference.": accuracy_models.table(found["models"])},
+        ),
+        "accuracy-rivals.md": generated(
+            "Accuracy: other packages, at three step sizes each",
+            {
+                "Step sizes are shares of the largest stable one. The best of each method, chosen by the exact posterior, is bold.": accuracy_rivals.table(
+                    found["rival_lines"]
+                )
+            },
+        ),
+    }
+
+
+def performance_tables() -> dict[str, str]:
+    """All tables on performance, by the line that explains each."""
+    throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
+    return {
+        "Goals and measurements. A line on another package gives its cost divided by ours.": goals(throughput["rows"] + scaling["rows"] + memory["rows"]),
+        "How each other package was run. A short trial chose the number of processes and threads.": rivals(throughput["turns"]),
+        "Wall time of a trajectory of 100 checkpoints, 8 chains and 1500 steps.": overhead(throughput["rows"]),
+        "Operations and bytes of one step of one chain, by XLA's count; bytes are before any cache. *The matmul peak* is the speed of large matrix products on "
+        "the same cores.": counted(roofline),
+        "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
+        "Machine, version and commit of each result.": provenance({"throughput": throughput, "scaling": scaling, "memory": memory, "roofline": roofline}),
+    }
+
+
+def generated(title: str, parts: Mapping[str, str]) -> str:
+    """A generated page."""
+    note = "<!-- Generated by `python -m benchmarks.report`; do not edit. -->"
+    return "\n\n".join([note, f"# {title}", *(f"{about}\n\n{text}" for about, text in parts.items())]) + "\n"
+
+
+def fill(page: str, tables: Mapping[str, str]) -> str:
+    """A page with the text between the marks of each table replaced.
+
+    Raises:
+        KeyError: a mark names a table that does not exist.
+    """
+    mark = re.compile(r"<!-- table: (?P<name>[^>]+) -->\n.*?<!-- end of table -->", re.DOTALL)
+    return mark.sub(lambda found: f"<!-- table: {found['name']} -->\n\n{tables[found['name']]}\n\n<!-- end of table -->", page)
+
+
+def documents() -> dict[Path, str]:
+    """Every generated file and every page with tables, as they should be."""
+    tables = short_tables()
+    pages = {ROOT / name: fill((ROOT / name).read_text(), tables) for name in PAGES}
+    return pages | {ROOT / "docs" / "tables" / name: text for name, text in files().items()}
 
 
 def main() -> None:
-    """Print all tables, each under the name that marks its place in the documents."""
-    throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
-    for name, result in (("throughput", throughput), ("scaling", scaling), ("memory", memory), ("roofline", roofline)):
-        about = result["machine"]
-        print(f"{name}: {about['processor']}, {about['cores']} cores, jax {about['versions']['jax']}, commit {about['commit'][:12]}, {about['date']}")
-        for part, found in result.get("parts", {}).items():
-            print(f"  {part}: commit {found['machine']['commit'][:12]}, {found['machine']['date']}")
-    for name, text in {
-        "goals": goals(throughput["rows"] + scaling["rows"] + memory["rows"]),
-        "rivals": rivals(throughput["turns"]),
-        "overhead": overhead(throughput["rows"]),
-        "ablation": ablation(roofline["ablation"]),
-        "counts": counted(roofline),
-        "scaling": curves(scaling["curves"]),
-        "copies": copies(memory["rows"]),
-        "growth": growth(memory),
-        "accelerators": accelerators(roofline),
-        "README": readme(throughput["rows"]),
-    }.items():
-        print(f"\n<!-- table: {name} -->\n\n{text}")
+    """Print all tables, and bring the documents up to date or check that they are."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
+    options = parser.parse_args()
+    stale = {path: text for path, text in documents().items() if not path.exists() or path.read_text() != text}
+    if options.check:
+        sys.exit("".join(f"{path.relative_to(ROOT)} is not what `python -m benchmarks.report` writes; run it.\n" for path in stale) or 0)
+    for name, text in short_tables().items():
+        print(f"<!-- table: {name} -->\n\n{text}\n")
+    for name, text in files().items():
+        print(f"docs/tables/{name}\n\n{text}")
+    for path, text in stale.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

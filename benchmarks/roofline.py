@@ -1,10 +1,9 @@
-"""Where the time of a chain-step goes: what each part costs, how near the arithmetic is to this machine's peak, and what published peaks would make of it.
+"""Where the time of a chain-step goes: the cost of each part, the share of this machine's peak, and times computed from published peaks of accelerators.
 
     python -m benchmarks.roofline [--quick]
 
-Parts are left out of the engine one at a time, in interleaved turns. Counts of operations and bytes are XLA's own, of one step of one chain as compiled for
-this CPU in float32; times on accelerators are computed from them, not measured: all chains of a group run at once there, and weights, noise and activations of
-a step go through the memory once if they do not fit the caches.
+Parts are left out of the engine one at a time, in interleaved turns. Operations and bytes are XLA's counts for one step of one chain, compiled for this CPU
+in float32. Times on accelerators are computed from these counts, not measured.
 """
 
 import argparse
@@ -23,7 +22,7 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, chain_step
 from benchmarks.report import ablation, accelerators, counted
 from benchmarks.timing import Run, interleaved, marginal, ratios, save, seconds, slope
-from jaxllc.devices import default_mesh
+from jaxllc.placement import default_mesh
 from jaxllc.samplers import noise
 
 PEAKS = {
@@ -36,7 +35,7 @@ PEAKS = {
 
 
 def _own_centre(step: Callable[..., Any]) -> Callable[..., Any]:
-    """SGLD's step with a pull to where the chain is: the centre is not read."""
+    """SGLD's step with the prior centred at the chain: it vanishes, and w* is not read."""
     return lambda self, key, state, posterior, batch: step(self, key, state, posterior.replace(center=state.position), batch)
 
 
@@ -45,7 +44,7 @@ PARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "pairing": lambda: mock.patch("jaxllc.engine.paired", lambda losses, *_: (losses.mean(), losses.mean())),
     "step_bias": lambda: mock.patch("jaxllc.samplers.sgld.step_bias", return_value=jnp.zeros(())),
     "a new window": lambda: mock.patch.object(jaxllc.InMemory, "window", return_value=jnp.zeros((), jnp.int32)),
-    "the pull": lambda: mock.patch.object(jaxllc.SGLD, "step", _own_centre(jaxllc.SGLD.step)),
+    "the localization": lambda: mock.patch.object(jaxllc.SGLD, "step", _own_centre(jaxllc.SGLD.step)),
 }
 """By what is left out."""
 

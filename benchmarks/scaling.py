@@ -19,11 +19,11 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, deep_linear
 from benchmarks.report import curves, goals
 from benchmarks.timing import cheapest, interleaved, ratios, row, save, seconds, slope
-from jaxllc.batching import resident_checkpoints
 from jaxllc.engine import sample
+from jaxllc.placement import resident_checkpoints
 
 FLAT = 1.1
-"""The goal for curves over chains and checkpoints: dearest point ÷ cheapest point."""
+"""The goal for curves over chains and checkpoints: largest cost ÷ smallest cost."""
 
 CHAIN_STEPS = 16_000
 """of a timed run of the small net: about half a second."""
@@ -68,7 +68,7 @@ def measure(quick: bool) -> dict[str, Any]:
         found = interleaved(runs, repeats)
         if name in flat:
             least = cheapest(found)
-            rows.append(row(f"{name}: dearest ÷ cheapest", FLAT, max(ratios(found[at], found[least]) for at in found), at_most=True, cheapest=least))
+            rows.append(row(f"{name}: largest ÷ smallest cost", FLAT, max(ratios(found[at], found[least]) for at in found), at_most=True, cheapest=least))
         found_curves[name] = [{"at": at, "us": statistics.median(figures), "all_us": figures} for at, figures in found.items()]
     return {"rows": rows, "curves": found_curves}
 

@@ -1,11 +1,11 @@
-"""What a chain-step costs, beside its bare gradient and beside what a user would take instead.
+"""The cost of a chain-step, compared with its bare gradient and with other packages.
 
     python -m benchmarks.throughput [--quick] [--rivals] [--parts small medium ...]
 
-Each figure is the marginal cost of a step (the slope between a run and a quarter of it), so neither compilation nor what a call costs once is in it.
-Ratios are medians of the ratios within each of the interleaved turns. `--rivals` needs `make rivals`; each rival runs in as many processes and threads as
-make it fastest, which a short probe finds. Our noise is Rademacher unless a row says Gaussian; that of the rivals is Gaussian.
-`--parts` measures some parts anew and leaves the others as they were; each part keeps the machine, commit and date of its own.
+Each figure is the marginal cost of a step (the slope between a run and a quarter of it), without compilation and other fixed costs of a call.
+Ratios are medians of the ratios within interleaved turns. `--rivals` needs `make rivals`; each rival runs in the number of processes and threads that makes it
+fastest, found by a short trial. Our noise is Rademacher unless a line says Gaussian; that of the rivals is Gaussian.
+`--parts` measures some parts again and keeps the others; each part records its machine, commit and date.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from jaxllc.data import InMemory
 from jaxllc.full_data import CenterLosses, center_gradient, center_losses, gaussian_cloud, has_low_precision, paired, rounding_cloud
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
 from jaxllc.posterior import LocalPosterior
-from jaxllc.probes import Probe, Probes, timetable
+from jaxllc.probes import Probe, Probes, Timetable, timetable
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
 from jaxllc.settings import Counts, check_counts
@@ -62,8 +62,8 @@ def sample(
         mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them; default all devices that divide the work.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
         on_steps: called with the number of iterations of each block that has ended.
-        counts: `num_chains`, C, independent chains for each checkpoint; `num_draws`, T, kept from each; `num_burn_in`, iterations before the first draw
-            (default 0); `thinning`, iterations from one draw to the next (default 1).
+        counts: `num_chains`, C, at each checkpoint; `num_draws`, T, of each chain; `num_burn_in`, iterations before the first draw (default 0);
+            `thinning`, iterations from one draw to the next (default 1).
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
@@ -74,13 +74,13 @@ def sample(
     check_counts(**counts)
     if missing := sorted({"num_chains", "num_draws"} - set(counts)):
         raise TypeError(f"jaxllc.sample needs {missing[0]}=.")
-    num_chains, num_draws, num_burn_in, thinning = counts["num_chains"], counts["num_draws"], counts.get("num_burn_in", 0), counts.get("thinning", 1)
+    length = Length(**counts)  # pyright: ignore[reportCallIssue]
     posterior = dataclasses.replace(posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None)
     num_checkpoints = _num_centers(posterior)
     sampler.check(posterior, data)
-    mesh = mesh or default_mesh(num_chains, num_checkpoints)
-    check_mesh(mesh, num_chains, num_checkpoints)
-    program = Program(mesh, num_chains, kind_of(sampler))
+    mesh = mesh or default_mesh(length.num_chains, num_checkpoints)
+    check_mesh(mesh, length.num_chains, num_checkpoints)
+    program = Program(mesh, length.num_chains, kind_of(sampler))
     inputs, probe_data = _place(Inputs(key, sampler, posterior, data), probes or {}, mesh, num_checkpoints)
 
     start = _start(inputs, program=program)
@@ -88,23 +88,47 @@ def sample(
     full_center_loss = fetch(start.losses.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
+    plan = timetable(probes or {}, length.num_burn_in, length.total)
+    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes)
+    state = _run(inputs, start, program, plan, probe_data, recording, on_steps)
+    share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(fetch(start.gaussian_excess).shape)
+    trace = recording.trace(full_center_loss, fetch(start.gaussian_excess), fetch(start.rounding_excess), share_moved)
+    return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
-    total = num_burn_in + (num_draws - 1) * thinning + 1
-    plan = timetable(probes or {}, num_burn_in, total)
-    recording = Recording((num_checkpoints, num_chains, num_draws), range(num_burn_in, total, thinning), full_center_loss.dtype, plan.probes)
+
+class Length(NamedTuple):
+    """How many chains, and how long they are."""
+
+    num_chains: int
+    num_draws: int
+    num_burn_in: int = 0
+    thinning: int = 1
+
+    @property
+    def total(self) -> int:
+        """Iterations of a chain."""
+        return self.num_burn_in + (self.num_draws - 1) * self.thinning + 1
+
+    @property
+    def draws(self) -> range:
+        """The iterations before which the position is a draw."""
+        return range(self.num_burn_in, self.total, self.thinning)
+
+
+def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, probe_data: Mapping[str, Any], recording: Recording, on_steps: Any) -> Any:
+    """All blocks of a run, each recorded while the next one runs; gives the last states."""
     state, pending = start.state, None
-    for first in range(0, total, plan.block):
+    for first in range(0, recording.draws[-1] + 1, plan.block):
         iterations = range(first, first + plan.block)
         state, running = _block(inputs, state, start.losses.by_example, first, program=program, num_steps=plan.block)
-        values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, mesh) for name in plan.due(iterations.stop)}
+        due = plan.due(iterations.stop)
+        values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, program.mesh) for name in due}
         if pending is not None:
-            recording.add(pending, on_steps)  # while the next block runs
+            recording.add(pending, on_steps)
         pending = Block(iterations, running, values)
     assert pending is not None
     recording.add(pending, on_steps)
-    share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones((num_checkpoints, num_chains))
-    trace = recording.trace(full_center_loss, fetch(start.gaussian_excess), fetch(start.rounding_excess), share_moved)
-    return trace if stacked else jax.tree.map(lambda x: x[0], trace)
+    return state
 
 
 class Program(NamedTuple):
@@ -162,6 +186,11 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
     return Inputs(inputs.key, sampler, posterior, data), probe_data
 
 
+def _specs(kind: Any, *parts: Any) -> Any:
+    """Partition specs in the structure of a NamedTuple of arrays."""
+    return kind(*parts)
+
+
 def _num_centers(posterior: LocalPosterior) -> int:
     return jax.tree.leaves(posterior.center)[0].shape[0]
 
@@ -198,8 +227,8 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
     return jax.shard_map(
         start,
         mesh=program.mesh,
-        in_specs=(Inputs(P(), by_step, by_step, P()), P(chain_axis)),
-        out_specs=Start(P(chain_axis, step_axis), CenterLosses(by_step, by_step), by_step, P(step_axis, chain_axis), by_step),
+        in_specs=(_specs(Inputs, P(), by_step, by_step, P()), P(chain_axis)),
+        out_specs=_specs(Start, P(chain_axis, step_axis), _specs(CenterLosses, by_step, by_step), by_step, P(step_axis, chain_axis), by_step),
         check_vma=False,
     )(inputs, jnp.arange(program.num_chains))
 
@@ -239,7 +268,7 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
     return jax.shard_map(
         block,
         mesh=program.mesh,
-        in_specs=(Inputs(P(), by_step, by_step, P()), by_chain, by_step, P(), P(chain_axis)),
+        in_specs=(_specs(Inputs, P(), by_step, by_step, P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, P(None, step_axis, chain_axis)),
         check_vma=False,
     )(inputs, state, by_example, first, jnp.arange(program.num_chains))
@@ -254,7 +283,7 @@ def _share_moved(position: Params, posterior: LocalPosterior, *, mesh: Mesh) -> 
         center = jax.vmap(lambda p: p.position())(posterior)
         moved = [jnp.sum((w != c[None]).reshape(*w.shape[:2], -1), -1) for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(center), strict=True)]
         num_weights = sum(leaf[0, 0].size for leaf in jax.tree.leaves(position))
-        return (sum(moved) / num_weights).T
+        return jnp.transpose(jnp.asarray(sum(moved)) / num_weights)
 
     by_chain = P(chain_axis, step_axis)
     return jax.shard_map(here, mesh=mesh, in_specs=(by_chain, P(step_axis)), out_specs=P(step_axis, chain_axis), check_vma=False)(position, posterior)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects, stack
+from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -42,7 +42,7 @@ class Estimate:
     @functools.cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What makes the number suspect; empty when nothing does."""
-        return diagnostics.findings(self.summary, self.data.attrs)[0]
+        return diagnostics.findings(self.summary, results.attributes(self.data))[0]
 
     @property
     def settings(self) -> Settings:
@@ -163,7 +163,7 @@ def estimate(
     plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
     with progress_bar(plan.settings.num_steps, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
-    arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, stack([split_objects(params)[0]])).items()}
+    arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}
     attributes = plan.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})
     return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], attributes)))
 
@@ -194,7 +194,7 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     if os.path.exists(path):  # noqa: PTH110 - a string will do
         raise ValueError(f"{path} exists; save to a new path.")
     places = results.places_of(tree)
-    store = Store(path, places, {**tree.attrs, "verb": verb})
+    store = Store(path, places, {**results.attributes(tree), "verb": verb})
     arrays = results.from_tree(tree)
     for i, place in enumerate(places):
         store.write(place, {name: values[i] for name, values in arrays.items()}, 0)

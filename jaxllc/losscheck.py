@@ -88,12 +88,12 @@ def check_loss(posterior: LocalPosterior, data: InMemory) -> LossKind:
 
 
 def _beside(position: Params) -> Params:
-    """Weights a hundredth away from the centre, the same at each call."""
+    """Weights a tenth away from the centre, the same at each call."""
     rng = np.random.default_rng(0)
 
     def move(w: jax.Array) -> jax.Array:
         values = np.asarray(w)
-        width = 1e-2 * np.sqrt(np.mean(np.square(values), dtype=float)) + 1e-3
+        width = 0.1 * (np.sqrt(np.mean(np.square(values), dtype=float)) or 1.0)
         return jnp.asarray((values + width * rng.normal(size=values.shape)).astype(values.dtype))
 
     return jax.tree.map(move, position)

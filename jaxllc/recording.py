@@ -58,14 +58,14 @@ class Recording:
     """
 
     def __init__(self, shape: tuple[int, int, int], draws: range, dtype: Any, probes: Mapping[str, Probe]) -> None:
-        self._shape, self._draws, self._dtype = shape, draws, dtype
+        self._shape, self.draws, self._dtype = shape, draws, dtype
         self._running: np.ndarray | None = None
         self._whole: dict[str, list[np.ndarray]] = {name: [] for name, probe in probes.items() if probe.reduce is None}
         self._reduced: dict[str, Reduction] = {name: REDUCTIONS[probe.reduce]() for name, probe in probes.items() if probe.reduce is not None}
 
     def add(self, block: Block, on_steps: Callable[[int], Any] | None) -> None:
         """Fetch a block, of which the last iterations may lie beyond the last draw."""
-        running, steps, draws = fetch(block.running), block.iterations, self._draws
+        running, steps, draws = fetch(block.running), block.iterations, self.draws
         if self._running is None:
             self._running = np.empty((len(running), *self._shape), self._dtype)
         first, stop = (min(max(-(-(step - draws.start) // draws.step), 0), len(draws)) for step in (steps.start, steps.stop))
@@ -89,10 +89,11 @@ class Recording:
     def trace(self, full_center_loss: np.ndarray, gaussian_excess: np.ndarray, rounding_excess: np.ndarray, share_moved: np.ndarray) -> Trace:
         """All that was recorded, beside the full-data quantities."""
         assert self._running is not None
-        excess, center, bias, *acceptance = self._running
+        excess, center, bias = self._running[:3]
+        acceptance = self._running[3] if len(self._running) > 3 else None
         probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
         probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
-        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, *(acceptance or (None,)), probes)
+        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, probes)
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:

@@ -113,8 +113,8 @@ def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str
         for ending, axes in REDUCTIONS[description["reduce"]].dims.items() if description.get("reduce") else ():
             if name == f"{probe}_{ending}":
                 values = _own_axes(probe, num_dims - len(axes) + 1)
-                told = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
-                return tuple(axis for part in axes for axis in told.get(part, (part,)))
+                own = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
+                return tuple(axis for part in axes for axis in own.get(part, (part,)))
     raise KeyError(f"no array {name!r} in /{group}.")
 
 
@@ -183,6 +183,11 @@ def places_of(tree: "xarray.DataTree") -> list[Place]:
         return [Place(None, 0)]
     runs = [str(run) for run in tree.coords[RUN].values] if RUN in tree.coords else [None]
     return [Place(run, int(step)) for run in runs for step in tree.coords[STEP].values]
+
+
+def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
+    """The settings of a result, and all else that was noted of it."""
+    return {str(name): value for name, value in tree.attrs.items()}
 
 
 def values(tree: "xarray.DataTree", path: str) -> np.ndarray:

@@ -160,7 +160,7 @@ def override(settings: Settings | None, overrides: Overrides) -> Settings:
     return (settings or Settings()).replace(**overrides)
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(**counts: Any) -> None:
     """Raise a ValueError that names the first count below its least value."""
     for name, value in counts.items():
         least = 0 if name == "num_burn_in" else 1

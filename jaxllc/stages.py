@@ -105,14 +105,6 @@ def stages_of(summary: "xarray.Dataset", draws: np.ndarray, *, certainty: float 
     return pd.concat(tables, names=["run"]).reset_index("run").reset_index(drop=True)
 
 
-def stages(tree: "xarray.DataTree", *, certainty: float = CERTAINTY) -> "pandas.DataFrame":
-    """`stages_of` a result. TODO: delete once `Trajectory.stages` calls `stages_of`."""
-    from jaxllc import diagnostics
-    from jaxllc.results import values
-
-    return stages_of(diagnostics.summary(tree), values(tree, "posterior/llc"), certainty=certainty)
-
-
 def _stages_of_run(summary: "xarray.Dataset", draws: np.ndarray, certainty: float) -> "pandas.DataFrame":
     """`find_stages` at the checkpoints of one run that have a finite coefficient."""
     finite = np.isfinite(summary["llc"].values)

@@ -162,7 +162,7 @@ def open_tree(path: str | os.PathLike[str]) -> "xarray.DataTree":
             f"it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
         )
     tree = xr.open_datatree(Path(path).absolute(), engine="zarr", consolidated=False, chunks=None)
-    done = tree["done"].values.astype(bool)
+    done = np.asarray(tree["done"].values).astype(bool)
     steps = done.any(0) if done.ndim > 1 else done
     if not steps.any():
         raise ValueError(f"no place of {path} is written yet; open it again when the first group has ended.")

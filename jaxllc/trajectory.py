@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects, stack
+from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -114,11 +114,13 @@ class Trajectory:
 
     @functools.cached_property
     def _findings(self) -> list[tuple[Finding, ...]]:
-        return diagnostics.findings(self.summary, {**self.data.attrs, "reference_loss": self.reference_loss})
+        return diagnostics.findings(self.summary, {**results.attributes(self.data), "reference_loss": self.reference_loss})
 
     def _is_done(self) -> np.ndarray:
         """Which places are written, of a store that is still being filled."""
-        return np.ravel(self.data["done"].values).astype(bool) if "done" in self.data else np.ones(self.summary["llc"].size, bool)
+        if "done" in self.data:
+            return np.asarray(self.data["done"].values).ravel().astype(bool)
+        return np.ones(self.summary["llc"].size, bool)
 
 
 class _Keywords(Overrides, total=False):
@@ -154,13 +156,12 @@ def trajectory(
             runs the least of these.
         store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of probes to
             resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
-            were ever written. That a function is still the same cannot be seen, neither `loss_fn` nor a probe.
+            were ever written. That `loss_fn` or a probe is still the same function cannot be seen.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
 
     Raises:
         TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
-        ValueError: no checkpoints, keys that are not steps, runs of different steps, or whatever `estimate`
-            raises; a store that was made with other settings, data or weights.
+        ValueError: no checkpoints, keys that are not steps, runs of different steps, a store of other settings, data or weights, or whatever `estimate` raises.
     """
     probes = overrides.pop("observables", None) if probes is None else probes
     runs = checkpoint_runs(checkpoints)
@@ -172,9 +173,7 @@ def trajectory(
     examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
     plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, *RESERVED)), mesh=mesh)
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
-    if reference_loss is not None:
-        attributes["reference_loss"] = float(reference_loss)
-
+    attributes |= {} if reference_loss is None else {"reference_loss": float(reference_loss)}
     kept = Store(store, places, attributes) if store is not None else None
     done = kept.done() if kept else {}
     weights.check(places, done, store)
@@ -245,9 +244,8 @@ def _run_group(
     *_, last = checkpoints
     padded: dict[Any, Params] = {**checkpoints, **{f"{last} again, {i}": checkpoints[last] for i in range(size - len(checkpoints))}}
     values = estimate_group(plan, padded, on_steps)
-    if plan.probes:
-        stacked = stack([split_objects(params)[0] for params in padded.values()])
-        values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, stacked).items()}
+    arrays = [split_objects(params)[0] for params in padded.values()]
+    values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, arrays).items()}
     for i, (place, params) in enumerate(checkpoints.items()):
         yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
 

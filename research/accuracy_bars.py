@@ -20,7 +20,6 @@ from benchmarks import accuracy, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS as BENCHMARKS
 from benchmarks.timing import machine
-from jaxllc import SGLD
 from research.accuracy_best import RESULTS
 
 SHAPES = [("10K", (60, 70, 80)), ("10K", (50, 50, 50, 50)), ("100K", (250, 200, 150)), ("100K", (180, 180, 180, 180)), ("100K", (170, 160, 150, 140, 130))]
@@ -58,7 +57,7 @@ def run(name: str, made: nets.Nets, sampler: str, change: Change) -> dict[str, A
     setting["nbeta"] *= change.nbeta
     cost = 2 if two_temperatures else 1
     gradients = accuracy.GRADIENTS[name] * change.gradients
-    step = change.step * SGLD.share_of_limit * 4 / accuracy.curvature_of(made, setting)
+    step = change.step * accuracy.FRACTION * 4 / accuracy.curvature_of(made, setting)
     options = {"sampler": accuracy.larger(step, gradients // cost), "batch_size": change.batch_size, **setting}
     return accuracy.run_group(sampler, options | ({"extrapolate": "nbeta", "cost": cost} if two_temperatures else {}), made, gradients, SEED)
 

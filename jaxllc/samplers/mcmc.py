@@ -25,7 +25,7 @@ class MALA(FullBatchSampler, SteppedSampler):
 
     step_size: Scalar | Schedule | None
 
-    default_fraction: ClassVar[float] = 1 / 16
+    default_fraction: ClassVar[float | None] = 1 / 16
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -50,7 +50,7 @@ class HMC(FullBatchSampler, SteppedSampler):
     step_size: Scalar | Schedule | None
     num_integration_steps: int = struct.field(pytree_node=False, default=10)
 
-    default_fraction: ClassVar[float] = 1 / 8
+    default_fraction: ClassVar[float | None] = 1 / 8
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -76,7 +76,7 @@ class NUTS(FullBatchSampler, SteppedSampler):
     step_size: Scalar | Schedule | None
     max_num_doublings: int = struct.field(pytree_node=False, default=8)
 
-    default_fraction: ClassVar[float] = 1 / 8
+    default_fraction: ClassVar[float | None] = 1 / 8
     bias_order: ClassVar[float | None] = None
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
@@ -105,7 +105,7 @@ class MCLMC(FullBatchSampler, SteppedSampler):
     memory: Scalar = 30.0
     accepts_or_refuses: ClassVar[bool] = False
 
-    default_fraction: ClassVar[float] = 1 / 32
+    default_fraction: ClassVar[float | None] = 1 / 32
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -48,7 +48,7 @@ class SGLD(SteppedSampler):
     noise: str = struct.field(pytree_node=False, default="rademacher")
     burn_in_factor: float = struct.field(pytree_node=False, default=1.0)
 
-    default_fraction: ClassVar[float] = 1 / 32
+    default_fraction: ClassVar[float | None] = 1 / 32
     r"""A default step size, as a share of $4/a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$.
 
     Along that direction it adds a 31st to the variance; more where chains meet larger curvatures away from $w^*$. See docs/accuracy.md.

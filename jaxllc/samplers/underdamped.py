@@ -28,7 +28,7 @@ class Underdamped(SteppedSampler):
     gradient: GradientEstimator = Minibatch()
     noise: str = struct.field(pytree_node=False, default="five-point")
 
-    default_fraction: ClassVar[float] = 1 / 8
+    default_fraction: ClassVar[float | None] = 1 / 8
     """A default step size, as a share of the limit of stability at the largest curvature at $w^*$ (see `SGLD.default_fraction`)."""
 
     def __post_init__(self) -> None:
