@@ -71,7 +71,9 @@ for rank in ranks:
 solution = np.linalg.lstsq(np.asarray(inputs, float), np.asarray(noise, float), rcond=None)[0]
 explained = 0.5 * np.square(np.asarray(inputs, float) @ solution).sum(-1).mean() * n / np.log(n)
 low = exact[8] - found[8]["long chains"].llc
-print(f"rank 8: λ̂ is {low:.1f} ± {found[8]['long chains'].std_error:.1f} below λ; nβ (L(w*) - min L) = {explained:.1f}, and λ / ln n = {exact[8] / np.log(n):.1f}")
+print(
+    f"rank 8: λ̂ is {low:.1f} ± {found[8]['long chains'].std_error:.1f} below λ; nβ (L(w*) - min L) = {explained:.1f}, and λ / ln n = {exact[8] / np.log(n):.1f}"
+)
 
 # %% [markdown]
 # **What to see:** short chains on noisy labels (grey) lie below the line; without label noise, or extrapolated from two temperatures, the same

@@ -25,7 +25,7 @@ import optax
 
 import jaxllc
 from jaxllc.models import linear
-from jaxllc.models.train import checkpoint_steps, train_seeds
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from jaxllc.theory import deep_linear_llc
 
 QUICK = bool(os.environ.get("JAXLLC_QUICK"))
@@ -35,8 +35,10 @@ QUICK = bool(os.environ.get("JAXLLC_QUICK"))
 # The singular values of the task, in the first coordinates; gradient descent with batches of 256 from weights of standard deviation 0.02.
 
 # %%
-WIDTHS, MODES, N = (8, 8, 8, 8), (8.0, 5.0, 3.0, 1.8), 1000
-num_seeds, num_steps, num_checkpoints = (1, 2200, 18) if QUICK else (4, 3000, 26)
+WIDTHS = (8, 8, 8, 8)
+MODES = (8.0, 5.0, 3.0, 1.8)
+N = 1000
+num_seeds, num_steps, num_checkpoints = (1, 2200, 18) if QUICK else (3, 3000, 26)
 
 
 def init_params(key):
@@ -75,10 +77,8 @@ task = np.zeros((WIDTHS[0], WIDTHS[-1]))
 task[range(len(MODES)), range(len(MODES))] = MODES
 data = linear.examples(jax.random.key(0), [jnp.asarray(task, jnp.float32)], N)
 steps = sorted({0, *checkpoint_steps(num_steps, 4, num_checkpoints, first=10)})
-runs = train_seeds(
-    linear.squared_loss, init_params, draw_batch, data, optax.sgd(0.005), key=jax.random.key(1), seeds=range(num_seeds), steps=steps,
-    directory=tempfile.mkdtemp(),
-)  # fmt: skip
+recipe = Recipe(linear.squared_loss, draw_batch, data, optax.sgd(0.005))
+runs = train_seeds(recipe, init_params, key=jax.random.key(1), seeds=range(num_seeds), steps=steps, directory=tempfile.mkdtemp())
 
 # %% [markdown]
 # ## λ̂ on the task's labels, at every checkpoint
@@ -132,7 +132,16 @@ for i, run in enumerate(runs):
 for rank in range(len(MODES) + 1):
     top.axhline(deep_linear_llc(WIDTHS, rank).value, color="0.5", lw=0.8, ls=":", zorder=0, label="exact λ of ranks 0 to 4" if rank == 0 else None)
 top.plot([x["step"] for x in lines], [x["one"] for x in lines], "o", color="0.6", ms=4, label="own labels, one nβ")
-top.errorbar([x["step"] for x in lines], [x["two"] for x in lines], [2 * x["error"] for x in lines], fmt="D", color="C1", ms=4, capsize=2, label="own labels, two temperatures")
+top.errorbar(
+    [x["step"] for x in lines],
+    [x["two"] for x in lines],
+    [2 * x["error"] for x in lines],
+    fmt="D",
+    color="C1",
+    ms=4,
+    capsize=2,
+    label="own labels, two temperatures",
+)
 top.set(ylim=(-5, 34), ylabel="λ̂", title=f"A deep linear network {'-'.join(map(str, WIDTHS))} from small weights, {num_seeds} seed{'s' * (num_seeds > 1)}")
 top.legend(frameon=False, fontsize="small", loc="lower right")
 bottom.set(xlabel="training step", ylabel="singular values learnt", yticks=range(len(MODES) + 1))

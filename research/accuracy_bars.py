@@ -109,7 +109,17 @@ def _find(lines: Sequence[dict[str, Any]], widths: tuple[int, ...], sampler: str
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """Errors relative to the exact value of the posterior, at full rank (every other net) and below it, as Markdown."""
-    head = ["net", "estimate", "change", "step_bias ÷ λ̂", "standard error", "error: full rank", "below full rank", "covered", "largest error in standard errors"]
+    head = [
+        "net",
+        "estimate",
+        "change",
+        "step_bias ÷ λ̂",
+        "standard error",
+        "error: full rank",
+        "below full rank",
+        "covered",
+        "largest error in standard errors",
+    ]
     body = []
     for line in lines:
         llc, error, bias = (np.asarray(line[column], float) for column in ("llc", "std_error", "step_bias"))

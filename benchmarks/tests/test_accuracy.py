@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, accuracy_bars, accuracy_best, accuracy_rivals
+from benchmarks import accuracy, accuracy_rivals
 from benchmarks import deep_linear_nets as nets
 
 
@@ -67,72 +67,3 @@ def test_a_ladder_is_held_to_its_own_posteriors():
     *_, ours = accuracy.summarise([one])
     assert ours["coverage"] == 1.0
     assert ours["median_error_to_posterior"] == pytest.approx((0.1 / 9.9 + 0.1 / 19.9) / 2)
-
-
-def test_a_change_of_a_setting_changes_that_alone(monkeypatch):
-    """Half the step with twice the gradients is half the step of the table's own run, over the same time."""
-    made = nets.make((6, 8, 5), 2, 300)
-    seen = []
-    monkeypatch.setattr(accuracy, "run_group", lambda name, options, made, gradients, seed: seen.append((options, gradients, seed)) or {})
-
-    def without(options, *names):
-        return {name: value for name, value in options.items() if name not in names}
-
-    for sampler, cost in ((accuracy.LARGER, 1), (accuracy.LADDER, 2)):
-        for change in (accuracy_bars.AS_IT_IS, *accuracy_bars.CHANGES):
-            accuracy_bars.run("1K", made, sampler, change)
-        (first, more, half, large, cold), gradients, seeds = zip(*seen, strict=True)
-        seen.clear()
-        table = accuracy.samplers(made, accuracy.GRADIENTS["1K"], [sampler])[sampler]
-        setting = accuracy.posterior_setting(made.widths, 300) if cost == 1 else {}
-        assert without(first, "batch_size") == setting | table
-        assert (gradients, set(seeds)) == ((4000, 8000, 8000, 4000, 4000), {accuracy_bars.SEED})
-        assert without(more, "sampler") == without(half, "sampler") == without(first, "sampler")
-        assert more["sampler"].step_size.factor == pytest.approx(first["sampler"].step_size.factor)
-        assert half["sampler"].step_size.factor == pytest.approx(first["sampler"].step_size.factor / 2)
-        assert more["sampler"].step_size.schedule.num_burn_in == half["sampler"].step_size.schedule.num_burn_in == 8000 // cost // 3
-        assert without(large, "batch_size") == without(first, "batch_size")
-        assert (first["batch_size"], large["batch_size"]) == (256, 1024)
-        assert without(cold, "nbeta", "sampler") == without(first, "nbeta", "sampler")
-        assert cold["nbeta"] == first["nbeta"] / 2
-
-
-def test_bars_are_held_to_the_references_of_their_rows(monkeypatch):
-    """Half of nbeta has a reference of its own, a ladder that of ladders; a second call measures nothing, and lines of other rows are refused."""
-    run = row([9.4, 19.9])["runs"][0]
-    one = row([9.4, 19.9]) | {"seed": 0, "nbeta": 40.0, "localization": 6.0, "runs": [run | {"sampler": name} for name in accuracy.BEST]}
-    asked, ran, known, kept = [], [], [], []
-    monkeypatch.setattr(accuracy_bars, "SHAPES", [("1K", (2, 2, 2))])
-    monkeypatch.setattr(accuracy_bars, "run", lambda name, made, sampler, change: ran.append(change) or run | {"sampler": sampler})
-    monkeypatch.setattr(accuracy_bars.gibbs, "values", lambda made, rungs, localization, sweeps: asked.append((rungs, localization)) or {"llc": "cold"})
-    for _ in range(2):
-        accuracy_bars.measure([one], known, lambda: kept.append(len(known)))
-    assert asked == [({20.0: 1.0}, 6.0)]
-    assert (len(ran), kept) == (7, list(range(1, 10)))
-    for line in known:
-        own = {"llc": "cold"} if line["setting"]["nbeta"] == 0.5 else one["ladder_reference" if line["sampler"] == accuracy.LADDER else "reference"]
-        assert line["reference"] == own
-    with pytest.raises(ValueError, match="older"):
-        accuracy_bars.measure([one | {"reference": one["ladder_reference"]}], known, lambda: None)
-    with pytest.raises(ValueError, match=r"no nets of \(2, 2, 2\)"):
-        accuracy_bars.measure([], known, lambda: None)
-
-
-def test_bars_of_made_up_lines():
-    line = {
-        "class": "1K",
-        "widths": [2, 2, 2],
-        "sampler": accuracy.LADDER,
-        "setting": {"name": "none"},
-        "reference": {"llc": [9.5, 19.5], "std_error": [0.0, 0.24]},
-    }
-    line |= {"llc": [8.9, 19.9], "std_error": [0.1, 0.1], "step_bias": [0.89, 1.99]}
-    assert accuracy_bars.table([line]).splitlines()[-1] == "| 2-2-2 | ladder | none | 10.0% | 0.78% | -6.32% | +2.05% | 1 of 2 | 6.0 |"
-    more = [line, line | {"widths": [3, 3, 3]}, line | {"sampler": accuracy.LARGER, "setting": {"name": "other"}, "llc": [9.5, 19.6]}]
-    assert accuracy_bars.covered(more).splitlines()[2:] == ["| 1K | ladder | 2 of 4 |  |", "| 1K | one nβ |  | 2 of 2 |"]
-
-
-def test_the_best_setting_on_made_up_nets():
-    found = {"class": "1K", "num_examples": 20_000, "llc": [8.9, 19.9], "std_error": [0.1, 0.1], "findings": ["", "ess"], "truth": [10.0, 20.0]}
-    text = accuracy_best.table([found | {"reference": {"llc": [9.5, 19.5], "std_error": [0.0, 0.24]}}])
-    assert text.splitlines()[-1] == "| 1K | 20,000 | 2 | 4.2% | 6.3% | 0.78% | 50% | 6.0 | 5.8% | 11.0% | 50% |"

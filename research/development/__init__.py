@@ -1,1 +1,1 @@
-"""Stages of development, followed on small models: one experiment a file, each with its command, its rules, its figure."""
+"""Stages of development on small models: the induction bump, and in-context regression. Results and what they mean: `research/development.md`."""

@@ -1,7 +1,7 @@
-r"""What is asked of curves of many seeds, and the rules by which the answer is given.
+r"""Statistics of curves of many seeds, and the rules that turn them into answers.
 
-A *score* of a seed rises from a start to an end level; `crossing` is where a share of that rise is passed for good. Changes of the coefficient are taken
-chain by chain, since chains share their random numbers along the run, and their means over seeds have errors that count what seeds share too.
+A *score* of a seed rises from a start to an end level; `crossing` is the step from which on it stays beyond a share of that rise. Changes of λ̂ are taken
+chain by chain, since chains share their random numbers along the run. Seeds share them too, which the standard errors of means over seeds take into account.
 """
 
 from typing import Any, NamedTuple
@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 END = 5
-"""Checkpoints whose mean is the level at the end of a run."""
+"""Number of last checkpoints whose mean is the level at the end of a run."""
 
 PAPER_SHARE = 0.006
-"""The published drop of the coefficient before the bump (Hoogland et al., arXiv:2402.02364, stage LM3) as a share of it: 0.79 to 0.84 of 135, after the
-baseline is corrected. As reported it is 1.57 of 172.5, 0.009; but to the reported curve the estimator has added ten times the loss."""
+"""The published fall of λ̂ before the bump (Hoogland et al., arXiv:2402.02364, stage LM3) as a share of λ̂: 0.79 to 0.84 of 135, after their baseline
+is corrected. As reported it is 1.57 of 172.5, 0.009; the reported curve contains ten times the loss."""
 
 PAPER_SHARE_OF_RISE = 0.07
-"""The same drop as a share of the rise that follows it, 0.84 of 11.3."""
+"""The same fall as a share of the rise that follows it, 0.84 of 11.3."""
 
 HIDDEN_SHARE = 0.25
-"""The loss hides a change if what it falls beyond its trend meanwhile is less than this share of its fall afterwards."""
+"""A change is hidden if the loss falls by less than this share of its later fall beyond its trend meanwhile."""
 
 KNOWN = 1 / 3
-"""The error of an effect that is called known is at most this share of it."""
+"""An effect is called known if its standard error is at most this share of it."""
 
 
 class Interval(NamedTuple):
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 def crossing(step: np.ndarray, score: np.ndarray, share: float, start: float | None = None) -> float:
-    """The step from which on a score stays beyond `share` of its way from the start to the end; NaN if it goes nowhere.
+    """The step from which on a score stays beyond `share` of its way from the start to the end; NaN if the two are equal.
 
     Between two checkpoints the step is interpolated in its logarithm; step 0 counts as half of the next one.
 
@@ -44,7 +44,7 @@ def crossing(step: np.ndarray, score: np.ndarray, share: float, start: float | N
         step: increasing, `[step]`.
         score: `[step]`; it may rise or fall.
         share: between 0 and 1.
-        start: the level where the way begins; default that of the first checkpoint. The end is the mean of the last `END` checkpoints.
+        start: the start level; default that of the first checkpoint. The end level is the mean of the last `END` checkpoints.
     """
     x = log_step(step)
     start = float(score[0]) if start is None else start
@@ -74,7 +74,7 @@ def over_chains(values: np.ndarray) -> tuple[float, float]:
 
 
 def over_seeds(values: np.ndarray) -> Interval:
-    """A mean over the seeds that have a value, `[seed]`."""
+    """The mean over the seeds with a finite value, `[seed]`."""
     from scipy.stats import t
 
     values = np.asarray(values, float)
@@ -87,10 +87,10 @@ def over_seeds(values: np.ndarray) -> Interval:
 
 
 def over_seeds_and_chains(values: np.ndarray) -> Interval:
-    r"""A mean over seeds of a quantity known from chains, `[seed, chain]`, whose noise the seeds share, having the same random numbers.
+    r"""The mean over seeds of an estimate from chains, `[seed, chain]`, where all seeds use the same random numbers.
 
-    The spread over seeds alone, $s / \sqrt R$, misses what they share: its covariance is added, estimated from the error of a seed and that of the mean
-    (as in `jaxllc.diagnostics.over_runs`). Seeds without a value are left out.
+    Their noise is then correlated, which the spread over seeds, $s / \sqrt R$, does not show. The covariance is estimated from the error of one seed and
+    that of the mean, and added (as in `jaxllc.diagnostics.over_runs`). Seeds with a missing value are left out.
     """
     from scipy.stats import t
 
@@ -108,12 +108,12 @@ def over_seeds_and_chains(values: np.ndarray) -> Interval:
 
 
 def is_known(effect: Interval) -> bool:
-    """Whether an effect is certainly above zero and its size known: the 95 % interval lies above zero, the error is at most a third of the mean."""
+    """Whether the 95 % interval lies above zero and the standard error is at most a third of the mean."""
     return bool(effect.low > 0 and effect.std_error <= KNOWN * effect.mean)
 
 
 def stages_of_bump(stages: Any, start: float, half: float) -> dict[str, bool]:
-    """Whether a run has a certain stage of type B before the type A of the bump, and whether it is hidden.
+    """Whether a run has a stage of type B before the type A of the bump, and whether that stage is hidden.
 
     The type A of the bump is the first stage A that ends after the half rise of prefix matching. A stage B counts if it reaches into the window before the
     onset of prefix matching and ends no later than that stage A does.
@@ -131,7 +131,7 @@ def stages_of_bump(stages: Any, start: float, half: float) -> dict[str, bool]:
 
 
 class Claim(NamedTuple):
-    """One claim of the verdict: `yes`, `no` or `open`, the effect it is judged by, and the least effect that could have been called certain."""
+    """One claim: `yes`, `no` or `open`, the effect that decides it, and the smallest effect that would be certain."""
 
     answer: str
     effect: Interval
@@ -139,20 +139,20 @@ class Claim(NamedTuple):
 
 
 def claims(lag_third: Interval, lag_half: Interval, drop: Interval, at_most: float, detectable: float, level: float, excess: Interval) -> dict[str, Claim]:
-    """What is claimed and whether it is so. An effect is *yes* where it is `is_known`.
+    """The claims and their answers. An answer is *yes* where the effect `is_known`.
 
     - Previous-token attention is first to a third, and to half, of its rise: by the logarithm of the ratio of steps; *no* where its 95 % interval lies below
       zero.
-    - The coefficient falls before prefix matching sets in: *no* where no fall as deep as the published share of it, `PAPER_SHARE`, is left possible.
+    - λ̂ falls before prefix matching sets in: *no* where a fall as deep as the published share of λ̂, `PAPER_SHARE`, is excluded.
     - The loss keeps to its trend meanwhile: *yes* or *no* where the interval of the excess lies below or above `HIDDEN_SHARE`.
 
     Args:
         lag_third: logarithm of the ratio of the steps of third rises, prefix matching to previous token.
         lag_half: the same of half rises.
-        drop: cross-fitted depth of the largest fall of the coefficient in the window.
+        drop: cross-fitted depth of the largest fall of λ̂ in the window.
         at_most: the deepest fall that is not excluded.
-        detectable: the least depth that would be called certain.
-        level: the coefficient in the window.
+        detectable: the smallest depth that would be certain.
+        level: λ̂ in the window.
         excess: fall of the loss in the window beyond that in the window before, as a share of its fall afterwards.
     """
 
@@ -167,11 +167,11 @@ def claims(lag_third: Interval, lag_half: Interval, drop: Interval, at_most: flo
     }
 
 
-def verdict(found: dict[str, Claim]) -> str:
+def verdict(claims: dict[str, Claim]) -> str:
     """One line: any *no* refutes, only *yes* replicates, all else is open."""
-    answers = {claim.answer for claim in found.values()}
+    answers = {claim.answer for claim in claims.values()}
     head = "does not replicate" if "no" in answers else "replicates" if answers == {"yes"} else "open"
-    return f"{head} ({'; '.join(f'{name}: {claim.answer}' for name, claim in found.items())})"
+    return f"{head} ({'; '.join(f'{name}: {claim.answer}' for name, claim in claims.items())})"
 
 
 def _answer(yes: bool, no: bool) -> str:

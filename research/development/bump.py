@@ -1,7 +1,7 @@
-r"""What is asked of the seeds of the induction experiment: steps of crossings and turns, changes in the window before prefix matching sets in, stages.
+r"""Quantities of each seed of the induction experiment, and their means: crossings, changes in the window before prefix matching sets in, stages.
 
-The window ends where the score of prefix matching passes 10 % of its rise for good and begins at half of that step; coefficient, gradient-free cloud and loss
-are all asked there (`fall`). A seed that forms no induction head has no such window and is counted.
+The window ends where the score of prefix matching has passed 10 % of its rise and begins at half of that step; λ̂, the gradient-free cloud and the loss
+are all asked there (`fall`). A seed that forms no induction head has no such window; such seeds are counted.
 """
 
 from typing import Any, NamedTuple
@@ -9,26 +9,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jaxllc
+from jaxllc.estimator import corrected_draws
 from jaxllc.results import values
 from research.development import analysis
 from research.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
 from research.development.fall import RATIO, before, binned, detectable, largest_fall
 
 FIRST_STEP = 50
-"""Stages are sought from here on. The weights before are near no minimum: chains find lower losses, and coefficients far below zero, whose scale would hide
-all that comes later."""
+"""The first step at which stages are sought. Earlier weights are near no minimum: λ̂ is far below zero there, on a scale that would hide what comes later."""
 FORMED = 0.2
 """A seed has formed its induction head when the score of prefix matching ends above this; chance gives 0.03 to 0.06."""
 WINDOWS = ((1.5, 4), (2.0, 7), (3.0, 11))
-"""Ratio and bins of the windows in which the largest fall is sought; the second is `fall`'s own, by which the verdict is given."""
+"""Ratio and bins of the windows in which the largest fall is sought; the second, the default of `fall`, decides the verdict."""
 PUBLISHED_PLACE = (0.66, 0.87)
 """Where the published fall begins and ends, 6.5k and 8.5k, as shares of the step at which prefix matching sets in there."""
 PLANTED = (2.0, 4.0)
-"""Depths of the falls that are planted to learn how many of them `find_stages` finds."""
+"""Depths of the falls that are planted, to see what share of them `find_stages` finds."""
 
 
 class Curves(NamedTuple):
-    """What is known of each run, by step: losses and scores `[run, step]`, coefficients `[run, step, chain]` and of the gradient-free cloud."""
+    """Curves of each run: losses and scores `[run, step]`, λ̂ of the chains and of the gradient-free cloud `[run, step, chain]`."""
 
     step: np.ndarray
     loss: np.ndarray
@@ -40,16 +40,16 @@ class Curves(NamedTuple):
     def of(cls, traj: jaxllc.Trajectory) -> "Curves":
         """The curves of a trajectory of several runs."""
         tree = traj.data
-        last = values(tree, "observables/prefix_matching").shape[-2] - 1
+        last = values(tree, "probes/prefix_matching").shape[-2] - 1
         scores = {
-            "previous_token": values(tree, "observables/previous_token")[..., 0, :].max(-1),
-            "prefix_matching": values(tree, "observables/prefix_matching")[..., last, :].max(-1),
-            "in_context": values(tree, "observables/in_context"),
+            "previous_token": values(tree, "probes/previous_token")[..., 0, :].max(-1),
+            "prefix_matching": values(tree, "probes/prefix_matching")[..., last, :].max(-1),
+            "in_context": values(tree, "probes/in_context"),
         }
         return cls(
             np.asarray(tree.coords["step"].values),
             values(tree, "constant_data/full_center_loss"),
-            values(tree, "posterior/llc").mean(-1),
+            corrected_draws(tree).mean(-1),
             values(tree, "constant_data/gaussian_llc"),
             scores,
         )
@@ -61,10 +61,10 @@ def stages_of(traj: jaxllc.Trajectory) -> Any:
 
 
 def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) -> list[dict[str, Any]]:
-    """What is asked of each seed: steps of crossings, its stages, and coefficient, cloud and loss in the bins of its window.
+    """For each seed its crossings, its stages, and λ̂, cloud and loss in the bins of its window.
 
-    A seed that formed no induction head has no window and no lags. Its coefficient is still asked for over the rise of previous-token attention, from 10 to
-    90 %: its means in the window before that and in thirds of it, and the first third less the last (in seeds that formed one, the bump lies there).
+    A seed that formed no induction head has no window and no lags. λ̂ over the rise of previous-token attention, from 10 to 90 %, is given for every seed: its
+    mean in the window before and in each third, and the first third minus the last (in seeds that formed an induction head, the bump lies there).
 
     Args:
         traj: of several runs.
@@ -72,7 +72,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
         bump_level: the loss halfway down the bump, None where it is not known.
     """
     curves = Curves.of(traj)
-    found = []
+    seeds = []
     for i, (run, stages) in enumerate(stages_by_run.groupby("run", sort=False)):
         step, scores = curves.step, {name: score[i] for name, score in curves.scores.items()}
         chains, cloud, loss = curves.llc[i].T, curves.cloud[i].T, curves.loss[i]
@@ -87,7 +87,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
         ends = [crossing(step, scores["previous_token"], share) for share in (0.1, 0.9)]
         growing = binned(step, chains, *ends, bins=3) if ends[0] < ends[1] else np.full((len(chains), 3), np.nan)
         drop, drop_error = over_chains(growing[:, 0] - growing[:, 2])
-        found.append(
+        seeds.append(
             {
                 "run": str(run),
                 "formed": formed,
@@ -116,7 +116,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
                 "stages": stages.drop(columns="run").to_dict("records"),
             }
         )
-    return found
+    return seeds
 
 
 def _log_lag(passed: dict[str, float]) -> float:
@@ -124,36 +124,36 @@ def _log_lag(passed: dict[str, float]) -> float:
 
 
 def _smooth(curve: np.ndarray) -> np.ndarray:
-    """The mean of five neighbours; at the ends of those that are there."""
+    """The mean of five neighbours; fewer at the ends."""
     ones = np.ones(analysis.END)
     return np.convolve(curve, ones, "same") / np.convolve(np.ones(len(curve)), ones, "same")
 
 
 def turning_points(step: np.ndarray, llc: np.ndarray, level: float) -> dict[str, float]:
-    """Where a coefficient, `[step]`, passes for good half of its way from a level up to its peak, and where the peak of its mean over five neighbours is."""
+    """Where λ̂, `[step]`, has passed half of its way from a level to its peak, and where the peak of its mean over five neighbours is."""
     peak = int(_smooth(llc).argmax())
     upto = slice(None, peak + analysis.END // 2 + 1)
     return {"llc_half": crossing(step[upto], llc[upto], 0.5, start=level), "llc_peak": float(step[peak])}
 
 
 def loss_excess(step: np.ndarray, loss: np.ndarray, event: float) -> float:
-    """What the loss falls in the window beyond its trend, which is its fall over as much log-time before, as a share of its fall from the event to the end."""
+    """The fall of the loss in the window minus its fall over as much log-time before, as a share of its fall from the event to the end."""
     earlier, start, end = np.interp(np.log([event / RATIO**2, event / RATIO, event]), analysis.log_step(step), loss)
     return float(((start - end) - (earlier - start)) / (end - loss[-analysis.END :].mean()))
 
 
-def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answers over seeds. Seeds that have not formed an induction head have no lag and no window, and are counted."""
-    formed = [row for row in found if row["formed"]]
+def over_all(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """The answers over seeds. Those that formed no induction head have no lag and no window."""
+    formed = [seed for seed in seeds if seed["formed"]]
 
     def mean(name: str) -> Interval:
-        return over_seeds(np.asarray([row[name] for row in formed], float))
+        return over_seeds(np.asarray([seed[name] for seed in formed], float))
 
     def share(rows: list[bool]) -> float:
         return float(np.mean(rows)) if rows else np.nan
 
     def stack(name: str) -> np.ndarray:
-        return np.stack([np.atleast_2d(row[name]) for row in found])
+        return np.stack([np.atleast_2d(seed[name]) for seed in seeds])
 
     def net(name: str) -> Interval:
         return over_seeds_and_chains(stack(name)[..., -1] - stack(name)[..., 0])
@@ -167,12 +167,12 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
         "num_formed": len(formed),
         "verdict": analysis.verdict(claims),
         "claims": claims,
-        "share_previous_token_first": share([row["log_lag_half"] > 0 for row in formed]),
-        "share_previous_token_third_first": share([row["log_lag_third"] > 0 for row in formed]),
+        "share_previous_token_first": share([seed["log_lag_half"] > 0 for seed in formed]),
+        "share_previous_token_third_first": share([seed["log_lag_third"] > 0 for seed in formed]),
         "log_lag_third": lag_third,
         "log_lag_half": lag_half,
         "lag_half": mean("lag_half"),
-        "log_lags_to_half": {name: over_seeds(np.array([row["log_lags_to_half"][name] for row in formed])) for name in found[0]["log_lags_to_half"]},
+        "log_lags_to_half": {name: over_seeds(np.array([seed["log_lags_to_half"][name] for seed in formed])) for name in seeds[0]["log_lags_to_half"]},
         "llc_drop_mean": llc.depth.mean,
         "llc_drop_std_error": llc.depth.std_error,
         "llc_drop": llc,
@@ -186,46 +186,47 @@ def over_all(found: list[dict[str, Any]]) -> dict[str, Any]:
         "gaussian_llc_change": net("gaussian_llc"),
         "loss_excess": excess,
         "drop_while_previous_token_rises": mean("drop_while_previous_token_rises"),
-        "type_b_share": share([row["type_b"] for row in formed]),
-        "hidden_share": share([row["hidden"] for row in formed]),
+        "type_b_share": share([seed["type_b"] for seed in formed]),
+        "hidden_share": share([seed["hidden"] for seed in formed]),
     }
 
 
 def scatter(values: np.ndarray) -> float:
-    """How far bins lie from the line through their neighbours, of `[seed, chain, bin]`: the standard deviation of white noise that would do it."""
+    """The standard deviation of white noise that would explain how far bins lie from the line through their neighbours, of `[seed, chain, bin]`."""
     curves = values.mean(1)
     departures = curves[:, 1:-1] - (curves[:, :-2] + curves[:, 2:]) / 2
     departures = departures[np.isfinite(departures)]
     return float(np.sqrt(np.mean(departures**2) / 1.5)) if len(departures) else np.nan
 
 
-def other_windows(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The largest fall of the coefficient in windows that begin earlier or later."""
+def other_windows(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest fall of λ̂ in windows that begin earlier or later."""
     curves = Curves.of(traj)
     answers = []
     for ratio, bins in WINDOWS:
-        llc = np.stack([before(curves.step, run.T, row["window"][1], ratio=ratio, bins=bins) for run, row in zip(curves.llc, found, strict=True)])
+        llc = np.stack([before(curves.step, run.T, seed["window"][1], ratio=ratio, bins=bins) for run, seed in zip(curves.llc, seeds, strict=True)])
         answers.append({"ratio": ratio, "bins": bins, **largest_fall(llc)._asdict(), "detectable": detectable(llc)})
     return answers
 
 
-def type_b_power(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> dict[float, float]:
-    """The share of the seeds that formed an induction head in which `find_stages` finds a type B once a fall is planted, by its depth."""
-    formed = [row for row in found if row["formed"]]
+def type_b_power(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict[float, float]:
+    """The share of the seeds with an induction head in which `find_stages` finds a type B once a fall is planted, by its depth."""
+    formed = [seed for seed in seeds if seed["formed"]]
     power = {}
     for depth in PLANTED if formed else ():
         by_run = stages_of(plant(traj, formed, depth)).groupby("run", sort=False)
-        seen = [
-            analysis.stages_of_bump(stages, row["window"][0], row["half"]["prefix_matching"])["type_b"] for row, (_, stages) in zip(formed, by_run, strict=True)
+        found = [
+            analysis.stages_of_bump(stages, seed["window"][0], seed["half"]["prefix_matching"])["type_b"]
+            for seed, (_, stages) in zip(formed, by_run, strict=True)
         ]
-        power[depth] = float(np.mean(seen))
+        power[depth] = float(np.mean(found))
     return power
 
 
 def plant(traj: jaxllc.Trajectory, formed: list[dict[str, Any]], depth: float) -> jaxllc.Trajectory:
-    """The runs that formed an induction head, each with a fall for good, in every chain, at `PUBLISHED_PLACE` of the step of its event."""
-    tree = traj.data.sel(run=[row["run"] for row in formed]).copy(deep=True)
-    event = np.array([[row["window"][1]] for row in formed])
+    """The runs with an induction head, each with a lasting fall in every chain, at `PUBLISHED_PLACE` of the step of its event."""
+    tree = traj.data.sel(run=[seed["run"] for seed in formed]).copy(deep=True)
+    event = np.array([[seed["window"][1]] for seed in formed])
     start, end = np.log(PUBLISHED_PLACE)
     fallen = np.clip((analysis.log_step(Curves.of(traj).step) - np.log(event) - start) / (end - start), 0, 1)
     llc = tree["posterior"].to_dataset()["llc"]
@@ -233,9 +234,9 @@ def plant(traj: jaxllc.Trajectory, formed: list[dict[str, Any]], depth: float) -
     return jaxllc.Trajectory(tree)
 
 
-def control_answer(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one layer does in the windows of the two-layer seeds, averaged over these, and how far its scores go."""
-    formed = [row for row in found if row["formed"]]
+def control_answer(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """λ̂ of the one-layer runs in the windows of the two-layer seeds, averaged over these, and the levels that their scores reach."""
+    formed = [seed for seed in seeds if seed["formed"]]
     curves, table = Curves.of(traj), stages_of(traj)
     reached = {name: float((score.mean(0) + (3 * score.std(0, ddof=1) if len(score) > 1 else 0)).max()) for name, score in curves.scores.items()}
     scores = curves.scores["previous_token"]
@@ -249,24 +250,24 @@ def control_answer(traj: jaxllc.Trajectory, found: list[dict[str, Any]]) -> dict
         "stages": table.to_dict("records"),
     }
     if formed:
-        windows = [row["window"][1] for row in formed]
+        windows = [seed["window"][1] for seed in formed]
         answer["llc_drop"] = largest_fall(np.stack([np.mean([before(curves.step, run.T, event) for event in windows], 0) for run in curves.llc]))
     return answer
 
 
-def levels_passed(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The score of previous-token attention at a share of each seed's rise, and when the seeds of the control pass the least of these levels, if they do."""
+def levels_passed(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Previous-token scores at shares of each seed's rise, and the step at which each seed of the control passes the lowest of these levels, or None."""
     scores, others = Curves.of(traj).scores["previous_token"], Curves.of(control)
     answers = []
     for share in (0.1, 1 / 3, 0.5):
-        levels = [float(s[0] + share * (s[-analysis.END :].mean() - s[0])) for s, row in zip(scores, found, strict=True) if row["formed"]]
+        levels = [float(s[0] + share * (s[-analysis.END :].mean() - s[0])) for s, seed in zip(scores, seeds, strict=True) if seed["formed"]]
         if levels:
             passed = [others.step[score >= min(levels)] for score in others.scores["previous_token"]]
             answers.append({"share": share, "levels": [min(levels), max(levels)], "control_passes_at": [float(at[0]) if len(at) else None for at in passed]})
     return answers
 
 
-def kept_curves(curves: Curves) -> dict[str, Any]:
-    """The curves to four digits: of the coefficient the mean over chains and the gradient-free cloud's."""
-    found = {"loss": curves.loss, "llc": curves.llc.mean(-1), "gaussian_llc": curves.cloud.mean(-1), **curves.scores}
-    return {"step": curves.step, **{name: [[float(f"{x:.4g}") for x in row] for row in value] for name, value in found.items()}}
+def rounded_curves(curves: Curves) -> dict[str, Any]:
+    """The curves to four digits, λ̂ averaged over chains."""
+    arrays = {"loss": curves.loss, "llc": curves.llc.mean(-1), "gaussian_llc": curves.cloud.mean(-1), **curves.scores}
+    return {"step": curves.step, **{name: [[float(f"{x:.4g}") for x in row] for row in value] for name, value in arrays.items()}}

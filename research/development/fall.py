@@ -1,10 +1,10 @@
-r"""The largest fall of a curve in the time before an event, over several seeds: a type-B drop as a number with an error bar.
+r"""The largest fall of a curve before an event, over several seeds: the depth of a type-B stage with a standard error.
 
-Each seed's curve is averaged in equal bins of log-time that end at its own event, and so aligned with the others. Every pair of bins $i < j$ has a fall,
-$x_i - x_j$. The largest one of the seeds' average is a maximum, above zero even where the true curve is level, so it is told in two ways that allow for it:
+Each seed's curve is averaged in equal bins of log-time that end at its own event, which aligns the seeds. Every pair of bins $i < j$ has a fall,
+$x_i - x_j$. The largest fall of the mean curve is a maximum, so it is above zero even where the true curve is level. Two statistics allow for that:
 
-- *depth*: the pair is chosen by all other seeds and measured on the seed left out. For curves without a fall its mean is zero (level) or below (rising).
-- *at most*: the greatest upper end of intervals that hold for all pairs at once, from simulated level curves whose noise has the covariance of the seeds.
+- *depth*: the pair is chosen on all other seeds and measured on the one left out. Without a fall its mean is zero (level curves) or negative (rising ones).
+- *at most*: the greatest upper end of simultaneous intervals for all pairs, from simulated level curves whose noise has the covariance of the seeds.
 
 Neither assumes a form or a place of the fall within the window.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from research.development.analysis import KNOWN, Interval, log_step, over_seeds_and_chains
 
 RATIO = 2.0
-"""The window is from the event's step divided by this on. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in there."""
+"""The window begins at the event's step divided by this. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in."""
 BINS = 7
 """A tenth of log-time each: the published fall takes 0.27."""
 NUM_SIMULATED = 2000
@@ -28,12 +28,12 @@ class Fall(NamedTuple):
 
     Attributes:
         depth: cross-fitted, over seeds; above zero for a fall.
-        by_seed: its parts, `[seed]`.
-        largest: that of the mean curve, which noise makes too large.
+        by_seed: the depth of each seed, `[seed]`.
+        largest: the largest fall of the mean curve, which is biased upwards.
         first: the bin from which the mean curve falls.
         last: the bin to which it falls.
-        chance: share of level curves with the same noise that have a fall as many standard errors large.
-        at_most: upper end of a simultaneous 95 % interval: no fall within the window is deeper.
+        chance: share of level curves with the same noise that have a fall of as many standard errors.
+        at_most: the deepest fall within the window that a simultaneous 95 % interval does not exclude.
     """
 
     depth: Interval
@@ -56,7 +56,7 @@ def binned(step: np.ndarray, values: np.ndarray, start: float, end: float, bins:
 
 
 def before(step: np.ndarray, values: np.ndarray, event: float, *, ratio: float = RATIO, bins: int = BINS) -> np.ndarray:
-    """Averages of curves `[..., step]` in the window that ends at an event, `[..., bin]`; NaN where the event is."""
+    """Averages of curves `[..., step]` in the window that ends at an event, `[..., bin]`; all NaN where the event is NaN."""
     if not np.isfinite(event):
         return np.full((*np.shape(values)[:-1], bins), np.nan)
     return binned(step, values, event / ratio, event, bins)
@@ -66,7 +66,7 @@ def largest_fall(values: np.ndarray) -> Fall:
     """The largest fall of seeds' curves over the bins of a window.
 
     Args:
-        values: `[seed, chain, bin]`; of one chain if there are none. Seeds with a value missing are left out.
+        values: `[seed, chain, bin]`, with one chain where chains do not matter. Seeds with a missing value are left out.
     """
     values = _whole(values)
     first, last = np.triu_indices(values.shape[-1], 1)
@@ -94,9 +94,10 @@ def largest_fall(values: np.ndarray) -> Fall:
 
 
 def detectable(values: np.ndarray) -> float:
-    """The least depth of a dip, one bin wide and last but one as the published, that `analysis.is_known` accepts in 80 % of simulations with the seeds' noise.
+    """The smallest depth of a dip that `analysis.is_known` accepts in 80 % of simulations with the seeds' noise.
 
-    NaN of fewer than three seeds, infinite if no dip of up to 20 standard errors is accepted so often. Values as in `largest_fall`.
+    The dip is one bin wide and in the last bin but one, like the published one. NaN of fewer than three seeds, infinite if no dip of up to 20 standard errors
+    is accepted so often. Values as in `largest_fall`.
     """
     from scipy.stats import t
 
@@ -119,7 +120,7 @@ def detectable(values: np.ndarray) -> float:
 
 
 def _chosen_by_others(falls: np.ndarray) -> np.ndarray:
-    """The pair of the largest fall of the mean over all other seeds, `[..., seed, pair]` to `[..., seed]`."""
+    """The pair with the largest fall of the mean over all other seeds, `[..., seed, pair]` to `[..., seed]`."""
     return (falls.sum(-2, keepdims=True) - falls).argmax(-1)
 
 

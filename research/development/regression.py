@@ -1,12 +1,12 @@
-r"""In-context linear regression (stages LR1 to LR5 of Hoogland et al., arXiv:2402.02364): where the coefficient is but a mirror of the loss.
+r"""In-context linear regression (stages LR1 to LR5 of Hoogland et al., arXiv:2402.02364): where λ̂ only mirrors the loss.
 
-Where the mean loss over the chains, E[L], is at or above that of the predictor 0, the chains have left the basin, and $\hat\lambda = n\beta (E[L] - L)$ with a
-constant E[L] adds nothing to the loss. Two settings: the *published* pull (nβ = 66.7, γ = 6.67; the sampler is ours, with a step size of 3e-4) and a
-*stronger* one, γ = 1000. For each checkpoint E[L] is held against the uninformed loss, D + σ². Where it stays below, and only there, the correlation of the
-coefficient with the loss tells what it adds; where it does not, the correlation is -1 by construction.
+Where the mean loss of the chains, E[L], is at or above that of the predictor 0, the chains have left the basin; then E[L] is nearly constant, and
+$\hat\lambda = n\beta (E[L] - L)$ says no more than the loss L does. Two settings: the *published* localization (nβ = 66.7, γ = 6.67; our sampler, step size
+3e-4) and a *stronger* one, γ = 1000. At each checkpoint E[L] is compared with the loss of the predictor 0, D + σ². Where it is lower, the correlation
+of λ̂ with the loss says how much λ̂ adds; elsewhere the correlation is -1 by construction.
 
-The 1500 steps go through LR1 (published end 1000 steps) into LR2, in which the model learns to learn in context; LR3 to LR5 (from 40 000 steps on), where the
-published coefficient falls, are out of reach of the budget.
+The 1500 steps include LR1 (published end: 1000 steps) and the beginning of LR2, in which the model learns to learn in context. LR3 to LR5 (from 40 000 steps
+on), where the published λ̂ falls, would take too long.
 """
 
 from typing import Any
@@ -17,7 +17,6 @@ import numpy as np
 import optax
 
 import jaxllc
-from jaxllc import diagnostics
 from jaxllc.models import regression
 from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
 from research.development.analysis import over_seeds
@@ -29,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 MIN_CHECKPOINTS = 4
-"""A correlation over fewer is not told."""
+"""Checkpoints below which no correlation is given."""
 
 
 def draw_batch(key: jax.Array, _: Any) -> Any:
@@ -38,7 +37,7 @@ def draw_batch(key: jax.Array, _: Any) -> Any:
 
 
 def run(seeds: int | None, quick: bool) -> dict[str, Any]:
-    """Train, follow under both settings, draw."""
+    """Train, estimate λ̂ with both settings, draw."""
     place = Workplace("regression", quick)
     count, num_steps, num_checkpoints = (2, 150, 8) if quick else (5, 1500, 20)
     count = seeds or count
@@ -58,23 +57,23 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
                 loss_fn, runs, data, key=jax.random.key(2), batch_size=32, reference_loss=zero, store=place.folder / f"llc-{name}.zarr", progress=False,
                 **setting, **chains,
             )  # fmt: skip
-        table = diagnostics.summary(traj.data)
+        table = traj.summary
         llc, loss, mean_loss = (np.atleast_2d(table[column].values) for column in ("llc", "loss", "mean_loss"))
-        good = np.isfinite(llc)
-        informed = good & (mean_loss < zero)
+        finite = np.isfinite(llc)
+        informed = finite & (mean_loss < zero)
         answers[name] = {
             "nbeta": setting["nbeta"],
             "localization": setting["localization"],
-            "share_at_or_above_uninformed": float((mean_loss[good] >= zero).mean()),
+            "share_at_or_above_uninformed": float((mean_loss[finite] >= zero).mean()),
             "mean_loss_over_uninformed": over_seeds(np.nanmean(mean_loss, -1) / zero),
             "num_informed": informed.sum(-1),
             "correlation_with_loss": over_seeds(correlations(llc, loss, informed)),
-            "correlation_with_loss_elsewhere": over_seeds(correlations(llc, loss, good & ~informed)),
+            "correlation_with_loss_elsewhere": over_seeds(correlations(llc, loss, finite & ~informed)),
             "llc": llc,
             "mean_loss": mean_loss,
             "num_diverged": int(table["num_diverged"].values.sum()),
         }
-    final = np.atleast_2d(diagnostics.summary(trajectories["stronger"].data)["loss"].values)
+    final = np.atleast_2d(trajectories["stronger"].summary["loss"].values)
     result = {"num_seeds": count, "num_checkpoints": len(steps), "zero_loss": zero, "ridge_loss": ridge, "step": steps, "loss": final, "settings": answers}
     figure, axes = panels(
         trajectories["stronger"].data, {f"E[L], {name}": np.asarray(answer["mean_loss"]) for name, answer in answers.items()}, below_label="mean loss of chains"
@@ -83,24 +82,24 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
     axes[2].set_yscale("log")
     axes[2].legend(frameon=False, fontsize="small")
     axes[0].set_title("In-context regression, γ = 1000", loc="left", fontsize="medium")
-    return place.keep(result, figure)
+    return place.save(result, figure)
 
 
 def correlations(llc: np.ndarray, loss: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Correlation of coefficient and loss, each `[run, step]`, over the chosen checkpoints of each run, `[run]`; NaN where fewer than four are."""
+    """Correlation of λ̂ and loss, each `[run, step]`, over the chosen checkpoints of each run, `[run]`; NaN of fewer than `MIN_CHECKPOINTS`."""
     return np.asarray([np.corrcoef(a[c], b[c])[0, 1] if c.sum() >= MIN_CHECKPOINTS else np.nan for a, b, c in zip(llc, loss, chosen, strict=True)])
 
 
 def table(result: dict[str, Any]) -> str:
     """The settings as Markdown."""
     lines = [
-        "| setting | γ | checkpoints with E[L] at or above the predictor 0 | E[L] ÷ its loss | correlation of λ̂ and loss there | and below it |",
+        "| setting | γ | checkpoints with E[L] at or above the predictor 0 | E[L] ÷ its loss | correlation of λ̂ and loss at these | at the others |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in result["settings"].items():
-        ratio, there, below = (
+        ratio, at_these, at_others = (
             "too few" if x["mean"] is None else f"{x['mean']:.2f} ± {x['std_error'] or 0:.2f}"
             for x in (row["mean_loss_over_uninformed"], row["correlation_with_loss_elsewhere"], row["correlation_with_loss"])
         )
-        lines.append(f"| {name} | {row['localization']:g} | {row['share_at_or_above_uninformed']:.0%} | {ratio} | {there} | {below} |")
+        lines.append(f"| {name} | {row['localization']:g} | {row['share_at_or_above_uninformed']:.0%} | {ratio} | {at_these} | {at_others} |")
     return "\n".join(lines)
