@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint readme rivals clean
+.PHONY: demo test test-all lint readme notebooks rivals clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,12 @@ lint: $(VENV)/.installed
 
 readme: $(VENV)/.installed  ## run the examples of the README
 	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
+
+notebooks: $(VENV)/.installed  ## run the notebooks in their quick mode, figures into a temporary directory
+	set -e; figures=$$(mktemp -d); for path in notebooks/*.py; do \
+		echo "$$path, figure in $$figures"; \
+		JAXLLC_QUICK=1 MPLBACKEND=agg FIGURE="$$figures/$$(basename $$path .py).png" $(BIN)/python $$path; \
+	done
 
 rivals:  ## what the benchmarks compare with, each in an environment of its own under .rivals/
 	$(PYTHON) -m venv .rivals/devinterp1

@@ -8,7 +8,7 @@ Two-temperature extrapolation has less of this bias; it is compared with the exa
 
 All samplers use the same number of minibatch gradients. A second set of nets follows the published recipe.
 With more than 20 000 examples only the two best samplers run. Finished entries are kept in the result, and a second call continues.
-The best setting is also run on other nets; `accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
+`accuracy_models` adds models without a closed form, `accuracy_rivals` other packages (after `make rivals`).
 """
 
 import argparse
@@ -24,13 +24,12 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy_best, accuracy_models, accuracy_rivals, gibbs, report
+from benchmarks import accuracy_models, accuracy_rivals, gibbs, report
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS, machine
 from jaxllc import SGHMC, SGLD, SGNHT, Adam, ControlVariate, RMSProp
-from jaxllc.devices import default_mesh
-from jaxllc.engine import sharpness
-from jaxllc.settings import with_step_size
+from jaxllc.placement import default_mesh
+from jaxllc.stepsize import curvature
 
 NUM_EXAMPLES = 20_000
 BATCH_SIZE = 256
@@ -42,11 +41,9 @@ SWEEPS = {"1K": 2000, "10K": 1000, "100K": 160, "1M": 80}
 NUM_NETS = {"1K": 10, "10K": 10, "100K": 5, "1M": 2}
 """Nets in a group, which share data and random numbers; fewer of the largest, which take minutes each."""
 SEEDS = {"1K": (0,), "10K": (0,), "100K": (0, 2), "1M": (0,)}
-"""Seeds of the groups of nets of each shape; seed 1 is reserved for the test of `best_setting`."""
+"""Seeds of the groups of nets of each shape; seed 1 is left to `research.accuracy_best`."""
 IN_FULL = ("1K", "10K")
 """Classes whose nets run with every sampler; the others, and all with more examples, with the `BEST`."""
-BEST_TRIED = ("1K", "10K", "100K")
-"""Classes on whose other nets the best setting is tried."""
 LARGER = "SGLD, larger steps in burn-in"
 LADDER = "SGLD, two temperatures, larger steps in burn-in"
 BEST = (LARGER, LADDER)
@@ -54,6 +51,8 @@ OURS = {"SGLD": "reference", LARGER: "reference", LADDER: "ladder_reference"}
 """Our samplers in the table of the rivals, and the reference that each is compared with."""
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
+FRACTION: float = SGLD.default_fraction  # pyright: ignore[reportAssignmentType]
+"""The default step size of SGLD, as a share of the largest stable one."""
 FREE = jaxllc.Paths("layers/*")
 ITSELF = {"reference": "exact posterior (Gibbs, float64)", "ladder_reference": "exact posteriors at two temperatures (Gibbs, float64)"}
 """Labels of the exact references in the tables, by their names in the result."""
@@ -108,7 +107,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
     ladder = ladder_setting(made.widths, n)
     curvature, of_ladder = (curvature_of(made, setting) for setting in (posterior_setting(made.widths, n), ladder))
     limit = 4 / curvature
-    step = SGLD.share_of_limit * limit
+    step = FRACTION * limit
     found: dict[str, dict[str, Any]] = {
         "SGLD": {"sampler": SGLD(step)},
         LARGER: {"sampler": larger(step, num_gradients)},
@@ -120,7 +119,7 @@ def samplers(made: nets.Nets, num_gradients: int, only: Collection[str] | None =
         "SGLD, Adam": {"sampler": SGLD(0.1 * limit / 64, Adam())},
         "SGHMC": {"sampler": SGHMC(limit / 128, friction=math.sqrt(curvature))},
         "SGNHT": {"sampler": SGNHT(limit / 128, friction=math.sqrt(curvature))},
-        LADDER: {"sampler": larger(SGLD.share_of_limit * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
+        LADDER: {"sampler": larger(FRACTION * 4 / of_ladder, num_gradients // 2), "extrapolate": "nbeta", "cost": 2, **ladder},
     }
     return {name: options for name, options in found.items() if only is None or name in only}
 
@@ -136,7 +135,7 @@ MODEL_SAMPLERS: dict[str, dict[str, Any]] = {
 
 def larger(step_size: float, num_steps: int) -> SGLD:
     """SGLD with a given step size, and larger steps during the burn-in of `run_group`."""
-    return with_step_size(SGLD(None, burn_in_factor=4.0), step_size, num_steps // 3)
+    return SGLD(None, burn_in_factor=4.0).with_default_step_size(step_size, num_steps // 3)
 
 
 def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradients: int, seed: int = 0) -> dict[str, Any]:
@@ -155,7 +154,7 @@ def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
     """The largest curvature of the posterior at the nets, estimated as for the default step size."""
     data = jaxllc.InMemory.of(made.arrays, BATCH_SIZE)
     centers = list(made.centers.values())[:5]
-    return max(sharpness(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
+    return max(curvature(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
 
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:
@@ -339,7 +338,7 @@ def main() -> None:
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / ("accuracy-quick.json" if options.quick else "accuracy.json")
-    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": [], "best": []}
+    found: dict[str, Any] = {"rows": [], "models": [], "rivals": [], "published": []}
     if path.exists() and not options.quick:
         found |= json.loads(path.read_text())
         if any("seed" not in row or "ladder_reference" not in row or len(row["llc"]) != NUM_NETS[row["class"]] for row in found["rows"]):
@@ -352,8 +351,6 @@ def main() -> None:
     for n in [NUM_EXAMPLES] if options.quick else options.examples:
         measure(["1K"] if options.quick else options.classes, num_nets, num_shapes, found["rows"], keep, n)
     measure_published(num_nets or NUM_NETS["1K"], num_shapes, found["published"], keep)
-    tried = [(name, widths) for name in (["1K"] if options.quick else BEST_TRIED) for widths in nets.CLASSES[name][:num_shapes]]
-    accuracy_best.measure(tried, NUM_EXAMPLES, best_setting, FREE, SWEEPS, found["best"], keep)
     accuracy_models.measure(MODEL_SAMPLERS, GRADIENTS["1K"], found["models"], keep, most=1 if options.quick else None)
     if options.rivals:
         beside_rivals(found["rows"], found["rivals"], keep)
@@ -371,7 +368,6 @@ def main() -> None:
         f"lies {recipe['median_error_to_label']:.0%} from the label in the median ({recipe['median_error_to_label_certified']:.0%} where it is certified), "
         f"below both bounds in {recipe['share_below_bounds']:.0%} and above them in {recipe['share_above_bounds']:.0%}."
     )
-    print("\n" + accuracy_best.table(found["best"]))
     print("\n" + accuracy_models.table(found["models"]))
     if found["rivals"]:
         print("\n" + accuracy_rivals.table(found["rival_lines"]))

@@ -22,10 +22,10 @@ import optax
 
 import jaxllc
 from benchmarks.reference_chains import WARM_UP, until_mixed, warming_up
-from jaxllc.devices import default_mesh
-from jaxllc.engine import sharpness
 from jaxllc.models import induction, tms
 from jaxllc.models.transformer import Transformer, next_token_loss
+from jaxllc.placement import default_mesh
+from jaxllc.stepsize import curvature
 
 STORED = "center", "data"
 
@@ -142,7 +142,7 @@ def run_reference(name: str, path: str) -> None:
             for part, like in zip(STORED, model.like(), strict=True)
         )
     posterior = jaxllc.LocalPosterior(model.loss_fn, center, model.nbeta, model.localization)
-    sampler = jaxllc.HMC(warming_up(4 / sharpness(posterior, jaxllc.InMemory.of(data), default_mesh(4)) / 16), model.num_integration_steps)
+    sampler = jaxllc.HMC(warming_up(4 / curvature(posterior, jaxllc.InMemory.of(data), default_mesh(4)) / 16), model.num_integration_steps)
 
     def run(draws: int) -> jaxllc.Estimate:
         return jaxllc.estimate(

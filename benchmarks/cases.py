@@ -20,10 +20,10 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import jaxllc  # noqa: E402
 from benchmarks.timing import Run, seconds  # noqa: E402
-from jaxllc.devices import default_mesh  # noqa: E402
 from jaxllc.engine import sample  # noqa: E402
 from jaxllc.models import linear  # noqa: E402
 from jaxllc.models.transformer import Transformer, next_token_loss  # noqa: E402
+from jaxllc.placement import default_mesh  # noqa: E402
 
 CHAINS = 8
 NUM_EXAMPLES = 10_000

@@ -58,14 +58,14 @@ def block_bytes(case: Case, num_chains: int, num_steps: int) -> int:
 
 def widest(case: Case) -> int:
     """The vmap width of the chains in a block of steps."""
-    engine_rule, found = engine.side_by_side, []
+    engine_rule, found = engine.largest_width, []
 
     def noted(*args: Any) -> int:
         found.append(engine_rule(*args))
         return found[-1]
 
     jax.clear_caches()  # a program that was traced before does not ask
-    with mock.patch.object(engine, "side_by_side", noted):
+    with mock.patch.object(engine, "largest_width", noted):
         block_bytes(case, 1, STEPS)
     return found[-1]
 

@@ -15,7 +15,7 @@ import optax
 import jaxllc
 from benchmarks.cases import CASES, CHAINS, NBETA
 from benchmarks.timing import row
-from jaxllc import engine, estimators, results, store
+from jaxllc import engine, estimator, recording, results, store
 from jaxllc.models.train import Recipe, train
 
 
@@ -61,7 +61,7 @@ def patched(timers: Timers) -> ExitStack:
     Chain-steps are what the host spends in handing blocks of steps to the devices and in waiting for them to end. All else counts as overhead,
     also where it is hidden behind a block that runs meanwhile.
     """
-    fetch = engine.fetch
+    fetch = recording.fetch
 
     def wait_and_fetch(array: Any) -> Any:
         timers.around("chain-steps", jax.block_until_ready)(array)
@@ -70,10 +70,10 @@ def patched(timers: Timers) -> ExitStack:
     module = importlib.import_module("jaxllc.trajectory")  # the function hides the module of its name
     stack = ExitStack()
     for place, name, function in (
-        (engine, "_start", timers.around("start: losses at w*, control", engine._start, wait=True)),
+        (engine, "_start", timers.around("start: losses at w*, Gaussian cloud", engine._start, wait=True)),
         (engine, "_block", timers.around("chain-steps", engine._block)),
-        (engine, "fetch", wait_and_fetch),
-        (estimators, "stack", timers.around("stack", estimators.stack, wait=True)),
+        (recording, "fetch", wait_and_fetch),
+        (estimator, "stack", timers.around("stack", estimator.stack, wait=True)),
         (module, "checksum", timers.around("checksum", store.checksum)),
         (store.Store, "write", timers.around("write", store.Store.write)),
         (results, "to_tree", timers.around("assemble", results.to_tree)),

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import optax
 
-from jaxllc.samplers.base import Schedule
+from jaxllc.sampler import Schedule
 
 Found = TypeVar("Found")
 

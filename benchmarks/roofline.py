@@ -22,7 +22,7 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, chain_step
 from benchmarks.report import ablation, accelerators, counted
 from benchmarks.timing import Run, interleaved, marginal, ratios, save, seconds, slope
-from jaxllc.devices import default_mesh
+from jaxllc.placement import default_mesh
 from jaxllc.samplers import noise
 
 PEAKS = {

@@ -19,8 +19,8 @@ import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, deep_linear
 from benchmarks.report import curves, goals
 from benchmarks.timing import cheapest, interleaved, ratios, row, save, seconds, slope
-from jaxllc.batching import resident_checkpoints
 from jaxllc.engine import sample
+from jaxllc.placement import resident_checkpoints
 
 FLAT = 1.1
 """The goal for curves over chains and checkpoints: largest cost ÷ smallest cost."""

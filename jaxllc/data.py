@@ -82,8 +82,8 @@ def _num_examples(arrays: Batch) -> int:
             raise ValueError(f"data leaf {name or '(the only one)'} has no leading axis; its value is {leaf!r}. Close over constants in loss_fn instead.")
         lengths[name or "(the only one)"] = np.shape(leaf)[0]
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-        raise ValueError(f"data leaves differ in length along the leading axis ({told}); every leaf holds one row an example.")
+        listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        raise ValueError(f"data leaves differ in length along the leading axis ({listed}); every leaf has one entry for each example.")
     num_examples = next(iter(lengths.values()))
     if num_examples == 0:
         raise ValueError("data holds no example: every leaf has length 0 along its leading axis.")

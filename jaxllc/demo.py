@@ -34,13 +34,10 @@ class Size(NamedTuple):
 FULL = Size(num_steps=3000, num_log=18, num_linear=17, num_draws=300, num_burn_in=100)
 QUICK = Size(num_steps=900, num_log=7, num_linear=5, num_draws=100, num_burn_in=60)
 
-# Chosen by a look at traces over the whole run: nbeta below n / ln n = 11 124 for the 131 072 tokens of the data, and a pull that lets chains
-# of a few hundred steps settle; at the sharpest checkpoint (curvature 20) ε (nβh + γ) = 0.8 of the 4 where SGLD becomes unstable.
-SAMPLER = jaxllc.SGLD(step_size=4e-5)
-NBETA = 1000.0
-LOCALIZATION = 1000.0
+# Chosen by a look at traces over the whole run: nbeta below n / ln n = 11 124 for the 131 072 tokens of the data, and a localization at which chains
+# of a few hundred steps equilibrate; at the sharpest checkpoint (curvature 20) ε (nβh + γ) = 0.8 of the 4 where SGLD becomes unstable.
+SETTINGS = jaxllc.Settings(sampler=jaxllc.SGLD(step_size=4e-5), nbeta=1000.0, localization=1000.0, batch_size=8, num_chains=8)
 NUM_SEQUENCES = 2048
-BATCH_SIZE = 8
 
 
 def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = True) -> jaxllc.Trajectory:
@@ -73,10 +70,15 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; at the last one the loss on held-out text is {held_out:.3f} nats a character.")
 
     traj = jaxllc.trajectory(
-        loss_fn, checkpoints, text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1), key=chain_key, sampler=SAMPLER, nbeta=NBETA, localization=LOCALIZATION,
-        batch_size=BATCH_SIZE, num_chains=8, num_draws=size.num_draws, num_burn_in=size.num_burn_in, store=out / "llc.zarr", progress=progress,
+        loss_fn,
+        checkpoints,
+        text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1),
+        SETTINGS.replace(num_draws=size.num_draws, num_burn_in=size.num_burn_in),
+        key=chain_key,
+        store=out / "llc.zarr",
+        progress=progress,
         reference_loss=float(np.log(text.VOCAB_SIZE)),
-    )  # fmt: skip
+    )
     _print(traj)
     _plot(traj, out / "llc.png")
     print(f"Draws in {out / 'llc.zarr'}, picture in {out / 'llc.png'}. {time.perf_counter() - began:.0f} s.")
@@ -89,9 +91,9 @@ def _claim(out: Path, run: dict[str, int]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if not note.exists():
         note.write_text(json.dumps(run) + "\n")
-    there = json.loads(note.read_text())
-    if there != run:
-        raise ValueError(f"{out} holds the demo of {there}, not of {run}; pass another --out.")
+    earlier = json.loads(note.read_text())
+    if earlier != run:
+        raise ValueError(f"{out} holds the demo of {earlier}, not of {run}; pass another --out.")
 
 
 def draw_windows(key: jax.Array, tokens: jax.Array) -> jax.Array:
@@ -103,9 +105,9 @@ def draw_windows(key: jax.Array, tokens: jax.Array) -> jax.Array:
 def _print(traj: jaxllc.Trajectory) -> None:
     table = traj.table()
     print(f"\n{'step':>6} {'loss':>7} {'λ̂':>8}   {'error':>6} {'R-hat':>6}  findings")
-    for step, row in table.iterrows():
-        print(f"{step:>6} {row['loss']:7.3f} {row['llc']:8.1f} ± {row['std_error']:6.1f} {row['rhat']:6.2f}  {row['findings']}")
-    messages = {finding.code: finding.message for found in traj.findings() for finding in found}
+    for step, line in table.iterrows():
+        print(f"{step:>6} {line['loss']:7.3f} {line['llc']:8.1f} ± {line['std_error']:6.1f} {line['rhat']:6.2f}  {line['findings']}")
+    messages = {finding.code: finding.message for findings in traj.findings() for finding in findings}
     print("".join(f"\n  {code}, for example: {message}" for code, message in messages.items()) + "\n")
 
 
@@ -114,5 +116,7 @@ def _plot(traj: jaxllc.Trajectory, path: Path) -> None:
 
     mpl.use("agg")
     axes = traj.plot()
-    axes[0].set_title(f"A two-layer attention-only transformer learns Python (nβ = {NBETA:.0f}, γ = {LOCALIZATION:.0f})", loc="left", fontsize="medium")
+    axes[0].set_title(
+        f"A two-layer attention-only transformer learns Python (nβ = {SETTINGS.nbeta:.0f}, γ = {SETTINGS.localization:.0f})", loc="left", fontsize="medium"
+    )
     axes[0].figure.savefig(path, dpi=150)

@@ -74,7 +74,9 @@ def _batch_dependent(place: dict[str, float], attributes: Mapping[str, Any]) -> 
 
 def _statistics(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     if names := attributes.get("statistics"):
-        return f"these leaves look like running statistics, not weights: {', '.join(names[:6])}; leave them out by free="
+        return f"these free leaves look like running statistics, not weights: {', '.join(names[:6])}; leave them out by free="
+    if names := attributes.get("fixed_statistics"):
+        return f"free names running statistics, which are no weights and stay fixed: {', '.join(names[:6])}"
     return None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects, stack
+from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -163,7 +163,7 @@ def estimate(
     plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
     with progress_bar(plan.settings.num_steps, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
-    arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, stack([split_objects(params)[0]])).items()}
+    arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}
     attributes = plan.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})
     return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], attributes)))
 

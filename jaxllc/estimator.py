@@ -42,7 +42,7 @@ LOSSES = "losses_of_examples"
 NUM_ITERATIONS = 32
 """At which a schedule is read."""
 MAX_EXCESS_A_WEIGHT = 100.0
-r"""A chain whose mean $n\beta$ (L - L(w*)) is above this for each free weight has diverged: in equilibrium it is at most about a half for each."""
+r"""A chain whose mean $n\beta\,(L - L(w^*))$ or step bias is above this for each free weight has diverged: in equilibrium the first is about a half at most."""
 
 
 def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[Name, np.ndarray]:
@@ -90,10 +90,10 @@ def _arrays(trace: Trace, nbeta: np.ndarray, absorbed: np.ndarray, num_weights: 
     """The arrays of a trace of K checkpoints."""
     by_draw, by_chain = nbeta[:, None, None], nbeta[:, None]
     with np.errstate(invalid="ignore", over="ignore"):  # chains that diverged
-        draws = by_draw * trace.excess_loss - trace.step_bias
-        far = draws.mean(-1, keepdims=True) > MAX_EXCESS_A_WEIGHT * num_weights
+        excess = by_draw * trace.excess_loss
+        far = np.maximum(excess.mean(-1, keepdims=True), trace.step_bias.mean(-1, keepdims=True)) > MAX_EXCESS_A_WEIGHT * num_weights
         arrays = {
-            LLC: np.where(far, np.nan, draws),
+            LLC: np.where(far, np.nan, excess - trace.step_bias),
             ("sample_stats", "loss"): trace.center_loss + trace.excess_loss,
             STEP_BIAS: trace.step_bias.mean(-1),
             ("sample_stats", "share_moved"): trace.share_moved,

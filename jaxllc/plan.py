@@ -117,7 +117,7 @@ def make_plan(
     params = next(iter(checkpoints.values()))
     selection = select.as_free(free, params)
     center, objects = split_objects(params)
-    if objects is not None:
+    if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
         probes = {name: dataclasses.replace(probe, fn=WithObjects(probe.fn, objects)) for name, probe in probes.items()}
     weights = select.take_free(selection, center)
@@ -128,19 +128,20 @@ def make_plan(
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))
     posterior = LocalPosterior(loss_fn, center, nbeta, settings.localization, selection)
-    kind = check_loss(posterior, data)
+    devices = mesh or default_mesh(settings.num_chains)
+    kind = check_loss(posterior, data, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
     facts: dict[str, Any] = {}
     if sampler.needs_step_size:
-        devices = mesh or default_mesh(settings.num_chains)
         around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
         curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         settings = settings.replace(sampler=sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in))
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "accepts_or_refuses": sampler.accepts_or_refuses}
-    if statistics := select.statistics(selection, params):
-        facts["statistics"] = list(statistics)
+    for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
+        if names:
+            facts[fact] = list(names)
     if probes:
         facts[results.PROBES] = describe_probes(probes, center, settings)
     return Plan(loss_fn, data, key, settings, selection, probes, mesh, kind, facts)

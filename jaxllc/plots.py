@@ -72,31 +72,32 @@ def plot_estimate(draws: np.ndarray, llc: float, std_error: float, thinning: int
     """
     import matplotlib.pyplot as plt
 
-    _, both = plt.subplots(1, 2, figsize=(8.5, 3.6), width_ratios=(3, 2), layout="constrained")
+    _, both = plt.subplots(1, 2, figsize=(9, 4), width_ratios=(3, 2), layout="constrained")
     left, right = both
     count = np.arange(1, draws.shape[-1] + 1)
     running = draws.cumsum(-1) / count
-    smooth = max(draws.shape[-1] // 50, 1)
+    smooth = max(draws.shape[-1] // 20, 1)
     blocks = draws[:, : draws.shape[-1] // smooth * smooth].reshape(len(draws), -1, smooth).mean(-1)
     for i in range(len(draws)):
         color = f"C{i % 10}"
         left.plot(thinning * smooth * (np.arange(blocks.shape[-1]) + 0.5), blocks[i], color=color, lw=0.5, alpha=0.35)
         left.plot(thinning * count, running[i], color=color, lw=1.4)
     finite = np.isfinite(draws).all(-1)
-    settled = running[finite][:, len(count) // 20 :]
-    if settled.size:  # the first few draws of a running mean would set the scale
-        low, high = np.percentile(np.concatenate([settled.ravel(), blocks[finite].ravel()]), (1, 99))
+    late = running[finite][:, len(count) // 20 :]
+    if late.size:  # the first few draws of a running mean would set the scale
+        low, high = np.percentile(np.concatenate([late.ravel(), blocks[finite].ravel()]), (1, 99))
         left.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low) + 1e-9)
     left.set_xlabel("iterations after burn-in")
-    left.set_ylabel("λ̂: running mean (thick), draws in blocks (thin)")
+    left.set_ylabel("λ̂")
+    left.set_title("running mean of each chain (thick) and means of blocks of draws (thin)", loc="left", fontsize="small")
     means, errors = draws.mean(-1), blocks.std(-1, ddof=1) / np.sqrt(blocks.shape[-1]) if blocks.shape[-1] > 1 else np.zeros(len(draws))
     right.errorbar(means, np.arange(len(draws)), xerr=2 * errors, fmt="o", color=BLUE, ms=4, capsize=2, lw=1, label="chains ± 2 errors")
     right.axvspan(llc - 2 * std_error, llc + 2 * std_error, color=ORANGE, alpha=0.25, lw=0, label="λ̂ ± 2 standard errors")
     right.axvline(llc, color=ORANGE, lw=1)
     right.set_xlabel("mean of λ̂")
     right.set_ylabel("chain")
-    right.set_ylim(-0.7, len(draws) + 1.3)
-    right.legend(frameon=False, fontsize="small", loc="upper right", ncols=2)
+    right.set_yticks(np.arange(len(draws)) if len(draws) <= 16 else np.linspace(0, len(draws) - 1, 5).round())
+    right.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     _bare(both)
     return both
 

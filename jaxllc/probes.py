@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxllc._tree import at_least_float32
+from jaxllc._tree import at_least_float32, stack
 from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.placement import axes_of, batched, largest_width, vmap_width
@@ -223,14 +223,18 @@ def shapes(probes: Probes, params: Params) -> dict[str, list[int]]:
     return sizes
 
 
-def at_checkpoints(probes: Probes, stacked: Params) -> dict[str, np.ndarray]:
-    """Each probe at a stack of checkpoints, `[K, ...]` in float32; one program for all stacks of a size."""
+def at_checkpoints(probes: Probes, checkpoints: Sequence[Params]) -> dict[str, np.ndarray]:
+    """Each probe at some checkpoints, `[K, ...]` in float32; one program for as many of them."""
+    probes = {name: probe for name, probe in probes.items() if probe.at_checkpoint}
+    if not probes:
+        return {}
+    stacked = stack(list(checkpoints))
 
     def of_all(probe: Probe) -> np.ndarray:
         data = _on_device(probe.data)
         return np.asarray(jax.vmap(lambda params: jax.jit(probe.fn)(*_arguments(params, data)))(stacked), np.float32)
 
-    return {name: of_all(probe) for name, probe in probes.items() if probe.at_checkpoint}
+    return {name: of_all(probe) for name, probe in probes.items()}
 
 
 @partial(jax.jit, static_argnames=("function", "mesh"))

@@ -113,8 +113,8 @@ def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str
         for ending, axes in REDUCTIONS[description["reduce"]].dims.items() if description.get("reduce") else ():
             if name == f"{probe}_{ending}":
                 values = _own_axes(probe, num_dims - len(axes) + 1)
-                told = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
-                return tuple(axis for part in axes for axis in told.get(part, (part,)))
+                own = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
+                return tuple(axis for part in axes for axis in own.get(part, (part,)))
     raise KeyError(f"no array {name!r} in /{group}.")
 
 

@@ -58,7 +58,7 @@ class Weights:
     def __init__(self, runs: Mapping[str | None, Mapping[int, Params]]) -> None:
         self._runs = runs
         self._held: dict[Place, Params] = {}
-        self._first: tuple[Place, Any, Any] | None = None
+        self._first: tuple[Place, Any] | None = None
 
     def peek(self, place: Place) -> Params:
         """The weights at a place, which are held.
@@ -107,11 +107,15 @@ class Weights:
 
     def _read(self, place: Place) -> Params:
         params = self._runs[place.run][place.step]
-        structure, shapes = jax.tree.structure(params), jax.tree.map(np.shape, split_objects(params)[0])
+        arrays, objects = split_objects(params)
+        model = jax.tree.structure(arrays), [np.shape(leaf) for leaf in jax.tree.leaves(arrays)], objects
         if self._first is None:
-            self._first = place, structure, shapes
-        if (structure, shapes) != self._first[1:]:
-            raise ValueError(f"the weights at {place} have another structure or other shapes than those at {self._first[0]}; a run has one model.")
+            self._first = place, model
+        first, expected = self._first
+        if model[:2] != expected[:2]:
+            raise ValueError(f"the weights at {place} have another structure or other shapes than those at {first}; a run has one model.")
+        if model[2] != expected[2]:
+            raise ValueError(f"the weights at {place} hold other functions or settings than those at {first}; a run has one model.")
         return params
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects, stack
+from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -93,6 +93,16 @@ class Trajectory:
 
         return stages.stages_of(self.summary, estimator.corrected_draws(self.data), certainty=stages.CERTAINTY if certainty is None else certainty)
 
+    def over_runs(self) -> "xarray.Dataset":
+        """Means over the training runs, by step, with their standard errors (see `jaxllc.diagnostics.over_runs`).
+
+        Raises:
+            ValueError: a single run.
+        """
+        if self.summary.sizes.get(results.RUN, 1) < 2:
+            raise ValueError("this result is of one training run, so there is no mean over runs; pass {name: checkpoints} to trajectory.")
+        return diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data))
+
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.
 
@@ -100,8 +110,7 @@ class Trajectory:
         """
         from jaxllc.plots import plot_trajectory  # matplotlib is loaded when there is something to draw
 
-        several = self.summary.sizes.get(results.RUN, 1) > 1
-        mean = diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data)) if several else None
+        mean = self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else None
         return plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -244,9 +253,8 @@ def _run_group(
     *_, last = checkpoints
     padded: dict[Any, Params] = {**checkpoints, **{f"{last} again, {i}": checkpoints[last] for i in range(size - len(checkpoints))}}
     values = estimate_group(plan, padded, on_steps)
-    if plan.probes:
-        stacked = stack([split_objects(params)[0] for params in padded.values()])
-        values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, stacked).items()}
+    arrays = [split_objects(params)[0] for params in padded.values()]
+    values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, arrays).items()}
     for i, (place, params) in enumerate(checkpoints.items()):
         yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
 

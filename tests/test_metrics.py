@@ -1,5 +1,6 @@
-"""Scores of patterns, losses, tables and weights that are known exactly."""
+"""Scores of patterns, losses, tables and weights whose values are known exactly."""
 
+from collections import Counter
 from functools import partial
 
 import flax.linen as nn
@@ -42,7 +43,7 @@ def test_prefix_matching_counts_what_followed_earlier_occurrences():
     assert np.isnan(metrics.prefix_matching_score(uniform_pattern(), jnp.arange(LENGTH)[None]))
 
 
-def test_heads_and_sequences_are_kept_apart():
+def test_heads_and_sequences_are_separate():
     """Two heads of two sequences: the mean is over sequences, and queries that do not count weigh nothing."""
     previous = jnp.eye(LENGTH, k=-1).at[0, 0].set(1.0)
     patterns = jnp.stack([jnp.stack([previous, jnp.eye(LENGTH)]), jnp.stack([jnp.eye(LENGTH), jnp.eye(LENGTH)])])
@@ -57,7 +58,7 @@ def test_in_context_score_is_late_less_early():
         metrics.in_context_score(losses, early=1, late=3)
 
 
-def test_repeated_tokens_say_everything_twice(key):
+def test_repeated_tokens_are_a_sequence_twice(key):
     tokens = metrics.repeated_tokens(key, 3, 5, 7)
     assert tokens.shape == (3, 10)
     np.testing.assert_array_equal(tokens[:, :5], tokens[:, 5:])
@@ -65,7 +66,7 @@ def test_repeated_tokens_say_everything_twice(key):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_exact_model_scores_the_entropy(n, key):
-    """The model that predicts the table has the least score, the table's entropy; any other pays its Kullback-Leibler divergence more."""
+    """The model that predicts the table scores the entropy of a token given each context, by counting; the uniform model scores ln 5."""
     tokens = jax.random.randint(key, (40, 30), 0, 4) ** 2 % 5
     table = metrics.ngram_table(tokens, n, 5)
     assert table.shape == (5,) * n
@@ -79,7 +80,10 @@ def test_the_exact_model_scores_the_entropy(n, key):
     entropy = metrics.ngram_entropy(tokens, table)
     assert float(metrics.ngram_score(jnp.log(law + 1e-30), tokens, table)) == pytest.approx(float(entropy), rel=1e-5)
     assert float(metrics.ngram_score(jnp.zeros((*tokens.shape, 5)), tokens, table)) == pytest.approx(np.log(5), rel=1e-5)
-    assert 0 < float(entropy) < np.log(4)
+    counts, contexts = Counter(map(tuple, grams.tolist())), Counter(map(tuple, grams[:, :-1].tolist()))
+    of_context = {c: sum(counts[g] / contexts[c] * np.log(contexts[c] / counts[g]) for g in counts if g[:-1] == c) for c in contexts}
+    read = [tuple(row[i : i + n - 1]) for row in np.asarray(tokens).tolist() for i in range(30 - n + 2)]  # the last context of a sequence, too
+    assert float(entropy) == pytest.approx(np.mean([of_context[c] for c in read if c in of_context]), rel=1e-5)
 
 
 def test_the_entropy_of_a_table_counts_by_the_contexts_met():
@@ -89,7 +93,7 @@ def test_the_entropy_of_a_table_counts_by_the_contexts_met():
     assert float(metrics.ngram_entropy(jnp.asarray([[0, 1, 2, 2]]), table)) == pytest.approx(np.log(2) / 2)
 
 
-def test_tables_that_cannot_be_are_refused():
+def test_impossible_tables_are_refused():
     tokens = jnp.zeros((2, 5), jnp.int32)
     with pytest.raises(ValueError, match="between 1 and the length 5"):
         metrics.ngram_table(tokens, 6, 2)
@@ -136,7 +140,7 @@ def model():
 
 
 def previous_token_params(model, key, sharpness):
-    """Weights whose first layer attends to the previous token: queries hold the position before, keys the position; tokens are told by neither."""
+    """Weights whose first layer attends to the previous token: queries hold the position before, keys the position; neither depends on the token."""
     params = dict(jax.tree.map(jnp.zeros_like, model.init_params(key)))
     positions = jnp.eye(12)[:LENGTH]
     shift = jnp.zeros((12, 12)).at[jnp.arange(1, LENGTH), jnp.arange(LENGTH - 1)].set(1.0)
@@ -144,57 +148,57 @@ def previous_token_params(model, key, sharpness):
     return {**params, "positions": positions, "layers_0": first}
 
 
-def test_a_transformer_built_to_look_back_scores_so(model, key):
+def test_a_transformer_built_to_look_back_has_a_known_score(model, key):
     """Scores before the softmax are a constant c at the previous token and 0 elsewhere, so position i attends to it by $e^c / (e^c + i)$: exactly known."""
     sharpness = 9.0
     tokens = jax.random.randint(key, (3, LENGTH), 0, 5)
-    observable = metrics.pattern_observable(model, tokens, metrics.previous_token_score)
-    scores = observable(previous_token_params(model, key, sharpness))
+    probe = metrics.pattern_probe(model, tokens, metrics.previous_token_score)
+    scores = probe(previous_token_params(model, key, sharpness))
     weight = np.exp(sharpness / np.sqrt(12))
     positions = np.arange(1, LENGTH)
     np.testing.assert_allclose(scores[0], [np.mean(weight / (weight + positions))], rtol=1e-5)
     np.testing.assert_allclose(scores[1], [np.mean(1 / (positions + 1))], rtol=1e-5)
 
 
-def test_observables_run_over_a_stack_of_checkpoints(model, key):
+def test_probes_run_over_a_stack_of_checkpoints(model, key):
     """Each, vmapped over stacked weights, gives what it gives one by one."""
     tokens = jax.random.randint(key, (3, LENGTH + 1), 0, 5)
     inputs = tokens[:, :-1]
-    observables = {
-        "previous": metrics.pattern_observable(model, inputs, metrics.previous_token_score),
-        "prefix": metrics.pattern_observable(model, inputs, partial(metrics.prefix_matching_score, tokens_BxL=inputs)),
-        "in_context": metrics.loss_observable(token_losses(model), tokens, partial(metrics.in_context_score, early=0, late=5)),
-        "bigram": metrics.ngram_observable(model, inputs, metrics.ngram_table(tokens, 2, 5)),
-        "composition": metrics.k_composition_observable(),
+    probes = {
+        "previous": metrics.pattern_probe(model, inputs, metrics.previous_token_score),
+        "prefix": metrics.pattern_probe(model, inputs, partial(metrics.prefix_matching_score, tokens_BxL=inputs)),
+        "in_context": metrics.loss_probe(token_losses(model), tokens, partial(metrics.in_context_score, early=0, late=5)),
+        "bigram": metrics.ngram_probe(model, inputs, metrics.ngram_table(tokens, 2, 5)),
+        "composition": metrics.k_composition_probe(),
     }
     checkpoints = [model.init_params(jax.random.key(seed)) for seed in range(3)]
     shapes = {"previous": (2, 1), "prefix": (2, 1), "in_context": (), "bigram": (), "composition": (1, 1)}
-    for name, observable in observables.items():
-        together = jax.jit(jax.vmap(observable))(stack(checkpoints))
+    for name, probe in probes.items():
+        together = jax.jit(jax.vmap(probe))(stack(checkpoints))
         assert together.shape == (3, *shapes[name])
-        np.testing.assert_allclose(together, [observable(params) for params in checkpoints], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(together, [probe(params) for params in checkpoints], rtol=1e-4, atol=1e-6)
         assert np.ptp(np.asarray(together), axis=0).min() > 0, f"{name} does not see the weights"
 
 
-def test_layers_keep_their_order():
-    """Layers two and ten come as they are numbered; a head that looks back stands in layer ten of eleven."""
+def test_layers_are_ordered_by_number():
+    """Layer ten comes after layer two: a head that attends to the previous token is that of the last of eleven layers."""
     model = Transformer(3, 4, width=4, num_layers=11, num_heads=1)
     params = jax.tree.map(jnp.zeros_like, model.init_params(jax.random.key(0)))
     sharp = {**params["layers_10"], "query": 50 * jnp.eye(4, k=-1)[:, None], "key": jnp.eye(4)[:, None]}
-    observable = metrics.pattern_observable(model, jnp.zeros((1, 4), jnp.int32), metrics.previous_token_score)
-    scores = observable({**params, "positions": jnp.eye(4), "layers_10": sharp})[:, 0]
+    probe = metrics.pattern_probe(model, jnp.zeros((1, 4), jnp.int32), metrics.previous_token_score)
+    scores = probe({**params, "positions": jnp.eye(4), "layers_10": sharp})[:, 0]
     np.testing.assert_allclose(scores[:10], np.mean(1 / np.arange(2, 5)), rtol=1e-5)
     assert float(scores[10]) > 0.99
 
 
-def test_a_model_without_patterns_is_told():
+def test_a_model_without_patterns_is_refused():
     class Plain(nn.Module):
         @nn.compact
         def __call__(self, tokens):
             return jax.nn.one_hot(tokens, 3)
 
     with pytest.raises(ValueError, match="Plain sows no attention pattern"):
-        metrics.pattern_observable(Plain(), jnp.zeros((1, 4), jnp.int32), metrics.previous_token_score)({})
+        metrics.pattern_probe(Plain(), jnp.zeros((1, 4), jnp.int32), metrics.previous_token_score)({})
 
 
 def test_token_losses_average_to_the_loss(model, key):

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxllc import OrbaxCheckpoints, theory
+from jaxllc import OrbaxCheckpoints
 from jaxllc.models import linear, text
-from jaxllc.models.train import SeedRuns, checkpoint_steps, seed_keys, train, train_seeds
+from jaxllc.models.train import Recipe, SeedRuns, checkpoint_steps, seed_keys, train, train_seeds
 from jaxllc.models.transformer import Transformer, next_token_loss
 
 
@@ -44,14 +44,15 @@ def test_attention_patterns_can_be_read(key):
 
 @pytest.mark.parametrize(("widths", "rank"), [((6, 5, 4), 2), ((4, 4, 4), None), ((3, 7, 9), 3)])
 def test_teachers_have_the_rank_asked_for(widths, rank, key):
+    """So do all partial products; and the noise of the examples has variance one, within four standard errors."""
     params = linear.teacher(key, widths, rank)
     assert [p.shape for p in params] == list(itertools.pairwise(widths))
-    product = np.linalg.multi_dot([np.asarray(p) for p in params])
-    assert np.linalg.matrix_rank(product, tol=1e-4) == (rank or min(widths))
     x, y = linear.examples(key, params, 4000)
     residual = np.asarray(y - linear.apply(params, x))
     assert residual.var() == pytest.approx(1, abs=4 * np.sqrt(2 / residual.size))
-    assert theory.deep_linear_llc(widths, rank or min(widths)).value <= sum(p.size for p in params) / 2
+    ranks = [[rank or min(widths[i : j + 1]) for j in range(i + 1, len(widths))] for i in range(len(params))]
+    partial_products = [[np.linalg.multi_dot([np.eye(widths[i]), *params[i:j]]) for j in range(i + 1, len(widths))] for i in range(len(params))]
+    assert [[np.linalg.matrix_rank(matrix, tol=1e-4) for matrix in row] for row in partial_products] == ranks
 
 
 def test_text_is_split_by_file_and_tokenised_reversibly():
@@ -80,16 +81,28 @@ def draw(key, data):
     return data[jax.random.randint(key, (8,), 0, len(data))]
 
 
-@pytest.mark.filterwarnings("default")  # Orbax warns of its own calls
-@jax.numpy_dtype_promotion("standard")  # optax counts steps as integers
-def test_training_goes_on_where_it_stopped(tmp_path, key):
-    """Two calls, the second with more steps, leave what one call leaves; what is there is not trained again."""
-    data, params, optimizer = jax.random.normal(key, (64, 3)), {"w": jnp.zeros(3)}, optax.adam(0.1)
-    options = dict(key=jax.random.key(1))
-    whole = train(mean_squares, params, draw, data, optimizer, steps=[0, 5, 20], directory=tmp_path / "whole", **options)
-    train(mean_squares, params, draw, data, optimizer, steps=[0, 5], directory=tmp_path / "parts", **options)
+@pytest.fixture
+def recipe(key):
+    return Recipe(mean_squares, draw, jax.random.normal(key, (64, 3)), optax.adam(0.1))
+
+
+def fresh(key):
+    return {"w": jax.random.normal(key, (3,))}
+
+
+def training(test):
+    """Marks of a test that trains: Orbax warns of its own calls, and optax counts steps as integers."""
+    return pytest.mark.filterwarnings("default")(jax.numpy_dtype_promotion("standard")(test))
+
+
+@training
+def test_training_continues_where_it_stopped(recipe, tmp_path):
+    """Two calls, the second with more steps, leave what one call leaves; saved steps are not trained again."""
+    start, options = {"w": jnp.zeros(3)}, dict(key=jax.random.key(1))
+    whole = train(recipe, start, steps=[0, 5, 20], directory=tmp_path / "whole", **options)
+    train(recipe, start, steps=[0, 5], directory=tmp_path / "parts", **options)
     saved = []
-    parts = train(mean_squares, params, draw, data, optimizer, steps=[0, 5, 20], directory=tmp_path / "parts", on_step=saved.append, **options)
+    parts = train(recipe, start, steps=[0, 5, 20], directory=tmp_path / "parts", on_step=saved.append, **options)
     assert saved == [20]
     assert isinstance(parts, OrbaxCheckpoints)
     assert list(parts) == [0, 5, 20]
@@ -98,50 +111,43 @@ def test_training_goes_on_where_it_stopped(tmp_path, key):
     np.testing.assert_array_equal(parts[20]["w"], whole[20]["w"])
 
 
-def fresh(key):
-    return {"w": jax.random.normal(key, (3,))}
+SEEDS = dict(init_params=fresh, steps=[0, 5, 20])
 
 
-SEEDS = dict(loss_fn=mean_squares, init_params=fresh, draw_batch=draw, optimizer=optax.adam(0.1), steps=[0, 5, 20])
-
-
-@pytest.mark.filterwarnings("default")  # Orbax warns of its own calls
-@jax.numpy_dtype_promotion("standard")  # optax counts steps as integers
+@training
 @pytest.mark.parametrize(
     ("seeds", "vmapped"), [((4, 7, 1), True), (tuple(range(8)), True), (tuple(range(8)), None)], ids=["three devices", "four devices", "in turn"]
 )
-def test_a_seed_among_others_is_the_seed_alone(seeds, vmapped, tmp_path, key):
+def test_a_seed_among_others_is_the_seed_alone(seeds, vmapped, recipe, tmp_path):
     """Weights and batches of a seed depend on its own number only, whatever runs beside it and on however many devices.
 
     Seen to fail with batches shared by the seeds, and with keys by place in the list.
     """
-    data = jax.random.normal(key, (64, 3))
-    runs = train_seeds(**SEEDS, data=data, key=jax.random.key(1), seeds=seeds, vmapped=vmapped, directory=tmp_path / "together")
+    runs = train_seeds(recipe, **SEEDS, key=jax.random.key(1), seeds=seeds, vmapped=vmapped, directory=tmp_path / "together")
     assert list(runs) == [f"seed_{seed}" for seed in seeds]
     weights_key, batch_key = seed_keys(jax.random.key(1), 7)
-    alone = train(mean_squares, fresh(weights_key), draw, data, SEEDS["optimizer"], key=batch_key, steps=[0, 5, 20], directory=tmp_path / "alone")
+    alone = train(recipe, fresh(weights_key), key=batch_key, steps=[0, 5, 20], directory=tmp_path / "alone")
     assert list(runs["seed_7"]) == list(alone) == [0, 5, 20]
     for step in alone:
         np.testing.assert_allclose(runs["seed_7"][step]["w"], alone[step]["w"], rtol=1e-5, atol=1e-6)
     assert np.abs(alone[20]["w"] - alone[0]["w"]).max() > 0.1
 
 
-@pytest.mark.filterwarnings("default")
-@jax.numpy_dtype_promotion("standard")
-def test_seeds_go_on_where_they_stopped(tmp_path, key):
+@training
+def test_seeds_continue_where_they_stopped(recipe, tmp_path):
     """As `train` does: the same weights, and only what is missing is trained; other seeds in the same directory are refused."""
-    data, options = jax.random.normal(key, (64, 3)), dict(key=jax.random.key(1), seeds=[0, 3])
-    whole = train_seeds(**SEEDS, data=data, directory=tmp_path / "whole", **options)
-    train_seeds(**SEEDS | {"steps": [0, 5]}, data=data, directory=tmp_path / "parts", **options)
+    options = dict(key=jax.random.key(1), seeds=[0, 3])
+    whole = train_seeds(recipe, **SEEDS, directory=tmp_path / "whole", **options)
+    train_seeds(recipe, **SEEDS | {"steps": [0, 5]}, directory=tmp_path / "parts", **options)
     saved = []
-    parts = train_seeds(**SEEDS, data=data, directory=tmp_path / "parts", on_step=saved.append, **options)
+    parts = train_seeds(recipe, **SEEDS, directory=tmp_path / "parts", on_step=saved.append, **options)
     assert saved == [20]
     for run in whole:
         np.testing.assert_array_equal(parts[run][20]["w"], whole[run][20]["w"])
     with pytest.raises(ValueError, match=r"holds the seeds \[0, 3\], not \[0, 1\]"):
-        train_seeds(**SEEDS, data=data, directory=tmp_path / "parts", key=jax.random.key(1), seeds=[0, 1])
+        train_seeds(recipe, **SEEDS, directory=tmp_path / "parts", key=jax.random.key(1), seeds=[0, 1])
     with pytest.raises(ValueError, match="distinct numbers"):
-        train_seeds(**SEEDS, data=data, directory=tmp_path / "none", key=jax.random.key(1), seeds=[2, 2])
+        train_seeds(recipe, **SEEDS, directory=tmp_path / "none", key=jax.random.key(1), seeds=[2, 2])
 
     opened = pickle.loads(pickle.dumps(SeedRuns(tmp_path / "whole")))
     assert opened.seeds == (0, 3)
@@ -153,15 +159,13 @@ def test_seeds_go_on_where_they_stopped(tmp_path, key):
         opened["seed_1"]
 
 
-@pytest.mark.filterwarnings("default")
-@jax.numpy_dtype_promotion("standard")
-def test_a_moving_average_of_the_weights(tmp_path, key):
-    """It is the average of the weights along training, with the decay of the first updates t at most t / (t + 9), also where training was stopped."""
-    data, options = jax.random.normal(key, (64, 3)), dict(key=jax.random.key(1), seeds=[0, 3])
-    every = dict(SEEDS, steps=list(range(31)))
-    weights = train_seeds(**every, data=data, directory=tmp_path / "weights", **options)
-    train_seeds(**SEEDS | {"steps": [0, 20]}, data=data, directory=tmp_path / "averaged", average=0.6, **options)
-    averaged = train_seeds(**SEEDS | {"steps": [0, 20, 30]}, data=data, directory=tmp_path / "averaged", average=0.6, **options)
+@training
+def test_a_moving_average_of_the_weights(recipe, tmp_path):
+    """It is the average of the weights along training, with a decay at update t of at most t / (t + 9), also where training was interrupted."""
+    options, averaging = dict(key=jax.random.key(1), seeds=[0, 3]), recipe.replace(average=0.6)
+    weights = train_seeds(recipe, **SEEDS | {"steps": list(range(31))}, directory=tmp_path / "weights", **options)
+    train_seeds(averaging, **SEEDS | {"steps": [0, 20]}, directory=tmp_path / "averaged", **options)
+    averaged = train_seeds(averaging, **SEEDS | {"steps": [0, 20, 30]}, directory=tmp_path / "averaged", **options)
     expected = np.asarray(weights["seed_3"][0]["w"])
     for step in range(1, 31):
         decay = min(0.6, step / (step + 9))
@@ -176,27 +180,37 @@ def test_a_moving_average_of_the_weights(tmp_path, key):
     assert "averaged weights of seed_0, seed_3" in repr(averaged)
     reopened = SeedRuns(tmp_path / "averaged", averaged=True, like=fresh(jax.random.key(0)))
     np.testing.assert_array_equal(reopened["seed_3"][20]["w"], averaged["seed_3"][20]["w"])
-    for kept, other in ((0.6, None), (0.6, 0.9)):
-        with pytest.raises(ValueError, match=f"was trained with average={kept}, not {other}"):
-            train_seeds(**SEEDS, data=data, directory=tmp_path / "averaged", average=other, **options)
-    with pytest.raises(ValueError, match="was trained with average=None, not 0.6"):
-        train_seeds(**every, data=data, directory=tmp_path / "weights", average=0.6, **options)
-    with pytest.raises(ValueError, match="between 0 and 1, got 1"):
-        train_seeds(**SEEDS, data=data, directory=tmp_path / "none", average=1, **options)
+
+    weights_key, batch_key = seed_keys(jax.random.key(1), 3)
+    alone = train(averaging, fresh(weights_key), key=batch_key, steps=[0, 20], directory=tmp_path / "alone")
+    np.testing.assert_allclose(alone[20]["w"], averaged["seed_3"][20]["w"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("default")
-@jax.numpy_dtype_promotion("standard")
-def test_an_average_of_half_precision_weights(tmp_path, key):
-    """It is kept in float32, where small shares of small differences do not round away: after a hundred updates by nothing it is the weights."""
+@training
+def test_another_average_in_the_same_directory_is_refused(recipe, tmp_path):
+    start, averaging = {"w": jnp.zeros(3)}, recipe.replace(average=0.6)
+    for directory, verb, options in (
+        ("one", train, dict(params=start, key=jax.random.key(1), steps=[0])),
+        ("seeds", train_seeds, dict(init_params=fresh, key=jax.random.key(1), steps=[0], seeds=[0, 3])),
+    ):
+        for name, stored, others in (("none", recipe, [0.6]), ("average", averaging, [None, 0.9])):
+            verb(stored, **options, directory=tmp_path / directory / name)
+            for other in others:
+                with pytest.raises(ValueError, match=f"was trained with average={stored.average}, not {other}"):
+                    verb(recipe.replace(average=other), **options, directory=tmp_path / directory / name)
+        with pytest.raises(ValueError, match="between 0 and 1, got 1"):
+            verb(recipe.replace(average=1), **options, directory=tmp_path / directory / "one")
+
+
+@training
+def test_an_average_of_half_precision_weights(recipe, tmp_path):
+    """It is kept in float32, where small shares of small differences do not round away: after hundreds of updates by nothing it equals the weights."""
 
     def fresh_half(key):
         return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), fresh(key))
 
-    options = dict(SEEDS, init_params=fresh_half, optimizer=optax.sgd(0.1), steps=[0, 1, 400], average=0.97)
-    options["draw_batch"] = lambda key, data: data
-    data = jnp.ones((64, 3), jnp.bfloat16)
-    runs = train_seeds(**options, data=data, key=jax.random.key(1), seeds=[0], directory=tmp_path / "half")
+    half = Recipe(mean_squares, lambda key, data: data, jnp.ones((64, 3), jnp.bfloat16), optax.sgd(0.1), average=0.97)
+    runs = train_seeds(half, fresh_half, steps=[0, 1, 400], key=jax.random.key(1), seeds=[0], directory=tmp_path / "half")
     weights, average = SeedRuns(tmp_path / "half")["seed_0"][400]["w"], runs["seed_0"][400]["w"]
     assert average.dtype == jnp.bfloat16
     np.testing.assert_array_equal(np.asarray(average, float), np.asarray(weights, float))

@@ -1,4 +1,4 @@
-"""Modular addition: every sum once, and a net that can hold them."""
+"""Modular addition: every sum once, and the net that is trained on them."""
 
 import jax
 import jax.numpy as jnp

@@ -35,12 +35,12 @@ def test_no_prediction_sees_its_answer(key):
     assert regression.squared_loss(model)(params, (x, y)).shape == (2,)
 
 
-def test_the_zero_predictor_pays_the_variance(key):
+def test_the_loss_of_the_zero_predictor_is_the_variance(key):
     losses = np.asarray(regression.zero_loss(regression.draw(key, 20_000)))
     assert abs(losses.mean() - 4.125) < 4 * losses.std() / np.sqrt(len(losses))
 
 
-def test_ridge_pays_its_posterior_variance(key):
+def test_the_loss_of_ridge_is_its_posterior_variance(key):
     r"""Given the inputs, its expected loss at example k is $\sigma^2 (1 + x_k^\top A_k^{-1} x_k)$: within four standard errors, with $A_k$ by numpy.
 
     This holds of the posterior mean alone. Seen to fail with the present example among the earlier ones.

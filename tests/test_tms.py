@@ -23,7 +23,7 @@ def test_the_closed_form_is_the_mean_over_the_inputs(key):
     assert float(np.asarray(tms.squared_loss(params, jnp.asarray(grid, jnp.float32)), float).mean()) == pytest.approx(exact, rel=1e-5)
 
 
-def test_weights_at_zero_leave_what_the_biases_give():
+def test_the_loss_of_zero_weights_is_that_of_the_biases():
     """One third without biases; with b in each place and six features 1/3 - b + 6 b² for b > 0: the branch of flat lines."""
     off = {"weight": jnp.zeros((2, 6)), "bias": jnp.zeros(6)}
     assert float(tms.population_loss(off)) == pytest.approx(1 / 3)
@@ -55,9 +55,11 @@ def test_impossible_polygons_are_refused():
         tms.polygon(5, spare="alive")
 
 
-def test_inputs_have_one_feature_on(key):
+def test_inputs_have_one_active_feature(key):
+    """Each feature is active in a sixth of the inputs, within four standard errors, and its size is uniform: mean 1/2 and variance 1/12."""
     x = np.asarray(tms.examples(key, 6000))
     assert ((x > 0).sum(-1) <= 1).all()
     assert x.max() <= 1
     counts = (x > 0).sum(0)
     assert np.abs(counts - 1000).max() < 4 * np.sqrt(6000 * 5 / 36)
+    assert abs(x.sum(-1).mean() - 1 / 2) < 4 * np.sqrt(1 / 12 / 6000)

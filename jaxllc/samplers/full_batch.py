@@ -91,7 +91,12 @@ def _move(algorithm: Any, start_key: jax.Array, step_key: jax.Array, state: Blac
     known = {name: getattr(fresh, name) for name in ("logdensity", "logdensity_grad") if name in fresh._fields}
     inner = jax.tree.map(lambda new, old: jnp.where(state.steps == 0, new, old), fresh, state.inner)._replace(**known)
     moved, info = algorithm.step(step_key, inner)
-    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.result_type(old)), moved, inner), info
+
+    def like(new: Any, old: jax.Array) -> jax.Array:
+        """In the dtype and, where a partitioner looks for one, the sharding of the old state: BlackJAX makes one vector of some trees and takes it apart."""
+        return jnp.where(state.steps < 0, old, jnp.asarray(new).astype(jnp.result_type(old)))
+
+    return jax.tree.map(like, moved, inner), info
 
 
 def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable[[], contextlib.AbstractContextManager[None]]:

@@ -1,0 +1,1 @@
+"""Tests of the package beside; `pytest` collects them with those of `tests/`."""

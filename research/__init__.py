@@ -1,0 +1,1 @@
+"""One-off research that the documents cite; `benchmarks` measures the library itself."""

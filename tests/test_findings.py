@@ -1,0 +1,147 @@
+"""Inputs that once gave a wrong number without a word, each with a near one that must stay quiet."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxllc
+from jaxllc import MALA, SGLD
+
+
+def codes(est):
+    return [finding.code for finding in est.findings]
+
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(4000, 8)).astype(np.float32)
+W = RNG.uniform(1, 2, 8)
+
+
+def least_squares(w, batch):
+    return (batch[0] @ w.astype(jnp.float32) - batch[1]) ** 2 / 2
+
+
+def labels(w):
+    """Labels for which `w`, as rounded, is the least of the loss."""
+    noise = RNG.normal(size=len(X))
+    noise -= X @ np.linalg.lstsq(X.astype(float), noise, rcond=None)[0]
+    return (X @ np.asarray(w, float) + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize(("nbeta", "expected"), [(1e5, ["low-precision"]), (100.0, [])])
+def test_bfloat16_weights_coarser_than_the_posterior(nbeta, expected, key):
+    """At 10^5 the posterior is narrower than the spacing of the weights; at 100 it is not, and λ̂ is right to 4 standard errors."""
+    w = jnp.asarray(W, jnp.bfloat16)
+    curvature = np.linalg.eigvalsh(X.T.astype(float) @ X / len(X))
+    exact = (nbeta * curvature / (nbeta * curvature + 1) / 2).sum()
+    est = jaxllc.estimate(least_squares, w, (X, labels(w)), key=key, nbeta=nbeta, batch_size=None, num_draws=3000, progress=False)
+    assert codes(est) == expected
+    assert (abs(est.llc - exact) < 4 * est.std_error) == (not expected)
+
+
+def test_the_size_of_the_rounding_is_that_of_the_law(key):
+    """Rounding adds nβ h s² / 24 for each weight of spacing s and curvature h, here all alike; the cloud's own noise is some per cent."""
+    w = jnp.full(8, 1.5, jnp.bfloat16)
+    x = np.kron(np.ones((500, 1)), np.linalg.qr(RNG.normal(size=(8, 8)))[0]).astype(np.float32) * np.float32(8**0.5)
+    est = jaxllc.estimate(
+        least_squares, w, (x, x @ np.full(8, 1.5, np.float32)), key=key, nbeta=1e5, batch_size=None, num_draws=4, num_burn_in=0, progress=False
+    )
+    spacing = 2.0**-7
+    assert est.data["constant_data/rounding_llc"].item() == pytest.approx(1e5 * 8 * spacing**2 / 24, rel=1e-2)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(jnp.bfloat16, ["low-precision"]), (jnp.float32, [])])
+def test_a_mean_loss_in_bfloat16(dtype, expected, key):
+    """Its spacing is larger than the excess loss; the same function in float32 is quiet."""
+    w = jnp.asarray(W, jnp.float32)
+    data = X, labels(w)
+    est = jaxllc.estimate(lambda w, b: least_squares(w, b).mean().astype(dtype), w, data, key=key, sampler=SGLD(1e-4), batch_size=None, progress=False)
+    assert [code for code in codes(est) if code == "low-precision"] == expected
+
+
+RELU = {"w": jnp.zeros((2, 8)), "b": jnp.full(8, -10.0), "v": jnp.ones(8), "c": jnp.zeros(())}
+POINTS = RNG.uniform(-1, 1, size=(1000, 2)).astype(np.float32), RNG.normal(size=1000).astype(np.float32)
+
+
+def dead_relu(p, b):
+    return (jax.nn.relu(b[0] @ p["w"] + p["b"][None]) @ p["v"] + p["c"] - b[1]) ** 2 / 2
+
+
+def test_weights_that_the_loss_does_not_feel_are_not_stuck(key):
+    """Dead ReLUs: λ̂ is 0 and the chains fill their prior."""
+    est = jaxllc.estimate(dead_relu, RELU, POINTS, free="v", key=key, progress=False)
+    assert est.llc == 0
+    assert codes(est) == []
+
+
+def test_without_localization_a_flat_loss_is_an_error(key):
+    with pytest.raises(ValueError, match="does not depend on the free weights and localization is 0"):
+        jaxllc.estimate(dead_relu, RELU, POINTS, free="v", localization=0.0, key=key, progress=False)
+
+
+@pytest.mark.parametrize("sampler", [SGLD(1e-30), MALA(1e6)], ids=["steps below the precision of the weights", "all proposals refused"])
+def test_chains_that_do_not_move_are_stuck(sampler, key):
+    est = jaxllc.estimate(least_squares, jnp.asarray(W, jnp.float32), (X, labels(W)), key=key, sampler=sampler, batch_size=None, num_draws=100, progress=False)
+    assert "stuck" in codes(est)
+
+
+def cusp(w, b):
+    return 0 * b + (w[0] ** 2 - w[1] ** 3) ** 2
+
+
+@pytest.mark.parametrize(("step", "expected"), [(1e-3, []), (2e-2, ["acceptance"])])
+def test_a_low_acceptance_rate_is_told(step, expected, key):
+    """A cusp that large steps never enter: half of the proposals are refused at 0.02, a tenth at 0.001."""
+    est = jaxllc.estimate(cusp, jnp.zeros(2), jnp.zeros(8), key=key, nbeta=1000.0, batch_size=None, sampler=MALA(step), num_draws=4000, progress=False)
+    assert [code for code in codes(est) if code == "acceptance"] == expected
+    assert (est.acceptance_rate < 0.55) == bool(expected)
+
+
+def test_the_acceptance_rate_is_that_of_the_draws(key):
+    """Of MALA a refused proposal repeats the loss: the rate and the share of repeats add to one, to 4 standard errors of a proportion."""
+    est = jaxllc.estimate(cusp, jnp.zeros(2), jnp.zeros(8), key=key, nbeta=1000.0, batch_size=None, sampler=MALA(2e-2), num_draws=4000, progress=False)
+    draws = est.data["posterior/llc"].values
+    moved = (draws[:, 1:] != draws[:, :-1]).mean()
+    assert abs(est.acceptance_rate - moved) < 4 * (moved * (1 - moved) / draws.size) ** 0.5
+
+
+def test_a_chain_that_is_finite_and_far_out_has_diverged(key):
+    """A quartic, whose gradient a step too large multiplies: chains end at huge losses before they end at infinity."""
+
+    def quartic(w, b):
+        return 0 * b + (w**2).sum() ** 2
+
+    est = jaxllc.estimate(
+        quartic, jnp.full(2, 2.0), jnp.zeros(8), key=key, nbeta=10.0, batch_size=None, sampler=SGLD(0.1), num_draws=1, num_burn_in=2, progress=False
+    )
+    finite = np.isfinite(est.data["sample_stats/loss"].values).all(-1)
+    assert finite.any()
+    assert codes(est) == ["diverged"]
+    assert np.isnan(est.llc)
+
+
+def scaled_layers(scale):
+    """A product of two matrices, one scaled up and the other down: the same function."""
+    u, s, v = np.linalg.svd(np.linalg.lstsq(X[:, :5].astype(float), TARGETS, rcond=None)[0])
+    return {"a": jnp.asarray(u * np.sqrt(s) * scale, jnp.float32), "b": jnp.asarray(np.sqrt(s)[:, None] * v / scale, jnp.float32)}
+
+
+TARGETS = (X[:, :5] @ np.linalg.qr(RNG.normal(size=(5, 5)))[0] * 1.5 + RNG.normal(size=(4000, 5))).astype(np.float32)
+
+
+def two_layers(p, b):
+    return ((b[0] @ p["a"] @ p["b"] - b[1]) ** 2).sum(-1) / 2
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.5, 2.0), (1.0,)], ids=["rescaled copies", "one model"])
+def test_trained_models_from_step_0_on_have_no_reference(scales, key):
+    traj = jaxllc.trajectory(two_layers, {i: scaled_layers(c) for i, c in enumerate(scales)}, (X[:, :5], TARGETS), key=key, num_draws=300, progress=False)
+    assert traj.reference_loss is None
+    assert not traj.table().findings.str.contains("uninformed").any()
+
+
+def test_an_initialisation_at_step_0_is_the_reference(key):
+    first = jax.tree.map(jnp.zeros_like, scaled_layers(1.0))
+    traj = jaxllc.trajectory(two_layers, {0: first, 10: scaled_layers(1.0)}, (X[:, :5], TARGETS), key=key, num_draws=300, progress=False)
+    assert traj.reference_loss == pytest.approx(float((TARGETS.astype(float) ** 2).sum(-1).mean() / 2), rel=1e-5)

@@ -1,0 +1,73 @@
+"""The notebooks run in their quick mode, and their functions do what they say."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
+
+
+def functions(name):
+    """The functions of a notebook and the constants in capitals, without running the rest of it."""
+
+    def is_definition(node):
+        constant = isinstance(node, ast.Assign) and all(isinstance(target, ast.Name) and target.id.isupper() for target in node.targets)
+        return constant or isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+
+    path = next(path for path in NOTEBOOKS if path.stem == name)
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if is_definition(node)]
+    names = {}
+    exec(compile(tree, str(path), "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path, tmp_path):
+    """As a script, in its quick mode; it leaves its figure where it is told to."""
+    environment = os.environ | {"JAXLLC_QUICK": "1", "MPLBACKEND": "agg", "FIGURE": str(tmp_path / "figure.png")}
+    done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_drops_of_the_loss_are_paired_with_the_coefficient():
+    """Two drops, the first over two intervals while λ̂ rises by 2, the second while it falls by 1; a slow fall is no drop."""
+    steps_of_loss = functions("superposition")["steps_of_loss"]
+    loss = np.asarray([10, 10, 8, 5, 4.9, 4.8, 2, 2.0])
+    llc = np.asarray([3, 3, 4, 5, 5, 5, 4, 4.0])[:, None] + np.asarray([-0.1, 0.0, 0.1, 0.0])
+    llc[2:, 0] += 0.05
+    first, second = steps_of_loss(np.arange(8) * 100, loss, llc)
+    assert (first["start"], first["end"], first["delta_loss"]) == (100, 300, -5)
+    assert first["delta_llc"] == pytest.approx(2.0125)
+    assert first["delta_llc_error"] == pytest.approx(np.std([2.05, 2, 2, 2], ddof=1) / 2)
+    assert (second["start"], second["end"], second["delta_llc"]) == (500, 600, -1)
+
+
+def test_a_plateau_is_the_checkpoint_nearest_to_its_saddle():
+    plateau = functions("saddle_to_saddle")["plateau"]
+    shares = np.asarray([[0.1, 0.0], [0.6, 0.0], [0.98, 0.05], [1.0, 0.4], [1.0, 0.7]])
+    assert [plateau([0, 10, 20, 30, 40], shares, rank) for rank in (0, 1, 2)] == [0, 20, 40]
+    assert plateau([0, 10, 20, 30], shares[:4], 2) is None
+
+
+def test_shares_learnt_are_those_of_the_tasks_singular_values():
+    """A network whose product has half of the first mode and all of the second, in any basis."""
+    names = functions("saddle_to_saddle")
+    size, (first, second, *_) = names["WIDTHS"][0], names["MODES"]
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0]
+    weights = [rotation, np.diag([first / 2, second, *np.zeros(size - 2)]), rotation]
+    values = sorted([first / 2, second], reverse=True)
+    np.testing.assert_allclose(names["shares_learnt"](weights), [values[0] / first, values[1] / second, 0, 0], atol=1e-12)
+
+
+def test_the_first_step_at_which_something_is_reached():
+    first_step = functions("grokking")["first_step"]
+    assert first_step([0, 10, 20, 30], [False, True, False, True]) == 10
+    assert first_step([0, 10], [False, False]) is None
