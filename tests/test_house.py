@@ -75,7 +75,10 @@ def test_no_import_points_up():
 
 
 def test_no_circles():
-    """Among files, also of one floor; a depth-first search meets no file that it is still within. Seen to fail with an import of `runs` within a function of `store`."""
+    """Among files, also of one floor: a depth-first search meets no file that it is still within.
+
+    Seen to fail with an import of `runs` within a function of `store`.
+    """
     edges, finished = graph(), set()
 
     def visit(name, path):

@@ -68,7 +68,7 @@ def test_the_loss_at_initialisation_is_the_reference():
     assert traj.reference_loss == pytest.approx(float(traj.table().loc[0, "loss"]))
     assert follow().reference_loss is None  # the loss rises from step 0: it is no uninformed model
     assert follow({step + 1: params for step, params in falling.items()}).reference_loss is None
-    assert follow({step: PROBLEM.params for step in RUN}).reference_loss is None  # all are as low
+    assert follow(dict.fromkeys(RUN, PROBLEM.params)).reference_loss is None  # all are as low
     assert follow(reference_loss=3.5).reference_loss == 3.5
 
 
