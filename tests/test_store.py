@@ -129,7 +129,7 @@ def test_a_bad_checkpoint_is_named_and_the_good_ones_are_kept(tmp_path):
 
 @pytest.mark.parametrize("options", [{"num_draws": 0}, {"num_chains": 0}, {"group_size": 0}, {"free": "nothing"}, {"nbeta": -1.0}])
 def test_bad_options_leave_no_store_behind(options, tmp_path):
-    with pytest.raises(ValueError, match="at least 1|selects no weight|must be finite and positive"):
+    with pytest.raises(ValueError, match="at least 1|matches no leaf|must be finite and positive"):
         follow(store=tmp_path / "llc.zarr", **options)
     assert list(tmp_path.iterdir()) == []
 
