@@ -204,8 +204,8 @@ def scalars(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
     """The probes that are one number a checkpoint, by name."""
     if PROBES not in tree.children:
         return {}
-    axes = place_axes(tree.coords)
-    return {str(name): array.values for name, array in tree[PROBES].to_dataset(inherit=False).items() if array.dims == axes}  # pyright: ignore
+    probes = tree[PROBES].to_dataset(inherit=False)
+    return {name: probes[name].values for name in attributes(tree)[PROBES] if name in probes and probes[name].dims == place_axes(tree.coords)}
 
 
 def only_step(tree: "xarray.DataTree") -> "xarray.DataTree":
