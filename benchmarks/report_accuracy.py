@@ -187,7 +187,8 @@ def _covered(z: np.ndarray) -> str:
 
 
 def _change(line: Mapping[str, Any]) -> str:
-    return {"as in the table": "none"}.get(line["setting"]["name"], line["setting"]["name"])
+    name = str(line["setting"]["name"])
+    return "none" if name == "as in the table" else name
 
 
 def _kind(line: Mapping[str, Any]) -> str:

@@ -6,11 +6,13 @@ depends on that example alone. Batch normalisation in train mode, dropout under 
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params
@@ -47,44 +49,45 @@ class LossKind(NamedTuple):
     """Of the loss as it is returned."""
 
 
-def check_loss(posterior: LocalPosterior, data: InMemory) -> LossKind:
+def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKind:
     """Look at a loss function near one checkpoint, a little beside it, where a layer of zeros hides nothing.
 
     Args:
         posterior: around one checkpoint.
         data: what batches are taken from.
+        mesh: the devices of the chains, in whose context the loss is traced once for all programs.
 
     Raises:
         ValueError: the loss has a wrong shape (see `LocalPosterior.losses`), is a sum over the batch, or differs between two calls with the same arguments.
     """
-    params = posterior.params(_beside(posterior.position()))
+    posterior = posterior.replace(center=posterior.params(_beside(posterior.position())))  # pyright: ignore[reportAttributeAccessIssue]
     size = data.batch_size
-    first_batch = jax.eval_shape(data.batch, jnp.zeros((), jnp.int32))
-    by_example = jax.eval_shape(posterior.losses, posterior.position(), first_batch).ndim > 0  # raises where the loss is no such array
-    dtype = str(jax.eval_shape(jax.jit(posterior.loss_fn), params, first_batch).dtype)
-    low = jnp.dtype(dtype).itemsize < 4 or any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating))
-    tolerance = SAME_IN_LOW_PRECISION if low else SAME
-    if by_example:
+
+    def losses(start: int, size: int) -> np.ndarray:
+        return np.asarray(_losses(posterior, data.arrays, jnp.asarray(start, jnp.int32), size=size, mesh=mesh)[0], float)
+
+    shape, raw = jax.eval_shape(partial(_losses, size=size, mesh=mesh), posterior, data.arrays, jnp.zeros((), jnp.int32))
+    weights = [leaf.dtype for leaf in jax.tree.leaves(posterior.center) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    tolerance = SAME_IN_LOW_PRECISION if min(dtype.itemsize for dtype in (raw.dtype, *weights)) < 4 else SAME
+    if shape.ndim:
         half = size // 2
         if size == data.num_examples or half == 0:  # always the same batch, or one example
-            return LossKind(True, False, dtype)
-        first, again, shifted = (np.asarray(_losses(posterior, params, data.arrays, start=at, size=size), float) for at in (0, 0, half))
+            return LossKind(True, False, str(raw.dtype))
+        first, again, shifted = losses(0, size), losses(0, size), losses(half, size)
         _check_repeatable(first, again)
         differs = np.sqrt(np.mean((first[half:] - shifted[: size - half]) ** 2)) > tolerance * np.sqrt(np.mean(first**2))
-        return LossKind(True, bool(differs), dtype)
+        return LossKind(True, bool(differs), str(raw.dtype))
     half = min(max(size, LEAST_EXAMPLES), data.num_examples) // 2
-    if half == 0 or _has_fixed_size(posterior, params, data.arrays, half):
-        return LossKind(False, False, dtype)
-    whole, again = (float(_losses(posterior, params, data.arrays, start=0, size=2 * half)) for _ in range(2))
-    parts = [float(_losses(posterior, params, data.arrays, start=at, size=half)) for at in (0, half)]
+    if half == 0 or _has_fixed_size(posterior, data.arrays, half, mesh):
+        return LossKind(False, False, str(raw.dtype))
+    whole, again, *parts = (float(losses(start, many)) for start, many in ((0, 2 * half), (0, 2 * half), (0, half), (half, half)))
     _check_repeatable(np.asarray(whole), np.asarray(again))
-    if parts[0] + parts[1] != 0 and abs(whole - sum(parts)) < IS_SUM * abs(sum(parts)):
+    if sum(parts) != 0 and abs(whole - sum(parts)) < IS_SUM * abs(sum(parts)):
         raise ValueError(
             f"loss_fn gives {whole:.6g} for {2 * half} examples and {parts[0]:.6g} and {parts[1]:.6g} for their halves, so it is a sum over the batch; "
             "return one loss an example, shape (batch,), or their mean."
         )
-    scale = (abs(parts[0]) + abs(parts[1])) / 2
-    return LossKind(False, bool(abs(whole - sum(parts) / 2) > tolerance * scale), dtype)
+    return LossKind(False, bool(abs(whole - sum(parts) / 2) > tolerance * (abs(parts[0]) + abs(parts[1])) / 2), str(raw.dtype))
 
 
 def _beside(position: Params) -> Params:
@@ -99,21 +102,23 @@ def _beside(position: Params) -> Params:
     return jax.tree.map(move, position)
 
 
-def _losses(posterior: LocalPosterior, params: Params, arrays: Batch, *, start: int, size: int) -> Any:
-    return _call(posterior.replace(center=params), arrays, jnp.asarray(start, jnp.int32), size)  # pyright: ignore[reportAttributeAccessIssue]
+@partial(jax.jit, static_argnames=("size", "mesh"))
+def _losses(posterior: LocalPosterior, arrays: Batch, start: jax.Array, *, size: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Losses of a batch as they are used, and as `loss_fn` returns them."""
+
+    def here(posterior: LocalPosterior, arrays: Batch, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+        batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), arrays)
+        position = posterior.position()
+        return posterior.losses(position, batch), jax.jit(posterior.loss_fn)(posterior.params(position), batch)
+
+    return jax.shard_map(here, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(posterior, arrays, start)
 
 
-@partial(jax.jit, static_argnames="size")
-def _call(posterior: LocalPosterior, arrays: Batch, start: jax.Array, size: int) -> jax.Array:
-    batch = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size), arrays)
-    return posterior.losses(posterior.position(), batch)
-
-
-def _has_fixed_size(posterior: LocalPosterior, params: Params, arrays: Batch, size: int) -> bool:
+def _has_fixed_size(posterior: LocalPosterior, arrays: Batch, size: int, mesh: Mesh) -> bool:
     """Whether the loss takes batches of its own size only."""
     try:
-        jax.eval_shape(partial(_losses, size=size, start=0), posterior, params, arrays)
-        jax.eval_shape(partial(_losses, size=2 * size, start=0), posterior, params, arrays)
+        for many in (size, 2 * size):
+            jax.eval_shape(partial(_losses, size=many, mesh=mesh), posterior, arrays, jnp.zeros((), jnp.int32))
     except (TypeError, ValueError):  # as JAX reports shapes that do not fit
         return True
     return False

@@ -128,12 +128,12 @@ def make_plan(
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))
     posterior = LocalPosterior(loss_fn, center, nbeta, settings.localization, selection)
-    kind = check_loss(posterior, data)
+    devices = mesh or default_mesh(settings.num_chains)
+    kind = check_loss(posterior, data, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
     facts: dict[str, Any] = {}
     if sampler.needs_step_size:
-        devices = mesh or default_mesh(settings.num_chains)
         around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
         curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)

@@ -93,6 +93,16 @@ class Trajectory:
 
         return stages.stages_of(self.summary, estimator.corrected_draws(self.data), certainty=stages.CERTAINTY if certainty is None else certainty)
 
+    def over_runs(self) -> "xarray.Dataset":
+        """Means over the training runs, by step, with their standard errors (see `jaxllc.diagnostics.over_runs`).
+
+        Raises:
+            ValueError: a single run.
+        """
+        if self.summary.sizes.get(results.RUN, 1) < 2:
+            raise ValueError("this result is of one training run, so there is no mean over runs; pass {name: checkpoints} to trajectory.")
+        return diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data))
+
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.
 
@@ -100,8 +110,7 @@ class Trajectory:
         """
         from jaxllc.plots import plot_trajectory  # matplotlib is loaded when there is something to draw
 
-        several = self.summary.sizes.get(results.RUN, 1) > 1
-        mean = diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data)) if several else None
+        mean = self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else None
         return plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
 
     def save(self, path: str | os.PathLike[str]) -> None:

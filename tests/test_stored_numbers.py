@@ -10,7 +10,11 @@ STORED = json.loads(FILE.read_text())
 CASES = {name: case for name, *case in cases()}
 
 
-@pytest.mark.parametrize("name", CASES)
+SAMPLE = ("sgld, default, nbeta", "sgld, step_size", "sghmc, default, nbeta", "sghmc, step_size", "sgnht, step_size")
+"""Of the extrapolated ones, those that every run of the tests makes; the others are long."""
+
+
+@pytest.mark.parametrize("name", [name if name.endswith("plain") or name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
 def test_numbers_are_those_of_before(name):
     """To the rounding of float32, which some hundred iterations of chains that contract do not amplify."""
     for verb, columns in measure(*CASES[name]).items():
