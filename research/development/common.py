@@ -12,8 +12,6 @@ import numpy as np
 
 import jaxllc
 from benchmarks.timing import machine
-from jaxllc import diagnostics
-from jaxllc.estimator import corrected_draws
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "research" / "results"
@@ -101,7 +99,7 @@ def panels(traj: jaxllc.Trajectory, below: Mapping[str, np.ndarray], *, below_la
     from jaxllc.plots import BLUE, GREY, ORANGE, plot_trajectory
 
     both, axes = plt.subplots(3, 1, figsize=(7.5, 8), sharex=True, height_ratios=(3, 2, 2), layout="constrained")
-    mean = diagnostics.over_runs(traj.summary, corrected_draws(traj.data)) if traj.summary.sizes.get("run", 1) > 1 else None
+    mean = traj.over_runs() if traj.summary.sizes.get("run", 1) > 1 else None
     plot_trajectory(traj.summary, np.array([bool(codes) for codes in traj.findings()]), mean, axes[:2])
     axes[1].set_xlabel("")
     step = traj.data.coords["step"].values

@@ -6,11 +6,6 @@ from typing import Any
 import numpy as np
 
 import jaxllc
-<<<<<<< HEAD
-from jaxllc import diagnostics
-from jaxllc.estimator import corrected_draws
-=======
->>>>>>> main
 from research.development import analysis
 from research.development.analysis import over_seeds
 from research.development.bump import Curves
@@ -44,11 +39,7 @@ def figure(
         top.plot(x, curves.loss.T, color=ORANGE, lw=0.7)
         middle.plot(x, curves.llc.mean(-1).T, color=BLUE, lw=0.6, alpha=0.6)
         if len(curves.loss) > 1:
-<<<<<<< HEAD
-            mean = diagnostics.over_runs(each.summary, corrected_draws(each.data))
-=======
             mean = each.over_runs()
->>>>>>> main
             middle.errorbar(x, mean["llc"].values, 2 * mean["std_error"].values, color=BLUE, lw=1.8, elinewidth=0.8, label="mean ± 2 standard errors")
         middle.plot(x, curves.cloud.mean((0, -1)), color=GREY, lw=1, ls="--", label="without gradients: N(w*, 1/γ)")
         top_llc = float(curves.llc.mean(-1).max())
