@@ -57,8 +57,7 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
                 loss_fn, runs, data, key=jax.random.key(2), batch_size=32, reference_loss=zero, store=place.folder / f"llc-{name}.zarr", progress=False,
                 **setting, **chains,
             )  # fmt: skip
-        table = traj.summary
-        llc, loss, mean_loss = (np.atleast_2d(table[column].values) for column in ("llc", "loss", "mean_loss"))
+        llc, loss, mean_loss = (np.atleast_2d(traj.summary[column].values) for column in ("llc", "loss", "mean_loss"))
         finite = np.isfinite(llc)
         informed = finite & (mean_loss < zero)
         answers[name] = {
@@ -71,12 +70,12 @@ def run(seeds: int | None, quick: bool) -> dict[str, Any]:
             "correlation_with_loss_elsewhere": over_seeds(correlations(llc, loss, finite & ~informed)),
             "llc": llc,
             "mean_loss": mean_loss,
-            "num_diverged": int(table["num_diverged"].values.sum()),
+            "num_diverged": int(traj.summary["num_diverged"].values.sum()),
         }
     final = np.atleast_2d(trajectories["stronger"].summary["loss"].values)
     result = {"num_seeds": count, "num_checkpoints": len(steps), "zero_loss": zero, "ridge_loss": ridge, "step": steps, "loss": final, "settings": answers}
     figure, axes = panels(
-        trajectories["stronger"].data, {f"E[L], {name}": np.asarray(answer["mean_loss"]) for name, answer in answers.items()}, below_label="mean loss of chains"
+        trajectories["stronger"], {f"E[L], {name}": np.asarray(answer["mean_loss"]) for name, answer in answers.items()}, below_label="mean loss of chains"
     )
     axes[2].axhline(zero, color="k", lw=0.8, ls=":", label="the predictor 0")
     axes[2].set_yscale("log")

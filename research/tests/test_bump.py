@@ -1,5 +1,6 @@
 """The quantities of the induction experiment on made-up runs with a planted fall and a planted lag, and the table of the answers."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from research.development.bump import Curves, control_answer, levels_passed, oth
 from research.development.common import plain
 from research.development.fall import BINS, RATIO
 from research.development.induction import judge, window_steps
-from research.development.induction_report import table
+from research.development.induction_report import figure, table
 
 RUNS, CHAINS, DRAWS = 6, 4, 3
 CORRECTION = 0.5
@@ -167,3 +168,14 @@ def test_the_result_of_a_run_is_that_of_its_parts(planted):
     assert plain(result["control"]) == plain(control_answer(control, seeds) | {"levels_passed": levels_passed(traj, control, seeds)})
     assert (result["num_seeds"], result["num_chains"]) == (RUNS, CHAINS)
     assert (result["sensitivity"], result["themselves"], result["text"]) == ([], None, None)
+
+
+def test_the_figure_shows_the_means_over_seeds(planted):
+    """In the panel of λ̂ the thick line is the mean over seeds and chains; the windows of the seeds with an induction head are shaded."""
+    traj, control, seeds = planted
+    both = figure(traj, control, None, seeds, over_all(seeds))
+    panels = np.reshape(both.axes, (3, 3))
+    mean = panels[1, 0].containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(mean, Curves.of(traj).llc.mean((0, -1)), rtol=1e-6)
+    assert len(panels[1, 0].patches) == sum(seed["formed"] for seed in seeds)
+    plt.close(both)
