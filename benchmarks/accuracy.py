@@ -154,7 +154,9 @@ def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
     """The largest curvature of the posterior at the nets, estimated as for the default step size."""
     data = jaxllc.InMemory.of(made.arrays, BATCH_SIZE)
     centers = list(made.centers.values())[:5]
-    return max(curvature(jaxllc.LocalPosterior(nets.loss, center, free=FREE, **setting), data, default_mesh(CHAINS)) for center in centers)
+    return max(
+        curvature(jaxllc.LocalPosterior(nets.loss, center, setting["nbeta"], setting["localization"], FREE), data, default_mesh(CHAINS)) for center in centers
+    )
 
 
 def measure(classes: Sequence[str], num_nets: int | None, num_shapes: int, rows: list[dict[str, Any]], keep: Callable[[], None], n: int = NUM_EXAMPLES) -> None:

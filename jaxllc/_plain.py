@@ -6,6 +6,7 @@ function is its place, `{"function": "module:name"}`, and an array its values an
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -38,7 +39,9 @@ class Plain:
         Raises:
             ValueError: no such class, or a field that it has not.
         """
-        name = table.get("name", _class_name(cls))
+        if "name" not in table:
+            raise ValueError(f"{dict(table)!r} has no 'name'; {_choices(cls)}.")
+        name = table["name"]
         known = _find_class(str(name))
         if not issubclass(known, cls):
             raise ValueError(f"{name!r} is no {cls.__name__}; {_choices(cls)}.")
@@ -76,7 +79,8 @@ def to_plain(value: Any, place: str) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(item, f"{place}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {str(name): to_plain(item, f"{place}[{name!r}]") for name, item in value.items()}
+        items = [(to_plain(name, place), to_plain(item, f"{place}[{name!r}]")) for name, item in value.items()]
+        return dict(items) if all(isinstance(name, str) for name, _ in items) else {"items": [list(pair) for pair in items]}
     if callable(value):
         return {"function": function_name(value, place)}
     raise ValueError(f"{place} = {value!r} cannot be written as a plain value; make its class a dataclass that derives from jaxllc.Plain.")
@@ -92,6 +96,8 @@ def from_plain(value: Any) -> Any:
         return load_function(value["function"])
     if set(value) == {"array", "dtype"}:
         return np.asarray(value["array"], value["dtype"])
+    if set(value) == {"items"}:
+        return {from_plain(name): from_plain(item) for name, item in value["items"]}
     if "name" in value:
         return Plain.from_dict(value)
     return {name: from_plain(item) for name, item in value.items()}
@@ -104,11 +110,14 @@ def function_name(function: Callable[..., Any], place: str) -> str:
         ValueError: a lambda, a closure or another object that cannot be found by a name.
     """
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
-    if module and name and "<" not in name and _resolve(module, name) is function:
+    if module and name and _resolve(module, name) is function:
         return f"{module}:{name}"
+    known_as = [known for known, value in vars(sys.modules.get(str(module), object)).items() if value is function]
+    if known_as:  # made by another function, as the integrators of BlackJAX are
+        return f"{module}:{known_as[0]}"
+    way = ", or write it as jaxllc.NamedSchedule('optax:cosine_decay_schedule', init_value=1e-5, decay_steps=1000)" if "schedule" in place.lower() else ""
     raise ValueError(
-        f"{place} = {name or function!r} cannot be written down, since no module has it under a name; define it with `def` at the top of a module, "
-        "or write a schedule as jaxllc.NamedSchedule('optax:cosine_decay_schedule', init_value=1e-5, decay_steps=1000)."
+        f"{place} = {name or function!r} cannot be written down, since no module has it under a name; define it with `def` at the top of a module{way}."
     )
 
 
@@ -151,4 +160,5 @@ def _find_class(name: str) -> type[Plain]:
 
 
 def _choices(cls: type[Plain]) -> str:
-    return "there are " + ", ".join(sorted(name for name, known in Plain._classes.items() if issubclass(known, cls) and ":" not in name))
+    concrete = (name for name, known in Plain._classes.items() if issubclass(known, cls) and ":" not in name and not known.__subclasses__())
+    return f"the choices are {', '.join(sorted(concrete))}"

@@ -22,8 +22,6 @@ MIN_Z = 4.0
 """Standard errors at which a drift or a negative coefficient is called real."""
 MAX_STEP_BIAS = 0.25
 """Share of the coefficient that a finite step may add: it is taken off, but known to first order only (see docs/accuracy.md)."""
-MIN_ACCEPTANCE = 0.55
-"""Of proposals; 0.574 is the optimum of MALA on a smooth target. Below it chains may never enter narrow parts of the posterior."""
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
 
@@ -49,6 +47,8 @@ def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[t
 
 def _of_place(place: dict[str, float], attributes: Mapping[str, Any]) -> tuple[Finding, ...]:
     checks = _ALWAYS | (_IF_FINITE if np.isfinite(place["llc"]) else {})
+    if place["num_stuck"] == int(attributes["num_chains"]):  # nothing else can be said of chains that do not move
+        checks = _ALWAYS | {code: _IF_FINITE[code] for code in ("stuck", "acceptance")}
     return tuple(Finding(code, message) for code, check in checks.items() if (message := check(place, attributes)))
 
 
@@ -90,9 +90,10 @@ def _stuck(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None
 
 
 def _acceptance(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if place["acceptance_rate"] < MIN_ACCEPTANCE:
+    least = attributes.get("min_acceptance")
+    if least is not None and place["acceptance_rate"] < least:
         return (
-            f"only {place['acceptance_rate']:.0%} of the proposals are accepted (below {MIN_ACCEPTANCE:.0%}), so chains may never enter narrow parts of the "
+            f"only {place['acceptance_rate']:.0%} of the proposals are accepted (below {least:.0%}), so chains may never enter narrow parts of the "
             "posterior; use a smaller step size"
         )
     return None
@@ -114,7 +115,9 @@ def _rhat(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
 
 
 def _ess(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if not place["ess"] >= MIN_ESS:
+    if np.isnan(place["ess"]):
+        return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use more draws"
+    if place["ess"] < MIN_ESS:
         return f"only {place['ess']:.0f} effective draws, so the error bar is itself uncertain; use more draws or chains"
     return None
 

@@ -25,7 +25,7 @@ from jaxllc.posterior import LocalPosterior
 from jaxllc.probes import Probe, Probes, Timetable, timetable
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
-from jaxllc.settings import Counts, check_counts
+from jaxllc.settings import Counts, as_count
 
 
 class NotFiniteError(ValueError):
@@ -71,10 +71,9 @@ def sample(
         ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or a posterior or batches that the
             sampler cannot sample.
     """
-    check_counts(**counts)
     if missing := sorted({"num_chains", "num_draws"} - set(counts)):
         raise TypeError(f"jaxllc.sample needs {missing[0]}=.")
-    length = Length(**counts)  # pyright: ignore[reportCallIssue]
+    length = Length(**{name: as_count(name, value) for name, value in counts.items()})
     posterior = dataclasses.replace(posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None)
     num_checkpoints = _num_centers(posterior)
     sampler.check(posterior, data)

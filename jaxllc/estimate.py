@@ -21,7 +21,7 @@ from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
-from jaxllc.store import Store
+from jaxllc.store import UNKNOWN, Store
 
 if TYPE_CHECKING:
     import xarray
@@ -196,8 +196,8 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     places = results.places_of(tree)
     store = Store(path, places, {**results.attributes(tree), "verb": verb})
     arrays = results.from_tree(tree)
-    for i, place in enumerate(places):
-        store.write(place, {name: values[i] for name, values in arrays.items()}, 0)
+    for i in np.flatnonzero(results.is_done(tree)):
+        store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
 
 
 def with_error(value: float, error: float) -> str:

@@ -74,8 +74,9 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     except NotFiniteError as error:
         raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
-    absorbed = np.zeros(len(centers)) if between is None else absorbed_noise(trace, between, sampler, plan, nbeta)
-    arrays = _arrays(trace, nbeta, absorbed, plan.facts["num_weights"])
+    good = converged(trace, nbeta, plan.facts["num_weights"])
+    absorbed = np.zeros(len(centers)) if between is None else absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
+    arrays = _arrays(trace, nbeta, good, absorbed)
     return _extrapolated(arrays, count, plan) if extrapolate else arrays
 
 
@@ -86,14 +87,19 @@ def _why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
     return f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it."
 
 
-def _arrays(trace: Trace, nbeta: np.ndarray, absorbed: np.ndarray, num_weights: int) -> dict[Name, np.ndarray]:
+def converged(trace: Trace, nbeta: np.ndarray, num_weights: int) -> np.ndarray:
+    r"""Which chains did not diverge, `[K, C]`: they are finite, and neither their $n\beta\,(L - L(w^*))$ nor their step bias is out of all proportion."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        largest = np.maximum(nbeta[:, None] * trace.excess_loss.mean(-1), trace.step_bias.mean(-1))
+        return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * num_weights)
+
+
+def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndarray) -> dict[Name, np.ndarray]:
     """The arrays of a trace of K checkpoints."""
     by_draw, by_chain = nbeta[:, None, None], nbeta[:, None]
     with np.errstate(invalid="ignore", over="ignore"):  # chains that diverged
-        excess = by_draw * trace.excess_loss
-        far = np.maximum(excess.mean(-1, keepdims=True), trace.step_bias.mean(-1, keepdims=True)) > MAX_EXCESS_A_WEIGHT * num_weights
         arrays = {
-            LLC: np.where(far, np.nan, excess - trace.step_bias),
+            LLC: np.where(good[..., None], by_draw * trace.excess_loss - trace.step_bias, np.nan),
             ("sample_stats", "loss"): trace.center_loss + trace.excess_loss,
             STEP_BIAS: trace.step_bias.mean(-1),
             ("sample_stats", "share_moved"): trace.share_moved,
@@ -130,18 +136,18 @@ def _extrapolated(arrays: Mapping[Name, np.ndarray], count: int, plan: Plan) -> 
     return both | {results.SECOND_LLC[str(over)]: second[LLC]}
 
 
-def absorbed_noise(trace: Trace, between: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
+def absorbed_noise(trace: Trace, good: np.ndarray, variance: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
     r"""The gradient noise that `Info.step_bias` counts though the prior absorbs it, `[K]`, in units of $\hat\lambda$: at most all that is counted.
 
     Args:
         trace: of K checkpoints.
-        between: covariances over examples of the losses of any two chains, `[K, C, C]` (see `jaxllc.reductions.BetweenChains`).
+        good: which chains did not diverge, `[K, C]`.
+        variance: `functional_variance`, `[K]`.
         sampler: one that says `counts_absorbed_noise`.
         plan: what the run does.
         nbeta: $n\beta$, `[K]`.
     """
     data, settings = plan.data, plan.settings
-    good = finite_chains(trace.excess_loss)
     iterations = jnp.asarray(np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS), jnp.int32)
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), nbeta.shape), sampler)
 
@@ -149,8 +155,9 @@ def absorbed_noise(trace: Trace, between: np.ndarray, sampler: Sampler, plan: Pl
         return jax.vmap(lambda t: sampler.noise_gain(jnp.asarray(settings.localization, jnp.float32), t))(iterations).mean()
 
     gain = np.asarray(jax.vmap(mean_gain)(stacked), float) * nbeta**2 * settings.localization
-    counted = np.where(good, trace.step_bias.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
-    return np.clip(gain * functional_variance(between, good) * (1 / data.batch_size - 1 / data.num_examples), 0, np.maximum(counted, 0))
+    with np.errstate(invalid="ignore", over="ignore"):
+        counted = np.where(good, trace.step_bias.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
+    return np.clip(gain * variance * (1 / data.batch_size - 1 / data.num_examples), 0, np.maximum(counted, 0))
 
 
 def functional_variance(between: np.ndarray, good: np.ndarray) -> np.ndarray:
@@ -181,7 +188,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     draws, correction = results.value_of(tree, LLC), results.value_of(tree, LLC_CORRECTION)
     finite = finite_chains(draws)
     center_loss = results.value_of(tree, ("constant_data", "full_center_loss"))
-    accepted = results.value_of(tree, results.ACCEPTANCE_RATE) if tree.attrs.get("accepts_or_refuses") else np.full(finite.shape, np.nan)
+    accepted = results.value_of(tree, results.ACCEPTANCE_RATE) if tree.attrs.get("min_acceptance") is not None else np.full(finite.shape, np.nan)
     mean, std_error, rhat, ess = moments(draws)
     columns = {"llc": mean + correction, "std_error": std_error}
     columns |= {"llc_at_nbeta": mean + correction, "llc_at_nbeta_error": std_error, "rhat": rhat, "ess": ess}

@@ -117,18 +117,20 @@ def rounding_cloud(key: Key, posterior: LocalPosterior, data: InMemory, by_examp
 
 
 def has_low_precision(posterior: LocalPosterior) -> bool:
-    """Whether some free weights have fewer than 32 bits."""
-    return any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(take_free(posterior.free, posterior.center)))
+    """Whether some free weights have fewer than 32 bits, or are rounded to fewer by the model."""
+    return posterior.weights_dtype is not None or any(leaf.dtype.itemsize < 4 for leaf in jax.tree.leaves(take_free(posterior.free, posterior.center)))
 
 
 def _spacings(posterior: LocalPosterior) -> Params:
-    """The distance of each free weight from the next number of its dtype; zero for weights of 32 bits or more."""
+    """The distance of each free weight from the next number of its dtype; zero for weights of 32 bits or more, and for those that are zero."""
 
     def spacing(leaf: jax.Array) -> jax.Array:
-        if leaf.dtype.itemsize >= 4:
+        dtype = leaf.dtype if leaf.dtype.itemsize < 4 else posterior.weights_dtype
+        if dtype is None:
             return jnp.zeros(leaf.shape, jnp.float32)
         exponent = jnp.frexp(leaf.astype(jnp.float32))[1]
-        return jnp.ldexp(jnp.full(leaf.shape, float(jnp.finfo(leaf.dtype).eps), jnp.float32), exponent - 1)
+        distance = jnp.ldexp(jnp.full(leaf.shape, float(jnp.finfo(dtype).eps), jnp.float32), exponent - 1)
+        return jnp.where(leaf == 0, jnp.zeros_like(distance), distance)
 
     return jax.tree.map(spacing, take_free(posterior.free, posterior.center))
 

@@ -6,7 +6,7 @@ depends on that example alone. Batch normalisation in train mode, dropout under 
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,18 @@ from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
 
+NARROW = ("bfloat16", "float16")
+"""Dtypes of which a loss may make use inside, though it takes and returns wider ones."""
+LEAST_VALUES = 4
+"""Different values of which it is seen whether a narrow dtype holds them."""
 LEAST_EXAMPLES = 64
 """Of which the mean is taken: the mean of a few grows with their number where it is over all pairs."""
 SAME, SAME_IN_LOW_PRECISION = 1e-3, 3e-2
 """Relative difference below which losses are called equal, in float32 and where loss or weights have fewer bits."""
-IS_SUM = 0.05
-"""Relative difference from the sum of its halves below which a loss is called a sum."""
+GROWS = 1.4
+"""Ratio of a loss of a batch to the larger of those of its halves, above which it grows with the batch: a sum has 2, a mean 1 at most."""
+NUM_WINDOWS = 4
+"""Batches that are looked at, evenly spread over the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,9 @@ class LossKind(NamedTuple):
     depends_on_batch: bool
     """Whether the loss of an example depends on the others in its batch or on its place there; of a mean, whether that of a batch differs from its halves'."""
     dtype: str
-    """Of the loss as it is returned."""
+    """Of the loss as it is computed: that of what is returned, or the narrower one in which all values that were seen can be written."""
+    weights_dtype: str | None
+    """In which the model rounds its weights, though they are wider; None where it does not."""
 
 
 def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKind:
@@ -58,36 +66,75 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
         mesh: the devices of the chains, in whose context the loss is traced once for all programs.
 
     Raises:
-        ValueError: the loss has a wrong shape (see `LocalPosterior.losses`), is a sum over the batch, or differs between two calls with the same arguments.
+        ValueError: the loss has a wrong shape (see `LocalPosterior.losses`), grows with the batch as a sum does, differs between two calls with the same
+            arguments, or takes batches of one size of which the data are no multiple.
     """
     posterior = posterior.replace(center=posterior.params(_beside(posterior.position())))  # pyright: ignore[reportAttributeAccessIssue]
-    size = data.batch_size
+    size, n = data.batch_size, data.num_examples
 
-    def losses(start: int, size: int) -> np.ndarray:
-        return np.asarray(_losses(posterior, data.arrays, jnp.asarray(start, jnp.int32), size=size, mesh=mesh)[0], float)
+    def losses(start: int, size: int, at: LocalPosterior = posterior) -> np.ndarray:
+        return np.asarray(_losses(at, data.arrays, jnp.asarray(start, jnp.int32), size=size, mesh=mesh)[0], float)
 
     shape, raw = jax.eval_shape(partial(_losses, size=size, mesh=mesh), posterior, data.arrays, jnp.zeros((), jnp.int32))
     weights = [leaf.dtype for leaf in jax.tree.leaves(posterior.center) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     tolerance = SAME_IN_LOW_PRECISION if min(dtype.itemsize for dtype in (raw.dtype, *weights)) < 4 else SAME
+    first, again = losses(0, size), losses(0, size)
+    if not np.array_equal(first, again, equal_nan=True):
+        raise ValueError(
+            f"loss_fn gives other values for the same weights and batch in a second call ({first.ravel()[0]:.6g}, then {again.ravel()[0]:.6g}); it must be "
+            "a pure function: switch dropout and other chance off."
+        )
+    starts = [round(start) for start in np.linspace(0, n - size, NUM_WINDOWS)]
+    values = np.stack([losses(start, size) for start in starts])
+    dtype = _narrowest(raw.dtype, values)
+    weights_dtype = None
+    if dtype == str(raw.dtype):  # else the losses themselves hide what the weights do
+        rounded = {narrow: np.stack([losses(start, size, _rounded(posterior, narrow)) for start in starts]) for narrow in NARROW}
+        weights_dtype = next((narrow for narrow in NARROW if np.array_equal(rounded[narrow], values)), None)
     if shape.ndim:
         half = size // 2
-        if size == data.num_examples or half == 0:  # always the same batch, or one example
-            return LossKind(True, False, str(raw.dtype))
-        first, again, shifted = losses(0, size), losses(0, size), losses(half, size)
-        _check_repeatable(first, again)
-        differs = np.sqrt(np.mean((first[half:] - shifted[: size - half]) ** 2)) > tolerance * np.sqrt(np.mean(first**2))
-        return LossKind(True, bool(differs), str(raw.dtype))
-    half = min(max(size, LEAST_EXAMPLES), data.num_examples) // 2
-    if half == 0 or _has_fixed_size(posterior, data.arrays, half, mesh):
-        return LossKind(False, False, str(raw.dtype))
-    whole, again, *parts = (float(losses(start, many)) for start, many in ((0, 2 * half), (0, 2 * half), (0, half), (half, half)))
-    _check_repeatable(np.asarray(whole), np.asarray(again))
-    if sum(parts) != 0 and abs(whole - sum(parts)) < IS_SUM * abs(sum(parts)):
+        shifted = losses(half, size)
+        differs = np.sqrt(np.mean((first[half:] - shifted[: size - half]) ** 2)) > tolerance * np.sqrt(np.mean(first**2)) if half > 0 and size < n else False
+        return LossKind(True, bool(differs), dtype, weights_dtype)
+    half = min(max(size, LEAST_EXAMPLES), n) // 2
+    if half == 0:
+        return LossKind(False, False, dtype, weights_dtype)
+    if _has_fixed_size(posterior, data.arrays, half, mesh):
+        if rest := n % size:
+            raise ValueError(
+                f"loss_fn takes batches of {size} only, and {n} examples leave one of {rest}; return one loss an example, or pass {n - rest} of the examples."
+            )
+        return LossKind(False, False, dtype, weights_dtype)
+    starts = [round(start) for start in np.linspace(0, n - 2 * half, NUM_WINDOWS)]
+    seen = np.array([[losses(start, 2 * half), losses(start, half), losses(start + half, half)] for start in starts])
+    _check_no_sum(seen, half)
+    difference = np.abs(seen[:, 0] - seen[:, 1:].mean(1)) / np.maximum(np.abs(seen[:, 1:]).mean(1), np.finfo(float).tiny)
+    return LossKind(False, bool(np.nanmax(difference, initial=0) > tolerance), dtype, weights_dtype)
+
+
+def _check_no_sum(seen: np.ndarray, half: int) -> None:
+    """Raise where the losses of all batches, `[window, 3]`, are much above those of their halves."""
+    if (seen[:, 1:].max(1) > 0).all() and (seen[:, 0] > GROWS * seen[:, 1:].max(1)).all():
+        whole, *parts = seen[0]
         raise ValueError(
-            f"loss_fn gives {whole:.6g} for {2 * half} examples and {parts[0]:.6g} and {parts[1]:.6g} for their halves, so it is a sum over the batch; "
-            "return one loss an example, shape (batch,), or their mean."
+            f"loss_fn gives {whole:.6g} for {2 * half} examples and {parts[0]:.6g} and {parts[1]:.6g} for their halves: it grows with the batch, as a sum "
+            "does; return one loss an example, shape (batch,), or their mean."
         )
-    return LossKind(False, bool(abs(whole - sum(parts) / 2) > tolerance * (abs(parts[0]) + abs(parts[1])) / 2), str(raw.dtype))
+
+
+def _rounded(posterior: LocalPosterior, dtype: str) -> LocalPosterior:
+    """The posterior around weights that a narrow dtype can hold."""
+    moved = jax.tree.map(lambda w: w.astype(dtype).astype(w.dtype), posterior.position())
+    return posterior.replace(center=posterior.params(moved))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _narrowest(dtype: Any, values: np.ndarray) -> str:
+    """The name of the dtype, or of a narrower one that holds all values, of which there must be some that differ."""
+    if np.unique(values).size >= LEAST_VALUES:
+        for narrow in NARROW:
+            if np.array_equal(values.astype(narrow).astype(float), values):
+                return narrow
+    return str(dtype)
 
 
 def _beside(position: Params) -> Params:
@@ -122,11 +169,3 @@ def _has_fixed_size(posterior: LocalPosterior, arrays: Batch, size: int, mesh: M
     except (TypeError, ValueError):  # as JAX reports shapes that do not fit
         return True
     return False
-
-
-def _check_repeatable(first: np.ndarray, again: np.ndarray) -> None:
-    if not np.array_equal(first, again, equal_nan=True):
-        raise ValueError(
-            f"loss_fn gives other values for the same weights and batch in a second call ({first.ravel()[0]:.6g}, then {again.ravel()[0]:.6g}); it must be "
-            "a pure function: switch dropout and other chance off."
-        )

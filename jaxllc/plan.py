@@ -61,7 +61,7 @@ class Plan:
 
     def posterior(self, center: Params) -> LocalPosterior:
         """The posterior around a centre, or around several in a stack."""
-        return LocalPosterior(self.loss_fn, center, self.nbeta, self.settings.localization, self.free)
+        return LocalPosterior(self.loss_fn, center, self.nbeta, self.settings.localization, self.free, weights_dtype=self.loss_kind.weights_dtype)
 
     def attributes(self) -> dict[str, Any]:
         """Every setting, what findings need to know, and the versions, as plain values that a store can keep."""
@@ -138,7 +138,7 @@ def make_plan(
         curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         settings = settings.replace(sampler=sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in))
-    facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "accepts_or_refuses": sampler.accepts_or_refuses}
+    facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:
             facts[fact] = list(names)

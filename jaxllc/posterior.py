@@ -43,6 +43,7 @@ class LocalPosterior:
         localization: $\gamma$, in units of one over weights squared.
         free: which leaves move.
         center_grad: $\nabla L_n(w^*)$ of all data, a position, for gradient estimators that need it; `jaxllc.sample` fills it in.
+        weights_dtype: a narrow dtype to which the model rounds wider weights, where that is known.
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)
@@ -51,6 +52,7 @@ class LocalPosterior:
     localization: Scalar = 1.0
     free: Free = struct.field(pytree_node=False, default=Free())
     center_grad: Params | None = None
+    weights_dtype: str | None = struct.field(pytree_node=False, default=None)
 
     def position(self) -> Params:
         """The free weights of the centre, where chains start."""

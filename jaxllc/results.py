@@ -82,7 +82,7 @@ def second_llc(attributes: Mapping[Any, Any]) -> Name | None:
 
 def names(attributes: Mapping[str, Any]) -> list[Name]:
     """Group and name of each array of a result with these attributes."""
-    optional = [name for name in OPTIONAL if name == second_llc(attributes) or (name == ACCEPTANCE_RATE and attributes.get("accepts_or_refuses"))]
+    optional = [name for name in OPTIONAL if name == second_llc(attributes) or (name == ACCEPTANCE_RATE and attributes.get("min_acceptance") is not None)]
     return [*DIMS, *optional, *((group, name) for name, probe in attributes.get(PROBES, {}).items() for group, name in _probe_names(name, probe))]
 
 
@@ -133,11 +133,11 @@ def _is_whole(description: Mapping[str, Any]) -> bool:
 
 
 def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of runs and steps.
+    """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of runs and steps, in the order of `places`.
 
     Evaluations along the chains are counted in the iterations made before them.
     """
-    runs, steps = list(dict.fromkeys(place.run for place in places)), sorted({place.step for place in places})
+    runs, steps = (list(dict.fromkeys(names)) for names in ([place.run for place in places], [place.step for place in places]))
     named = {} if None in runs else {RUN: np.asarray(runs)}
     along = {
         evaluation_axis(name, attributes): np.asarray(description["evaluations"], np.int64)
@@ -190,6 +190,13 @@ def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
     return {str(name): value for name, value in tree.attrs.items()}
 
 
+def is_done(tree: "xarray.DataTree") -> np.ndarray:
+    """Which places hold a result, run after run: all of them, but for a store that was opened while it was being filled."""
+    if "done" in tree:
+        return np.asarray(tree["done"].values).ravel().astype(bool)
+    return np.ones(len(places_of(tree)), bool)
+
+
 def values(tree: "xarray.DataTree", path: str) -> np.ndarray:
     """The numbers of one variable, by group and name, in float64."""
     return np.asarray(tree[path].values, np.float64)  # pyright: ignore[reportAttributeAccessIssue]
@@ -204,7 +211,7 @@ def scalars(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
     """The probes that are one number a checkpoint, by name."""
     if PROBES not in tree.children:
         return {}
-    probes = tree[PROBES].to_dataset(inherit=False)
+    probes = tree.children[PROBES].to_dataset(inherit=False)
     return {name: probes[name].values for name in attributes(tree)[PROBES] if name in probes and probes[name].dims == place_axes(tree.coords)}
 
 

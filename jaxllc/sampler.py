@@ -1,5 +1,6 @@
 """What every sampler is: a dataclass of hyperparameters with two pure methods, and what the engine and the estimator need to know of it."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 from flax import struct
 from jax.typing import ArrayLike
 
-from jaxllc._plain import Plain, load_function, to_plain
+from jaxllc._plain import Plain, from_plain, load_function, to_plain
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.data import InMemory
@@ -40,8 +41,8 @@ class Sampler(Plain):
 
     full_batch: ClassVar[bool] = False
     """Whether it needs the loss of all examples at each iteration."""
-    accepts_or_refuses: ClassVar[bool] = False
-    """Whether proposals may be refused, so that `Info.acceptance_rate` is known."""
+    min_acceptance: ClassVar[float | None] = None
+    """The acceptance rate below which chains may never enter narrow parts of the posterior; None where no proposal is refused."""
     bias_order: ClassVar[float | None] = None
     r"""The power of $\epsilon$ with which the bias of a finite step vanishes, for extrapolation; None where there is no such bias."""
     default_fraction: ClassVar[float | None] = None
@@ -141,8 +142,8 @@ class NamedSchedule(Plain):
     """
 
     def __init__(self, of: str, **arguments: Any) -> None:
-        self.of, self.arguments = of, arguments
-        self._schedule: Schedule = load_function(of)(**arguments)
+        self.of, self.arguments = of, from_plain(to_plain(arguments, "NamedSchedule.arguments"))
+        self._schedule: Schedule = load_function(of)(**self.arguments)
 
     def __call__(self, count: jax.Array) -> ArrayLike:
         """The value at an iteration."""
@@ -154,10 +155,12 @@ class NamedSchedule(Plain):
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "NamedSchedule":
+        if "of" not in fields:
+            raise ValueError(f"NamedSchedule needs 'of', the 'module:name' of a function that gives a schedule; got {fields!r}.")
         return cls(fields["of"], **fields.get("arguments", {}))
 
-    def _identity(self) -> tuple[Any, ...]:
-        return (self.of, *sorted((name, repr(value)) for name, value in self.arguments.items()))
+    def _identity(self) -> str:
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedSchedule) and self._identity() == other._identity()

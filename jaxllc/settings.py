@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeAlias, TypedDict
 import jax
 import numpy as np
 
-from jaxllc._plain import Plain, to_plain
+from jaxllc._plain import to_plain
 from jaxllc.sampler import Sampler
 
 Extrapolate: TypeAlias = bool | Literal["step_size", "nbeta"] | None
@@ -92,11 +92,14 @@ class Settings:
         for name in ("nbeta", "localization"):
             if (value := check_number(name, vars(self)[name], positive=name == "nbeta")) is not None:
                 object.__setattr__(self, name, value)
+        if self.localization is None:
+            raise TypeError("localization must be one number, got None; 0.0 is no prior.")
         for number in jax.tree.leaves(self.sampler):
             check_number(f"every number of {self.sampler!r}", number, positive=False)
-        check_counts(**self.counts())
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes all examples.")
+        for name, value in self.counts().items():
+            object.__setattr__(self, name, as_count(name, value))
+        if self.batch_size is not None:
+            object.__setattr__(self, "batch_size", as_count("batch_size", self.batch_size))
         if over == "step_size" and self.sampler is not None and self.sampler.bias_order is None and self.sampler.full_batch:
             raise ValueError(f"the steps of {type(self.sampler).__name__} have no bias, so extrapolate={self.extrapolate!r} only adds noise; leave it out.")
 
@@ -142,9 +145,9 @@ class Settings:
         if fields.get("batch_size") == ALL:
             fields["batch_size"] = None
         if isinstance(sampler := fields.get("sampler"), Mapping):
-            fields["sampler"] = Plain.from_dict(sampler)
+            fields["sampler"] = Sampler.from_dict(sampler)
         elif isinstance(sampler, str):
-            fields["sampler"] = Plain.from_dict({"name": sampler})
+            fields["sampler"] = Sampler.from_dict({"name": sampler})
         return cls(**fields)
 
     @classmethod
@@ -160,12 +163,20 @@ def override(settings: Settings | None, overrides: Overrides) -> Settings:
     return (settings or Settings()).replace(**overrides)
 
 
-def check_counts(**counts: Any) -> None:
-    """Raise a ValueError that names the first count below its least value."""
-    for name, value in counts.items():
-        least = 0 if name == "num_burn_in" else 1
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}.")
+def as_count(name: str, value: Any) -> int:
+    """A whole number, also where it is written as 1e3.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: below its least value.
+    """
+    least = 0 if name == "num_burn_in" else 1
+    is_number = isinstance(value, int | float | np.number | jax.Array) and not isinstance(value, bool) and np.ndim(value) == 0
+    if not is_number or not np.isfinite(value) or int(value) != value:
+        raise TypeError(f"{name} must be a whole number of at least {least}, got {value!r}{'; None takes all examples' * (name == 'batch_size')}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}{'; None takes all examples' * (name == 'batch_size')}.")
+    return int(value)
 
 
 def check_number(name: str, value: Any, *, positive: bool) -> float | None:
@@ -177,7 +188,7 @@ def check_number(name: str, value: Any, *, positive: bool) -> float | None:
     """
     if value is None:
         return None
-    if isinstance(value, str) or np.ndim(value) != 0:
+    if isinstance(value, str | complex) or np.ndim(value) != 0:
         raise TypeError(f"{name} must be one number, got {value!r}.")
     number = float(value)
     if not np.isfinite(number) or number < 0 or (positive and number == 0):

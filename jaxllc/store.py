@@ -23,6 +23,8 @@ from jaxllc.results import Name, Place
 if TYPE_CHECKING:
     import xarray
 
+UNKNOWN = -1
+"""The checksum of weights that were not at hand when a result was saved."""
 UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_step_size", "verb")
 """Attributes in which a resumed run may differ."""
 
@@ -45,6 +47,7 @@ class Store:
         self._asked = places
         self._attributes = dict(attributes)
         self._arrays: _Arrays | None = None
+        repair(self.path)
         stored = stored_attributes(self.path)
         if stored is not None:
             _check_same(self.path, stored, attributes)
@@ -130,9 +133,6 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     import zarr
 
     path = Path(path).absolute()
-    replaced = _beside(path, "replaced")
-    if not path.exists() and replaced.exists():  # a replacement was cut between its two renames
-        replaced.rename(path)
     if not path.exists():
         return None
     try:
@@ -144,6 +144,14 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     return attributes
 
 
+def repair(path: str | os.PathLike[str]) -> None:
+    """Put back a store whose replacement was cut between its two renames; for the one process that writes."""
+    path = Path(path).absolute()
+    replaced = _beside(path, "replaced")
+    if not path.exists() and replaced.exists():
+        replaced.rename(path)
+
+
 def open_tree(path: str | os.PathLike[str]) -> "xarray.DataTree":
     """The result in a store, read as it is needed; `done` says which places are written, and steps of which none is are left out.
 
@@ -153,20 +161,25 @@ def open_tree(path: str | os.PathLike[str]) -> "xarray.DataTree":
     """
     import xarray as xr
 
+    path = Path(path).absolute()
+    replaced = _beside(path, "replaced")
+    if not path.exists() and replaced.exists():  # between the two renames of a store that grows, or cut there: the old one is whole
+        path = replaced
     attributes = stored_attributes(path)
     if attributes is None:
-        raise FileNotFoundError(f"there is no store at {Path(path).absolute()}; pass the path that was given as store= or to save().")
+        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store= or to save().")
     if attributes["schema"] != results.SCHEMA:
         raise ValueError(
             f"{path} was written with schema {attributes['schema']}, and this version of jaxllc reads {results.SCHEMA}; read it with the version that wrote "
             f"it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
         )
-    tree = xr.open_datatree(Path(path).absolute(), engine="zarr", consolidated=False, chunks=None)
+    tree = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
     done = np.asarray(tree["done"].values).astype(bool)
     steps = done.any(0) if done.ndim > 1 else done
     if not steps.any():
         raise ValueError(f"no place of {path} is written yet; open it again when the first group has ended.")
     tree = tree.isel({results.STEP: np.flatnonzero(steps)})
+    tree = tree.isel({results.STEP: np.argsort(np.asarray(tree[results.STEP].values))})  # a store that grew holds later steps in the order in which they came
     root = tree.to_dataset().drop_vars("checksum")
     return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
 
@@ -220,7 +233,10 @@ def _lay_out(
 
 
 def _grow(path: Path, places: Sequence[Place]) -> None:
-    """Replace the store by one that holds more checkpoints, with the places that are done."""
+    """Replace the store by one that holds more checkpoints, with the places that are done.
+
+    The old places keep their indices, so that a result that was opened before reads the same chunks as it did.
+    """
     old = _Arrays(path)
     sums = old["checksum"][:]
     known = {place: (old.read(place), int(sums[old.index[place]])) for place in old.done()}

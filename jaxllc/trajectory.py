@@ -22,8 +22,8 @@ from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
-from jaxllc.settings import Overrides, Settings, check_counts, override
-from jaxllc.store import Store, checksum, open_tree, stored_attributes
+from jaxllc.settings import Overrides, Settings, as_count, override
+from jaxllc.store import Store, checksum, open_tree, repair, stored_attributes
 
 if TYPE_CHECKING:
     import pandas
@@ -75,17 +75,17 @@ class Trajectory:
         Columns: llc, std_error, loss, mean_loss, rhat, ess, change from the step before and its error, step_bias, num_diverged, acceptance_rate of a sampler
         that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings.
         """
-        columns = [*COLUMNS, *(["acceptance_rate"] if self.data.attrs.get("accepts_or_refuses") else [])]
+        columns = [*COLUMNS, *(["acceptance_rate"] if self.data.attrs.get("min_acceptance") is not None else [])]
         table = self.summary.to_dataframe(dim_order=list(results.place_axes(self.summary.dims))).loc[:, columns]
         for name, values in results.scalars(self.data).items():
             table[name] = values.ravel()
-        table = table[self._is_done()]
+        table = table[results.is_done(self.data)]
         table["findings"] = [" ".join(finding.code for finding in some) for some in self.findings()]
         return table
 
     def findings(self) -> list[tuple[Finding, ...]]:
         """What makes a number suspect: a tuple for each line of `table()`, in its order, which is run after run and step after step."""
-        return [some for some, done in zip(self._findings, self._is_done(), strict=True) if done]
+        return [some for some, done in zip(self._findings, results.is_done(self.data), strict=True) if done]
 
     def stages(self, *, certainty: float | None = None) -> "pandas.DataFrame":
         """Stages of development, one line each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
@@ -124,12 +124,6 @@ class Trajectory:
     @functools.cached_property
     def _findings(self) -> list[tuple[Finding, ...]]:
         return diagnostics.findings(self.summary, {**results.attributes(self.data), "reference_loss": self.reference_loss})
-
-    def _is_done(self) -> np.ndarray:
-        """Which places are written, of a store that is still being filled."""
-        if "done" in self.data:
-            return np.asarray(self.data["done"].values).ravel().astype(bool)
-        return np.ones(self.summary["llc"].size, bool)
 
 
 class _Keywords(Overrides, total=False):
@@ -176,11 +170,11 @@ def trajectory(
     runs = checkpoint_runs(checkpoints)
     places = [Place(run, step) for run in runs for step in shared_steps(runs)]
     if group_size is not None:
-        check_counts(group_size=group_size)
+        as_count("group_size", group_size)
     weights = Weights(runs)
     settings = _with_stored_step_size(override(settings, overrides), store)
     examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
-    plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, *RESERVED)), mesh=mesh)
+    plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED)), mesh=mesh)
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
     attributes |= {} if reference_loss is None else {"reference_loss": float(reference_loss)}
     kept = Store(store, places, attributes) if store is not None else None
@@ -227,6 +221,8 @@ def _spread(places: list[Place]) -> list[Place]:
 def _with_stored_step_size(settings: Settings, store: Any) -> Settings:
     """The settings with the default step size that a store was begun with, which more checkpoints must not change."""
     sampler = settings.sampler or DEFAULT_SAMPLER
+    if store is not None:
+        repair(store)
     stored = stored_attributes(store) if store is not None else None
     if not (sampler.needs_step_size and stored and "default_step_size" in stored):
         return settings

@@ -51,7 +51,7 @@ def tree(llc, second=None, acceptance=None, runs=(None,), attributes=(), **value
     if second is not None:
         arrays[results.TWICE_NBETA_LLC], more["extrapolate"] = np.asarray(second, np.float32), "nbeta"
     if acceptance is not None:
-        arrays[results.ACCEPTANCE_RATE], more["accepts_or_refuses"] = np.full(llc.shape[:2], acceptance), True
+        arrays[results.ACCEPTANCE_RATE], more["min_acceptance"] = np.full(llc.shape[:2], acceptance), 0.55
     places = [Place(run, step) for run in runs for step in range(len(llc) // len(runs))]
     return results.to_tree(arrays, places, {"nbeta": 1.0, "num_chains": llc.shape[1], "num_draws": llc.shape[2], **more, **dict(attributes)})
 

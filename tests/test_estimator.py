@@ -110,7 +110,9 @@ def test_absorbed_noise_by_hand():
         excess = np.ones((1, 3, 5))
         excess[0, 2] = np.nan
         trace = SimpleNamespace(excess_loss=excess, step_bias=np.where(np.isfinite(excess), bias, np.nan))
-        return estimator.absorbed_noise(trace, between(losses), settings.sampler, plan, np.array([50.0]))[0]
+        good = np.array([[True, True, False]])
+        variance = estimator.functional_variance(between(losses), good)
+        return estimator.absorbed_noise(trace, good, variance, settings.sampler, plan, np.array([50.0]))[0]
 
     gain = 1e-3 / (8 * np.tanh(5.0 * 1e-3**0.5 / 2))
     assert absorbed(1e9) == pytest.approx(gain * 50.0**2 * 10.0 * 0.3 * (1 / 100 - 1 / 400), rel=1e-5)

@@ -51,6 +51,23 @@ def test_the_size_of_the_rounding_is_that_of_the_law(key):
     assert est.data["constant_data/rounding_llc"].item() == pytest.approx(1e5 * 8 * spacing**2 / 24, rel=1e-2)
 
 
+def test_weights_rounded_inside_the_loss_are_low_precision(key):
+    """As a model in mixed precision does."""
+    w = jnp.asarray(jnp.asarray(W, jnp.bfloat16), jnp.float32)
+    est = jaxllc.estimate(
+        lambda w, b: least_squares(w.astype(jnp.bfloat16), b), w, (X, labels(w)), key=key, nbeta=1e5, sampler=SGLD(1e-6), batch_size=None, progress=False
+    )
+    assert "low-precision" in codes(est)
+
+
+def test_weights_of_zero_in_bfloat16_are_quiet(key):
+    """Near zero the spacing of bfloat16 is finer than any posterior is wide."""
+    w = jnp.zeros(8, jnp.bfloat16)
+    est = jaxllc.estimate(least_squares, w, (X, labels(w)), key=key, nbeta=1e4, batch_size=None, num_draws=3000, progress=False)
+    assert codes(est) == []
+    assert est.data["constant_data/rounding_llc"] == 0
+
+
 @pytest.mark.parametrize(("dtype", "expected"), [(jnp.bfloat16, ["low-precision"]), (jnp.float32, [])])
 def test_a_mean_loss_in_bfloat16(dtype, expected, key):
     """Its spacing is larger than the excess loss; the same function in float32 is quiet."""
@@ -96,6 +113,19 @@ def test_a_low_acceptance_rate_is_told(step, expected, key):
     est = jaxllc.estimate(cusp, jnp.zeros(2), jnp.zeros(8), key=key, nbeta=1000.0, batch_size=None, sampler=MALA(step), num_draws=4000, progress=False)
     assert [code for code in codes(est) if code == "acceptance"] == expected
     assert (est.acceptance_rate < 0.55) == bool(expected)
+
+
+def test_other_algorithms_have_other_optima(key):
+    """Barker's proposals are right at 40 %: no finding, and λ̂ within 4 standard errors of 4 · nβh / (nβh + 1) / 2."""
+
+    def quadratic(w, b):
+        return 0 * b + (w**2).sum() / 2
+
+    run = dict(key=key, nbeta=30.0, batch_size=None, num_draws=4000, progress=False)
+    est = jaxllc.estimate(quadratic, jnp.zeros(4), jnp.zeros(8), sampler=jaxllc.BlackJAX("blackjax:barker", step_size=0.4), **run)
+    assert 0.15 < est.acceptance_rate < 0.55
+    assert codes(est) == []
+    assert abs(est.llc - 2 * 30 / 31) < 4 * est.std_error
 
 
 def test_the_acceptance_rate_is_that_of_the_draws(key):

@@ -87,8 +87,46 @@ def test_a_mean_that_is_no_mean_of_examples_is_seen():
 @pytest.mark.parametrize("loss_fn", [total, lambda w, b: 3 * plain(w, b).sum()], ids=["sum", "scaled sum"])
 def test_a_sum_over_the_batch_is_refused(loss_fn):
     """Seen to fail without the check: λ̂ was -4.2, without a finding."""
-    with pytest.raises(ValueError, match=r"is a sum over the batch; return one loss an example"):
+    with pytest.raises(ValueError, match=r"grows with the batch, as a sum does; return one loss an example"):
         look(loss_fn)
+
+
+def test_a_sum_with_weight_decay_is_refused():
+    with pytest.raises(ValueError, match="grows with the batch"):
+        look(lambda w, b: total(w, b) + 100 * jnp.vdot(w, w))
+
+
+def test_masked_token_means_are_seen_whatever_the_lengths():
+    """Ten data sets of sequences of 1 to 16 tokens; one pair of halves alone, which may agree, missed seven of thirty."""
+    for seed in range(10):
+        lengths = np.random.default_rng(seed).integers(1, 17, N)
+        mask = (np.arange(16)[None] < lengths[:, None]).astype(np.float32)
+
+        def loss(w, b):
+            return (plain(w, b[:2])[:, None] * b[2]).sum() / b[2].sum()
+
+        kind = check_loss(LocalPosterior(loss, jnp.zeros(D), 100.0), InMemory.of((X, Y, mask), 16), default_mesh(4))
+        assert kind.depends_on_batch, seed
+
+
+def test_a_mean_of_one_batch_size_needs_data_that_it_divides():
+    with pytest.raises(ValueError, match="takes batches of 64 only, and 900 examples leave one of 4; .* pass 896 of the examples"):
+        check_loss(LocalPosterior(lambda w, b: dropout(w, b).mean(), jnp.zeros(D), 100.0), InMemory.of((X[:900], Y[:900]), BATCH), default_mesh(4))
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "dtype", "weights_dtype"),
+    [
+        (plain, "float32", None),
+        (lambda w, b: plain(w.astype(jnp.bfloat16).astype(jnp.float32), b), "float32", "bfloat16"),
+        (lambda w, b: plain(w, b).astype(jnp.bfloat16).astype(jnp.float32), "bfloat16", None),
+        (lambda w, b: mean(w, b).astype(jnp.float16).astype(jnp.float32), "float16", None),
+    ],
+    ids=["float32", "weights rounded inside", "losses rounded inside", "mean rounded inside"],
+)
+def test_narrow_dtypes_inside_a_loss_are_seen(loss_fn, dtype, weights_dtype):
+    kind = look(loss_fn, w=jnp.ones(D))
+    assert (kind.dtype, kind.weights_dtype) == (dtype, weights_dtype)
 
 
 def test_the_mean_of_a_contrastive_loss_is_no_sum():

@@ -50,7 +50,7 @@ def test_structure_shapes_and_dtypes_come_out_as_they_went_in(sampler):
         assert (new.shape, new.dtype, new.weak_type) == (old.shape, old.dtype, old.weak_type), name
     assert (info.losses.shape, info.losses.dtype) == ((5,), jnp.float32)
     assert (info.step_bias.shape, info.step_bias.dtype) == ((), jnp.float32)
-    assert (info.acceptance_rate is not None) == sampler.accepts_or_refuses
+    assert (info.acceptance_rate is not None) == (sampler.min_acceptance is not None)
 
 
 @every_sampler

@@ -127,7 +127,7 @@ def test_a_configuration_file_may_be_short():
     ("table", "told"),
     [
         ({"draws": 3}, "settings have no field 'draws'; they have sampler, nbeta"),
-        ({"sampler": {"name": "SGDL", "step_size": 1.0}}, "no class is called 'SGDL'; there are .*SGLD"),
+        ({"sampler": {"name": "SGDL", "step_size": 1.0}}, "no class is called 'SGDL'; the choices are .*SGLD"),
         ({"sampler": {"name": "SGLD", "stepsize": 1.0}}, "SGLD has no field 'stepsize'; it has step_size"),
         ({"sampler": {"name": "SGLD", "step_size": {"function": "optax:nothing"}}}, "the module 'optax' has no 'nothing'"),
         ({"sampler": {"name": "SGLD", "step_size": {"function": "no_such_module:f"}}}, "names no module that can be imported"),

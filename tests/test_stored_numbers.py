@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from stored_numbers import FILE, cases, measure
@@ -16,7 +17,12 @@ SAMPLE = ("sgld, default, nbeta", "sgld, step_size", "sghmc, default, nbeta", "s
 
 @pytest.mark.parametrize("name", [name if name.endswith("plain") or name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
 def test_numbers_are_those_of_before(name):
-    """To the rounding of float32, which some hundred iterations of chains that contract do not amplify."""
+    """To the rounding of float32, which some hundred iterations of chains that contract do not amplify.
+
+    A tree of NUTS ends where a comparison of energies says so, which other versions of JAX may round to the other side.
+    """
+    if "nuts" in name and jax.__version_info__[:2] != (0, 10):
+        pytest.skip("the stored numbers of NUTS are those of JAX 0.10")
     for verb, columns in measure(*CASES[name]).items():
         for column, values in columns.items():
             np.testing.assert_allclose(values, STORED[name][verb][column], rtol=2e-4, atol=2e-5, err_msg=f"{verb}, {column}")

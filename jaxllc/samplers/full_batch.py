@@ -36,7 +36,8 @@ class FullBatchSampler(Sampler):
 
     full_batch: ClassVar[bool] = True
     """`jaxllc.sample` refuses minibatches."""
-    accepts_or_refuses: ClassVar[bool] = True
+    min_acceptance: ClassVar[float | None] = 0.15
+    """Below the optimum of any algorithm: 0.234 of a random walk, 0.4 of Barker's."""
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """The `SamplingAlgorithm` of BlackJAX for a density, at this step of the chain.
@@ -73,7 +74,7 @@ class FullBatchSampler(Sampler):
             algorithm = self.algorithm(log_density, masses, state.steps, own_key)
             inner, info = _move(algorithm, _raw(start_key), _raw(step_key), state)
         losses = posterior.losses(state.position, batch)
-        rate = _acceptance_rate(info, state.position, inner.position).astype(losses.dtype) if self.accepts_or_refuses else None
+        rate = _acceptance_rate(info, state.position, inner.position).astype(losses.dtype) if self.min_acceptance is not None else None
         return BlackJAXState(inner, state.steps + 1), Info(losses, jnp.zeros((), losses.dtype), rate)
 
 
@@ -143,7 +144,7 @@ class BlackJAX(FullBatchSampler):
 
     def __init__(self, algorithm: Callable[..., Any] | str, **parameters: Any) -> None:
         self._make = load_function(algorithm) if isinstance(algorithm, str) else algorithm
-        self.parameters = {name: _Constant(value) if isinstance(value, np.ndarray | jax.Array) and value.ndim else value for name, value in parameters.items()}
+        self.parameters = {name: _Constant(value) if _is_array(value) else value for name, value in parameters.items()}
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """The algorithm with its parameters."""
@@ -160,6 +161,8 @@ class BlackJAX(FullBatchSampler):
 
     @classmethod
     def _from_fields(cls, fields: dict[str, Any]) -> "BlackJAX":
+        if "algorithm" not in fields:
+            raise ValueError(f"BlackJAX needs 'algorithm', such as 'blackjax:barker'; got {fields!r}.")
         return cls(fields["algorithm"], **fields.get("parameters", {}))
 
     def describe(self, num_steps: int = 1) -> str:
@@ -188,6 +191,10 @@ class BlackJAX(FullBatchSampler):
         made = cls(make)
         made.parameters = dict(zip(names, leaves, strict=True)) | dict(static)
         return made
+
+
+def _is_array(value: Any) -> bool:
+    return (isinstance(value, np.ndarray | jax.Array) and value.ndim > 0) or isinstance(value, list)
 
 
 class _Constant:
