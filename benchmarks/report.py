@@ -51,8 +51,8 @@ def goals(rows: Sequence[Mapping[str, Any]]) -> str:
     for line in rows:
         sign, met = ("≤", line["measured"] <= line["goal"]) if line["at_most"] else ("≥", line["measured"] >= line["goal"])
         costs = f"{line['ours_us']:.1f} · {line['other_us']:.1f}" if "ours_us" in line else ""
-        lines.append([line["what"], f"{sign} {line['goal']:g}", digits(line["measured"]), "met" if met else "missed", costs])
-    return table(["what", "goal", "measured", "", "µs a chain-step, ours · other"], lines)
+        lines.append([line["what"].replace("chain-step", "iteration"), f"{sign} {line['goal']:g}", digits(line["measured"]), "met" if met else "missed", costs])
+    return table(["what", "goal", "measured", "", "µs an iteration, ours · other"], lines)
 
 
 def rivals(turns: Mapping[str, Mapping[str, Any]]) -> str:
@@ -62,25 +62,26 @@ def rivals(turns: Mapping[str, Mapping[str, Any]]) -> str:
         for name, about in raw.get("rivals", {}).items():
             tried = " · ".join(f"{arrangement}: {digits(us)}" for arrangement, us in about["tried_us"].items())
             lines.append([f"{case}: {name}", about["torch"], f"{about['processes']} × {about['threads']}", tried])
-    return table(["rival", "torch", "processes × threads", "µs a chain-step in the probe of each"], lines)
+    return table(["rival", "torch", "processes × threads", "µs an iteration in the trial of each"], lines)
 
 
 def overhead(rows: Sequence[Mapping[str, Any]]) -> str:
     """Where the time of the whole trajectory went."""
     line = next(line for line in rows if "wall_seconds" in line)
     parts = sorted(line["seconds"].items(), key=lambda part: -part[1])
-    return table(["part", "seconds", "share"], ([part, f"{took:.2f}", f"{took / line['wall_seconds']:.1%}"] for part, took in parts))
+    return table(
+        ["part", "seconds", "share"], ([part.replace("chain-steps", "iterations"), f"{took:.2f}", f"{took / line['wall_seconds']:.1%}"] for part, took in parts)
+    )
 
 
 def curves(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """How the cost grows."""
-    return table(["what varies", "µs a chain-step"], ([name, " · ".join(f"{at['at']:,}: {at['us']:.1f}" for at in points)] for name, points in found.items()))
+    return table(["what varies", "µs an iteration"], ([name, " · ".join(f"{at['at']:,}: {at['us']:.1f}" for at in points)] for name, points in found.items()))
 
 
 def copies(rows: Sequence[Mapping[str, Any]]) -> str:
     """Memory of one chain, in copies of the weights."""
-    head = ["net", "engine", "bare gradient descent under vmap"]
-    return table(head, ([line["case"], f"{line['ours']:.2f}", f"{line['bare']:.2f}"] for line in rows if "bare" in line))
+    return table(["net", "copies of the weights a chain"], ([line["case"], f"{line['ours']:.2f}"] for line in rows if "bare" in line))
 
 
 def growth(result: Mapping[str, Any]) -> str:
@@ -91,14 +92,14 @@ def growth(result: Mapping[str, Any]) -> str:
 
 
 def ablation(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Time saved by leaving out one part of the step."""
+    """Time saved by leaving out one part of the iteration."""
     parts = list(lines[0]["without_us"])
     body = ([line["case"], f"{line['whole_us']:.1f}", *(f"{1 - line['ratio'][part]:.1%}" for part in parts)] for line in lines)
-    return table(["net", "whole step, µs", *(f"saved without {part}" for part in parts)], body)
+    return table(["net", "whole iteration, µs", *(f"saved without {part}" for part in parts)], body)
 
 
 def counted(result: Mapping[str, Any]) -> str:
-    """Operations and bytes of a step, and the share of this machine's peak."""
+    """Operations and bytes of an iteration, and the share of this machine's peak."""
     lines = []
     for line in result["rows"]:
         speed = line["mflop"] / line["measured_us"] * 1e3
@@ -109,20 +110,14 @@ def counted(result: Mapping[str, Any]) -> str:
     return table(["net", "MFLOP", "MB", "flop a byte", "measured, µs", "GFLOP/s", "of the matmul peak", "µs at that peak"], lines)
 
 
-def accelerators(result: Mapping[str, Any]) -> str:
-    """Computed from published peaks."""
-    names = list(result["rows"][0]["computed_us"])
-    return table(["net", *names], ([line["case"], *(f"{digits(line['computed_us'][n], 2)} ({line['limit'][n]})" for n in names)] for line in result["rows"]))
-
-
 def speed(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Our step beside the bare gradient and other packages."""
+    """Our iteration beside the bare gradient and other packages."""
     lines = []
     for line in rows:
         if "ours_us" in line and not line["what"].startswith("2 devices") and not line["ours"].startswith("jaxllc, Gaussian"):
             times = 1 / line["measured"] if line["at_most"] else line["measured"]
             lines.append([line["what"].replace("chain-step ÷ ", ""), f"{line['ours_us']:.0f} · {line['other_us']:.0f}", digits(times, 2)])
-    return table(["compared with", "µs a chain-step, ours · theirs", "theirs ÷ ours"], lines)
+    return table(["compared with", "µs an iteration, ours · theirs", "theirs ÷ ours"], lines)
 
 
 def provenance(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -154,7 +149,6 @@ def short_tables() -> dict[str, str]:
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),
         "copies": copies(memory["rows"]),
-        "accelerators": accelerators(roofline),
         "accuracy": accuracy.headline(found["lines"]),
         "more examples": accuracy.more_examples(found["lines"]),
         "other samplers": accuracy.other_samplers(found["lines"]),
@@ -212,9 +206,9 @@ def performance_tables() -> dict[str, str]:
     return {
         "Goals and measurements. A line on another package gives its cost divided by ours.": goals(throughput["rows"] + scaling["rows"] + memory["rows"]),
         "How each other package was run. A short trial chose the number of processes and threads.": rivals(throughput["turns"]),
-        "Wall time of a trajectory of 100 checkpoints, 8 chains and 1500 steps.": overhead(throughput["rows"]),
-        "Operations and bytes of one step of one chain, by XLA's count; bytes are before any cache. *The matmul peak* is the speed of large matrix products on "
-        "the same cores.": counted(roofline),
+        "Wall time of a trajectory of 100 checkpoints, 8 chains and 1500 iterations.": overhead(throughput["rows"]),
+        "Operations and bytes of one iteration of one chain, by XLA's count; bytes are before any cache. *The matmul peak* is the speed of large matrix "
+        "products on the same cores.": counted(roofline),
         "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
         "Machine, version and commit of each result.": provenance({"throughput": throughput, "scaling": scaling, "memory": memory, "roofline": roofline}),
     }

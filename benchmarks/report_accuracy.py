@@ -28,13 +28,14 @@ WIDTH_SHARE = 0.5
 
 
 def headline(lines: Lines) -> str:
-    """Errors and coverage of the default and of the two best samplers, by number of weights."""
-    head = ["weights", "estimate", "error to the posterior, median", "coverage", "error to λ, median", "signed mean", "pairs in order"]
+    """Errors, coverage and share of nets with findings of the default and of the two best samplers, by number of weights."""
+    head = ["weights", "estimate", "error to the posterior, median", "coverage", "error to λ, median", "mean error to λ", "pairs in order", "findings"]
     body = []
     for line in lines:
         if line["num_examples"] == SMALL_N and line["sampler"] in BEST:
             errors = [line[name] for name in ("median_error_to_posterior", "coverage", "median_error_to_llc", "bias_to_llc")]
-            body.append([line["class"], BEST[line["sampler"]], *percents(*errors, digits=(1, 0, 1, 1)), f"{line['order_preserved']:.3f}"])
+            last = f"{line['order_preserved']:.3f}", f"{line['with_findings']:.0%}"
+            body.append([line["class"], BEST[line["sampler"]], *percents(*errors, digits=(1, 0, 1, 1)), *last])
     return table(head, body)
 
 
@@ -78,7 +79,7 @@ def finite_n(rows: Lines) -> str:
         if row["localization_over_width"] == WIDTH_SHARE:
             cells = [", ".join(f"{error:+.1%}" for error in row["error"].get(nbeta, [])) for nbeta in nbetas]
             body.append(["-".join(map(str, row["widths"])), row["kind"], *cells])
-    return table(["net", "from", *(f"nβ = {float(nbeta):g}" for nbeta in nbetas)], body)
+    return table(["net", "estimate", *(f"nβ = {float(nbeta):g}" for nbeta in nbetas)], body)
 
 
 def finite_n_rows(rows: Lines) -> list[dict[str, Any]]:
@@ -121,9 +122,9 @@ def best_setting(rows: Lines) -> str:
         "error to the posterior, median",
         "standard error",
         "coverage",
-        "largest error, in standard errors",
+        "largest error to the posterior, in standard errors",
         "error to λ, median",
-        "largest",
+        "largest error to λ",
     ]
     body = []
     for name in dict.fromkeys(row["class"] for row in rows):
@@ -188,7 +189,7 @@ def _covered(z: np.ndarray) -> str:
 
 def _change(line: Mapping[str, Any]) -> str:
     name = str(line["setting"]["name"])
-    return "none" if name == "as in the table" else name
+    return "unchanged" if name == "as in the table" else name
 
 
 def _kind(line: Mapping[str, Any]) -> str:
