@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxllc
 from benchmarks.cases import CASES, NBETA, Case, chain_step
-from benchmarks.report import ablation, accelerators, counted
+from benchmarks.report import ablation, counted
 from benchmarks.timing import Run, interleaved, marginal, ratios, save, seconds, slope
 from jaxllc.placement import default_mesh
 from jaxllc.samplers import noise
@@ -127,7 +127,7 @@ def main() -> None:
     rows = [computed(case, part["whole_us"]) for case, part in zip(cases, parts, strict=True)]
     result = {"matmul_gflops": matmul_gflops(repeats), "ablation": parts, "rows": rows}
     print(f"Products of matrices of 1024 columns reach {result['matmul_gflops']:.0f} GFLOP/s on all devices.")
-    print(ablation(parts), counted(result), accelerators(result), sep="\n\n")
+    print(ablation(parts), counted(result), sep="\n\n")
     print(save("roofline", result, options.quick))
 
 

@@ -27,7 +27,9 @@ LEAST_EXAMPLES = 64
 """Of which the mean is taken: the mean of a few grows with their number where it is over all pairs."""
 SAME, SAME_IN_LOW_PRECISION = 1e-3, 3e-2
 """Relative difference below which losses are called equal, in float32 and where loss or weights have fewer bits."""
-GROWS = 1.4
+IS_SUM = 0.05
+"""Relative difference from the sum of its halves below which a loss is one."""
+GROWS = 1.8
 """Ratio of a loss of a batch to the larger of those of its halves, above which it grows with the batch: a sum has 2, a mean 1 at most."""
 NUM_WINDOWS = 4
 """Batches that are looked at, evenly spread over the data."""
@@ -114,7 +116,9 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
 
 def _check_no_sum(seen: np.ndarray, half: int) -> None:
     """Raise where the losses of all batches, `[window, 3]`, are much above those of their halves."""
-    if (seen[:, 1:].max(1) > 0).all() and (seen[:, 0] > GROWS * seen[:, 1:].max(1)).all():
+    whole, total, larger = seen[:, 0], seen[:, 1:].sum(1), seen[:, 1:].max(1)
+    is_sum = (total != 0) & (np.abs(whole - total) < IS_SUM * np.abs(total))
+    if is_sum.all() or ((larger > 0) & (whole > GROWS * larger)).all():
         whole, *parts = seen[0]
         raise ValueError(
             f"loss_fn gives {whole:.6g} for {2 * half} examples and {parts[0]:.6g} and {parts[1]:.6g} for their halves: it grows with the batch, as a sum "
