@@ -17,6 +17,7 @@ and kept apart from their draws.
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,7 +28,7 @@ from jaxllc import results
 from jaxllc._tree import is_real, named_leaves, split_objects, stack
 from jaxllc._typing import Params
 from jaxllc.diagnostics import finite_chains, mean_and_error, moments
-from jaxllc.engine import NotFiniteError, sample
+from jaxllc.engine import NotFiniteError, kind_of, sample
 from jaxllc.plan import Plan
 from jaxllc.probes import LossesBetweenChains
 from jaxllc.recording import MAX_REPEATED, Trace, repeating
@@ -148,16 +149,18 @@ def absorbed_noise(trace: Trace, good: np.ndarray, variance: np.ndarray, sampler
         nbeta: $n\beta$, `[K]`.
     """
     data, settings = plan.data, plan.settings
-    iterations = jnp.asarray(np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS), jnp.int32)
-    stacked = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x, jnp.float32), nbeta.shape), sampler)
-
-    def mean_gain(sampler: Sampler) -> jax.Array:
-        return jax.vmap(lambda t: sampler.noise_gain(jnp.asarray(settings.localization, jnp.float32), t))(iterations).mean()
-
-    gain = np.asarray(jax.vmap(mean_gain)(stacked), float) * nbeta**2 * settings.localization
+    iterations = np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS).astype(np.int32)
+    stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x, np.float32), nbeta.shape), sampler)
+    gain = np.asarray(_mean_gain(stacked, np.float32(settings.localization), iterations, kind=kind_of(sampler)), float) * nbeta**2 * settings.localization
     with np.errstate(invalid="ignore", over="ignore"):
         counted = np.where(good, trace.step_bias.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
     return np.clip(gain * variance * (1 / data.batch_size - 1 / data.num_examples), 0, np.maximum(counted, 0))
+
+
+@partial(jax.jit, static_argnames="kind")
+def _mean_gain(sampler: Sampler, localization: jax.Array, iterations: jax.Array, *, kind: str) -> jax.Array:
+    """The mean of `Sampler.noise_gain` over iterations, of each sampler of a stack, `[K]`."""
+    return jax.vmap(lambda one: jax.vmap(lambda t: one.noise_gain(localization, t))(iterations).mean())(sampler)
 
 
 def functional_variance(between: np.ndarray, good: np.ndarray) -> np.ndarray:

@@ -24,6 +24,9 @@ from jaxllc.reductions import REDUCTIONS
 BLOCK = 256
 """Iterations between two returns to the host: what a progress bar, an interrupt or a store can see."""
 
+LONGEST_BLOCK = 1024
+"""Iterations of a block where a probe's `every` has no large divisor."""
+
 Reduce: TypeAlias = Literal["mean", "covariance", "between_chains"]
 
 
@@ -38,10 +41,12 @@ class Probe:
     Args:
         fn: `fn(params) -> array`, or `fn(params, data) -> array` where data is given; a real array of a fixed shape.
         data: a pytree of arrays, handed over as it is; other values do not recompile.
-        every: iterations of a chain from one evaluation to the next, after burn-in; None evaluates at the checkpoint alone.
+        every: iterations of a chain from one evaluation to the next, after burn-in; None evaluates at the checkpoint alone. Chains return to the host at
+            the common divisor of the `every`s of all probes, so let them divide one another.
         reduce: what is kept of the evaluations along a chain. None keeps each of them; "mean" their mean and variance, "covariance" their mean and the
             covariances of all elements of the array; "between_chains" the covariances over elements of any two chains. With the last three memory does not
             grow with the number of evaluations.
+        at_checkpoint: also at the checkpoint itself, where it is kept whole.
 
     Raises:
         TypeError: `fn` is no function.
@@ -52,14 +57,20 @@ class Probe:
     data: Batch | None = None
     every: int | None = None
     reduce: Reduce | None = None
+    at_checkpoint: bool = True
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"a probe must be a function fn(params), got {type(self.fn).__name__}.")
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"Probe(every) must be at least 1, got {self.every}.")
+        if self.every is not None:
+            if isinstance(self.every, bool) or not isinstance(self.every, int | np.integer):
+                raise TypeError(f"Probe(every) must be a whole number of iterations, got {self.every!r}.")
+            if self.every < 1:
+                raise ValueError(f"Probe(every) must be at least 1, got {self.every}.")
         if self.reduce is not None and self.reduce not in REDUCTIONS:
             raise ValueError(f"Probe(reduce) must be None or one of {', '.join(map(repr, REDUCTIONS))}, got {self.reduce!r}.")
+        if not (self.along_chains or self.at_checkpoint):
+            raise ValueError("Probe(at_checkpoint=False) is evaluated along the chains alone, so it needs every=.")
         if self.reduce is not None and not self.along_chains:
             raise ValueError(f"Probe(reduce={self.reduce!r}) reduces evaluations along the chains, so it needs every=.")
 
@@ -67,11 +78,6 @@ class Probe:
     def along_chains(self) -> bool:
         """Whether it is evaluated along the chains."""
         return self.every is not None
-
-    @property
-    def at_checkpoint(self) -> bool:
-        """Whether it is evaluated at the checkpoint."""
-        return True
 
     def at_chains(self, data: Batch | None, position: Params, posterior: LocalPosterior, mesh: Mesh) -> jax.Array:
         """Its values at the positions of all chains, `[C, K, ...]` in float32 at least.
@@ -87,7 +93,7 @@ class Probe:
     def block(self, num_steps: int) -> int:
         """Iterations of a block that ends wherever the probe is evaluated, at most `BLOCK`."""
         every = self.every or num_steps
-        return max(size for size in range(1, min(every, BLOCK) + 1) if every % size == 0)
+        return max(size for size in range(1, min(every, LONGEST_BLOCK) + 1) if every % size == 0 and (size <= BLOCK or every == size))
 
     def times(self, num_burn_in: int, num_steps: int, block: int) -> np.ndarray:
         """The iterations after which it is evaluated along a chain, once burn-in is over: multiples of `every`, and of the length of a block."""
@@ -125,12 +131,7 @@ class LossesBetweenChains(Probe):
     """How the losses of the same examples differ between chains: their covariances over examples, about every `BLOCK` iterations after burn-in."""
 
     def __init__(self, loss_fn: LossFn, data: InMemory) -> None:
-        super().__init__(_LossesOfBatches(loss_fn), data, BLOCK, "between_chains")
-
-    @property
-    def at_checkpoint(self) -> bool:
-        """They are of the chains alone."""
-        return False
+        super().__init__(_LossesOfBatches(loss_fn), data, BLOCK, "between_chains", at_checkpoint=False)
 
     def block(self, num_steps: int) -> int:
         """Blocks of equal length."""
@@ -232,7 +233,12 @@ def at_checkpoints(probes: Probes, checkpoints: Sequence[Params]) -> dict[str, n
 
     def of_all(probe: Probe) -> np.ndarray:
         data = _on_device(probe.data)
-        return np.asarray(jax.vmap(lambda params: jax.jit(probe.fn)(*_arguments(params, data)))(stacked), np.float32)
+
+        def of_one(params: Params) -> jax.Array:
+            return jax.jit(probe.fn)(*_arguments(params, data))
+
+        largest = largest_width(of_one, jax.tree.map(lambda leaf: leaf[0], stacked))
+        return np.asarray(batched(of_one, vmap_width(len(checkpoints), largest), stacked), np.float32)
 
     return {name: of_all(probe) for name, probe in probes.items()}
 

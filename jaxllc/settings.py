@@ -94,6 +94,8 @@ class Settings:
                 object.__setattr__(self, name, value)
         if self.localization is None:
             raise TypeError("localization must be one number, got None; 0.0 is no prior.")
+        if self.sampler is not None and jax.tree_util.all_leaves([self.sampler]) and jax.tree.leaves(self.sampler) == [self.sampler]:
+            raise TypeError(f"{type(self.sampler).__name__} is no pytree, so its numbers cannot be traced; make the class a flax.struct.dataclass.")
         for number in jax.tree.leaves(self.sampler):
             check_number(f"every number of {self.sampler!r}", number, positive=False)
         for name, value in self.counts().items():
@@ -119,7 +121,7 @@ class Settings:
             TypeError: a field that settings have not.
         """
         if unknown := sorted(set(changes) - set(vars(self))):
-            raise TypeError(f"settings have no field {unknown[0]!r}; they have {', '.join(vars(self))}.")
+            raise TypeError(f"{unknown[0]!r} is neither an argument nor a field of Settings, which has {', '.join(vars(self))}.")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
-UNCOMPARED = ("versions", "loss_fn", "reference_loss", "default_step_size", "verb")
+UNCOMPARED = ("versions", "loss_fn", "loss_dtype", "reference_loss", "default_step_size", "statistics", "fixed_statistics", "verb")
 """Attributes in which a resumed run may differ."""
 
 
@@ -52,6 +52,10 @@ class Store:
         if stored is not None:
             _check_same(self.path, stored, attributes)
             _check_runs(self.path, places)
+            if attributes.get("reference_loss", stored.get("reference_loss")) != stored.get("reference_loss"):
+                import zarr
+
+                zarr.open_group(self.path, mode="r+").attrs["reference_loss"] = attributes["reference_loss"]
 
     def done(self) -> dict[Place, int]:
         """The places that are written, with the checksum of their weights."""

@@ -129,6 +129,16 @@ def test_narrow_dtypes_inside_a_loss_are_seen(loss_fn, dtype, weights_dtype):
     assert (kind.dtype, kind.weights_dtype) == (dtype, weights_dtype)
 
 
+def test_a_sum_of_negative_values_is_refused():
+    with pytest.raises(ValueError, match="grows with the batch"):
+        look(lambda w, b: (plain(w, b) - 10).sum())
+
+
+def test_a_contrastive_mean_over_few_examples_is_no_sum():
+    kind = check_loss(LocalPosterior(lambda w, b: contrastive(w, b).mean(), jnp.zeros(D), 100.0), InMemory.of((X[:8], Y[:8]), None), default_mesh(4))
+    assert not kind.by_example
+
+
 def test_the_mean_of_a_contrastive_loss_is_no_sum():
     assert look(lambda w, b: contrastive(w, b).mean()).depends_on_batch
 

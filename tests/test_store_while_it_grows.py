@@ -79,3 +79,11 @@ def test_what_was_not_written_is_not_saved(tmp_path):
 def test_a_probe_cannot_take_the_name_of_a_column(tmp_path):
     with pytest.raises(ValueError, match="'acceptance_rate' has the name of something else"):
         follow((10,), tmp_path / "s", probes={"acceptance_rate": jnp.sum})
+
+
+def test_a_reference_loss_given_later_is_in_the_store(tmp_path):
+    follow((10, 20), tmp_path / "s")
+    later = follow((10, 20), tmp_path / "s", reference_loss=1e-3)
+    opened = jaxllc.open(tmp_path / "s")
+    assert opened.reference_loss == later.reference_loss == 1e-3
+    assert list(opened.table().findings) == list(later.table().findings)
