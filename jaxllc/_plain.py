@@ -160,5 +160,6 @@ def _find_class(name: str) -> type[Plain]:
 
 
 def _choices(cls: type[Plain]) -> str:
-    concrete = (name for name, known in Plain._classes.items() if issubclass(known, cls) and ":" not in name and not known.__subclasses__())
+    ours = {name: known for name, known in Plain._classes.items() if ":" not in name}
+    concrete = [name for name, known in ours.items() if issubclass(known, cls) and not any(sub in ours.values() for sub in known.__subclasses__())]
     return f"the choices are {', '.join(sorted(concrete))}"

@@ -69,3 +69,12 @@ def test_whole_numbers_may_be_written_as_floats():
 def test_tables_that_lack_something_say_what(sampler, message):
     with pytest.raises(ValueError, match=message):
         Settings.from_dict({"sampler": sampler})
+
+
+def test_a_sampler_stays_a_choice_when_someone_derives_from_it():
+    class Mine(SGLD):
+        pass
+
+    with pytest.raises(ValueError, match="the choices are .*SGLD"):
+        Settings.from_dict({"sampler": "SGDL"})
+    assert issubclass(Mine, SGLD)
