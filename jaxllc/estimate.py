@@ -55,19 +55,19 @@ class Estimate:
 
     @property
     def llc(self) -> float:
-        r"""$\hat\lambda$, the mean over the draws of all chains that stayed finite, less `step_bias`; NaN if none did."""
+        r"""$\hat\lambda$: the mean of `posterior/llc` over all chains that did not diverge, plus `constant_data/llc_correction` (0 except for SGHMC)."""
         return self._value("llc")
 
     @property
     def std_error(self) -> float:
-        """Monte-Carlo standard error of `llc`, over chains and their autocorrelation. It knows nothing of what `step_bias` leaves of the step's bias."""
+        """The larger of two errors: by the autocorrelation of the chains (ArviZ), and by the spread of their means. It holds no error of `step_bias`."""
         return self._value("std_error")
 
     @property
     def step_bias(self) -> float:
         r"""What finite steps and minibatch noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`.
 
-        Of an extrapolation, whose two sets of chains have each their own taken off, the larger: that of the whole step, or that at twice $n\beta$.
+        With `extrapolate`, the larger of the two: that of the whole step, or that at twice $n\beta$.
         """
         return self._value("step_bias")
 

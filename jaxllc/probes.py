@@ -44,7 +44,8 @@ class Probe:
         every: iterations of a chain from one evaluation to the next, after burn-in; None evaluates at the checkpoint alone. Chains return to the host at
             the common divisor of the `every`s of all probes, so let them divide one another.
         reduce: what is kept of the evaluations along a chain. None keeps each of them; "mean" their mean and variance, "covariance" their mean and the
-            covariances of all elements of the array; "between_chains" the covariances over elements of any two chains. With the last three memory does not
+            covariances of all elements of the array; "between_chains" the covariances over elements of any two chains, by which
+            chains that explore different functions are seen. With the last three memory does not
             grow with the number of evaluations.
         at_checkpoint: also at the checkpoint itself, where it is kept whole.
 

@@ -55,14 +55,12 @@ class Settings:
         num_draws: draws kept from each.
         num_burn_in: iterations before the first draw.
         thinning: iterations from one draw to the next.
-        extrapolate: from a second set of chains with the same random numbers, in one program, at twice the cost.
-            True or "step_size": at $\epsilon$ and at $\epsilon / 2$, twice the second less the first at each draw: the coefficient at $\epsilon \to 0$, as
-            far as what `step_bias` leaves of its bias is linear in $\epsilon$. Where it goes with another power, `bias_order` of the sampler, the weights
-            are others.
-            "nbeta": at $n\beta$ and, with half the step, at $2 n\beta$, twice the first less the second at each draw. That is the slope of $E[L_n]$ in
-            $1 / n\beta$ between the two (Watanabe, arXiv:1208.6338), in which $L_n(w^*)$ drops out. It is for the true weights of a model, whose loss lies
-            above the least by about $\lambda / n$ where the model is regular; at weights that are far from any minimum it is the coefficient of where
-            the chains equilibrate. `twice_nbeta_llc` of the result says how far the two differ. `SGNHT`'s bias does not drop out.
+        extrapolate: None, or what a second set of chains, with the same random numbers and in the same program, is used for; it doubles the cost.
+            "step_size" or True: $2 \hat\lambda(\epsilon / 2) - \hat\lambda(\epsilon)$ at each draw, the value at $\epsilon \to 0$ of a bias linear in
+            $\epsilon$ (with other weights for a sampler of another `bias_order`).
+            "nbeta": $2 \hat\lambda(n\beta) - \hat\lambda(2 n\beta)$ at each draw, with half the step at $2 n\beta$: the slope of $E[L_n]$ in $1 / n\beta$, in
+            which $L_n(w^*)$ drops out (Watanabe, arXiv:1208.6338). For the true weights of a model, where $L_n(w^*)$ lies about $\lambda / n$ above the least
+            if the model is regular. The second set alone is in `sample_stats/twice_nbeta_llc`. See docs/estimator.md.
 
     Raises:
         TypeError: a sampler that is none, or a number that is not one.

@@ -156,7 +156,7 @@ def trajectory(
         checkpoints: any mapping from the training step to the weights; each is read once, when its turn comes. Or a mapping from the
             names of training runs to such mappings, which share their steps.
         reference_loss: default the loss at step 0, where that is an initialisation: the highest of its run, and well above the least. Of several
-            runs the least of these.
+            runs the lowest of these.
         store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of probes to
             resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
             were ever written. That `loss_fn` or a probe is still the same function cannot be seen.
@@ -177,18 +177,18 @@ def trajectory(
     plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED)), mesh=mesh)
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
     attributes |= {} if reference_loss is None else {"reference_loss": float(reference_loss)}
-    kept = Store(store, places, attributes) if store is not None else None
-    done = kept.done() if kept else {}
+    results_store = Store(store, places, attributes) if store is not None else None
+    done = results_store.done() if results_store else {}
     weights.check(places, done, store)
     pending = [place for place in places if place not in done]
     weights.hold_only(pending)
     arrays: dict[Place, dict[Name, np.ndarray]] = {}
     for place, values, mark in _run(plan, weights, pending, group_size, progress):
         arrays[place] = values
-        if kept:
-            kept.write(place, values, mark)
-    if kept:
-        arrays |= {place: kept.read(place) for place in places if place not in arrays}
+        if results_store:
+            results_store.write(place, values, mark)
+    if results_store:
+        arrays |= {place: results_store.read(place) for place in places if place not in arrays}
     whole = {name: np.stack([arrays[place][name] for place in places]) for name in results.names(attributes)}
     return Trajectory(results.to_tree(whole, places, attributes))
 

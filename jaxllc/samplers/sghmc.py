@@ -56,11 +56,11 @@ class SGHMC(Underdamped):
         first = state.steps == 0
         losses, grad = self.gradient(state.position, posterior, batch)
         kicked = kick(time, state.position, state.momentum, grad, posterior)
-        kept = jnp.where(first, jnp.zeros_like(time), jnp.exp(-self.friction_at(posterior.localization).astype(time.dtype) * time))
+        decay = jnp.where(first, jnp.zeros_like(time), jnp.exp(-self.friction_at(posterior.localization).astype(time.dtype) * time))
         xi = NOISES[self.noise](key, state.position)
-        momentum = refresh(kept, jnp.sqrt(1 - kept**2), kicked, xi)
+        momentum = refresh(decay, jnp.sqrt(1 - decay**2), kicked, xi)
         position = drift(time, drift(time, state.position, kicked), momentum)
-        excess = step_bias(kicked, kept)
+        excess = step_bias(kicked, decay)
         return SGHMCState(position, momentum, state.steps + 1), Info(losses, jnp.where(first, jnp.zeros_like(excess), excess))
 
     @property
@@ -82,7 +82,7 @@ class SGHMC(Underdamped):
         return step_size * jnp.where(small, steps / 2, -jnp.expm1(-2 * safe * steps) / (8 * jnp.tanh(safe / 2)))
 
 
-def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
+def step_bias(kicked: Params, decay: jax.Array) -> jax.Array:
     r"""$\frac{(1 + c)^2}{8}\,(\lVert v \rVert^2 - d)$ after a kick, whose mean is what noisy gradients add to $E[U]$.
 
     That is what they add to $n\beta\, E[L]$ but for what the prior absorbs, which `jaxllc.estimator` takes back.
@@ -90,4 +90,4 @@ def step_bias(kicked: Params, kept: jax.Array) -> jax.Array:
     momentum that an O step keeps: the fixed point of $E[w^2]$, $E[wv]$ and $E[v^2]$. It is zero with exact gradients, at any step.
     """
     excess = heat(kicked)
-    return ((1 + kept.astype(excess.dtype)) / 2) ** 2 * excess
+    return ((1 + decay.astype(excess.dtype)) / 2) ** 2 * excess

@@ -68,9 +68,9 @@ class SGNHT(Underdamped):
         small = jnp.abs(rate) < 1e-4
         safe = jnp.where(small, jnp.ones_like(rate), rate)
         spread = 2 * friction * time * jnp.where(small, 1 - rate, -jnp.expm1(-2 * safe) / (2 * safe))
-        kept = jnp.where(first, jnp.zeros_like(rate), jnp.exp(-rate))
+        decay = jnp.where(first, jnp.zeros_like(rate), jnp.exp(-rate))
         amplitude = jnp.where(first, jnp.ones_like(rate), jnp.sqrt(spread))
-        momentum = refresh(kept, amplitude, kicked, NOISES[self.noise](key, state.position))
+        momentum = refresh(decay, amplitude, kicked, NOISES[self.noise](key, state.position))
         position = drift(time, drift(time, state.position, kicked), momentum)
         thermostat += jnp.where(first, jnp.zeros((), dtype), time / 2 * _excess(momentum))
         return SGNHTState(position, momentum, thermostat, state.steps + 1), Info(losses, jnp.zeros((), dtype))

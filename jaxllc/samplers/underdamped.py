@@ -68,9 +68,9 @@ def drift(time: jax.Array, position: Params, momentum: Params) -> Params:
     return jax.tree.map(lambda w, v: w + jnp.asarray(time, w.dtype) / 2 * v, position, momentum)
 
 
-def refresh(kept: jax.Array, amplitude: jax.Array, momentum: Params, xi: Params) -> Params:
+def refresh(decay: jax.Array, amplitude: jax.Array, momentum: Params, xi: Params) -> Params:
     r"""$c v + s \xi$."""
-    return jax.tree.map(lambda v, x: jnp.asarray(kept, v.dtype) * v + jnp.asarray(amplitude, v.dtype) * x, momentum, xi)
+    return jax.tree.map(lambda v, x: jnp.asarray(decay, v.dtype) * v + jnp.asarray(amplitude, v.dtype) * x, momentum, xi)
 
 
 def heat(momentum: Params) -> jax.Array:
