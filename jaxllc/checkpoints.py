@@ -252,7 +252,7 @@ def _names(tree: Any, template: Mapping[str, Any] | None = None) -> dict[str, An
 
 
 def _restore(folder: Path, part: _Subtree, like: Params | None) -> Params:
-    """The saved tree at a place; leaves that `like` lacks are not read, and a placeholder stands for them."""
+    """The saved tree at a place; leaves that `like` lacks are not read, only marked."""
     import orbax.checkpoint as ocp
     from etils import epath
 

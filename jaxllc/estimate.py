@@ -161,7 +161,7 @@ def estimate(
     """
     described = as_probes(probes, RESERVED)
     plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
-    with progress_bar(plan.settings.num_steps, progress) as on_steps:
+    with progress_bar(plan.settings.num_iterations, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
     arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}
     attributes = plan.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})

@@ -75,7 +75,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     except NotFiniteError as error:
         raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
-    good = converged(trace, nbeta, plan.facts["num_weights"])
+    good = not_diverged(trace, nbeta, plan.facts["num_weights"])
     absorbed = np.zeros(len(centers)) if between is None else absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
     arrays = _arrays(trace, nbeta, good, absorbed)
     return _extrapolated(arrays, count, plan) if extrapolate else arrays
@@ -88,7 +88,7 @@ def _why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
     return f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it."
 
 
-def converged(trace: Trace, nbeta: np.ndarray, num_weights: int) -> np.ndarray:
+def not_diverged(trace: Trace, nbeta: np.ndarray, num_weights: int) -> np.ndarray:
     r"""Which chains did not diverge, `[K, C]`: they are finite, and neither their $n\beta\,(L - L(w^*))$ nor their step bias is out of all proportion."""
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.maximum(nbeta[:, None] * trace.excess_loss.mean(-1), trace.step_bias.mean(-1))
@@ -149,7 +149,7 @@ def absorbed_noise(trace: Trace, good: np.ndarray, variance: np.ndarray, sampler
         nbeta: $n\beta$, `[K]`.
     """
     data, settings = plan.data, plan.settings
-    iterations = np.linspace(settings.num_burn_in, settings.num_steps - 1, NUM_ITERATIONS).astype(np.int32)
+    iterations = np.linspace(settings.num_burn_in, settings.num_iterations - 1, NUM_ITERATIONS).astype(np.int32)
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x, np.float32), nbeta.shape), sampler)
     gain = np.asarray(_mean_gain(stacked, np.float32(settings.localization), iterations, kind=kind_of(sampler)), float) * nbeta**2 * settings.localization
     with np.errstate(invalid="ignore", over="ignore"):

@@ -1,4 +1,4 @@
-r"""What the estimator takes for granted of a loss function, looked at before a chain moves: the same call on some examples, cut into batches in two ways.
+r"""What the estimator takes for granted of a loss function, looked at before a chain moves: some examples, cut into batches in several ways.
 
 Losses at a draw are compared with those of the same examples at $w^*$, which were computed in other batches. That is right where the loss of an example
 depends on that example alone. Batch normalisation in train mode, dropout under a fixed key and negatives taken from the batch break it.
@@ -80,14 +80,14 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
     shape, raw = jax.eval_shape(partial(_losses, size=size, mesh=mesh), posterior, data.arrays, jnp.zeros((), jnp.int32))
     weights = [leaf.dtype for leaf in jax.tree.leaves(posterior.center) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     tolerance = SAME_IN_LOW_PRECISION if min(dtype.itemsize for dtype in (raw.dtype, *weights)) < 4 else SAME
-    first, again = losses(0, size), losses(0, size)
+    starts = _starts(n - size)
+    values = np.stack([losses(start, size) for start in starts])
+    first, again = values[0], losses(0, size)
     if not np.array_equal(first, again, equal_nan=True):
         raise ValueError(
             f"loss_fn gives other values for the same weights and batch in a second call ({first.ravel()[0]:.6g}, then {again.ravel()[0]:.6g}); it must be "
             "a pure function: switch dropout and other chance off."
         )
-    starts = [round(start) for start in np.linspace(0, n - size, NUM_WINDOWS)]
-    values = np.stack([losses(start, size) for start in starts])
     dtype = _narrowest(raw.dtype, values)
     weights_dtype = None
     if dtype == str(raw.dtype):  # else the losses themselves hide what the weights do
@@ -107,11 +107,16 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
                 f"loss_fn takes batches of {size} only, and {n} examples leave one of {rest}; return one loss an example, or pass {n - rest} of the examples."
             )
         return LossKind(False, False, dtype, weights_dtype)
-    starts = [round(start) for start in np.linspace(0, n - 2 * half, NUM_WINDOWS)]
+    starts = _starts(n - 2 * half)
     seen = np.array([[losses(start, 2 * half), losses(start, half), losses(start + half, half)] for start in starts])
     _check_no_sum(seen, half)
     difference = np.abs(seen[:, 0] - seen[:, 1:].mean(1)) / np.maximum(np.abs(seen[:, 1:]).mean(1), np.finfo(float).tiny)
     return LossKind(False, bool(np.nanmax(difference, initial=0) > tolerance), dtype, weights_dtype)
+
+
+def _starts(last: int) -> list[int]:
+    """Where the batches begin that are looked at, the last one at `last`; all data are one batch."""
+    return sorted({round(start) for start in np.linspace(0, last, NUM_WINDOWS)})
 
 
 def _check_no_sum(seen: np.ndarray, half: int) -> None:

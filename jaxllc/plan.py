@@ -68,7 +68,7 @@ class Plan:
         try:
             settings = self.settings.to_dict()
         except ValueError:  # a schedule or a class without a name: what it gives is kept, and cannot be read back
-            settings = self.settings.replace(sampler=None).to_dict() | {"sampler": self.sampler.describe(self.settings.num_steps)}
+            settings = self.settings.replace(sampler=None).to_dict() | {"sampler": self.sampler.describe(self.settings.num_iterations)}
         inner = self.loss_fn
         while isinstance(inner, WithObjects | MeanOverBatch):
             inner = inner.loss_fn
@@ -155,7 +155,7 @@ def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Setti
         params: some weights.
         settings: how long chains are.
     """
-    times = timetable(probes, settings.num_burn_in, settings.num_steps).times
+    times = timetable(probes, settings.num_burn_in, settings.num_iterations).times
     descriptions: dict[str, dict[str, Any]] = {}
     for name, shape in shapes(probes, params).items():
         descriptions[name] = {"shape": shape, "at_checkpoint": probes[name].at_checkpoint}

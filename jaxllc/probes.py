@@ -91,10 +91,14 @@ class Probe:
         """
         return _at_chains(data, position, posterior, function=self.fn, mesh=mesh)
 
-    def block(self, num_steps: int) -> int:
-        """Iterations of a block that ends wherever the probe is evaluated, at most `BLOCK`."""
-        every = self.every or num_steps
-        return max(size for size in range(1, min(every, LONGEST_BLOCK) + 1) if every % size == 0 and (size <= BLOCK or every == size))
+    @property
+    def block(self) -> int:
+        """Iterations of a block that ends wherever the probe is evaluated along the chains, at most `BLOCK`, or up to `LONGEST_BLOCK` where it is `every`.
+
+        0 where it asks for none.
+        """
+        every = self.every or 0
+        return max((size for size in range(1, min(every, LONGEST_BLOCK) + 1) if every % size == 0 and size in (every, min(size, BLOCK))), default=0)
 
     def times(self, num_burn_in: int, num_steps: int, block: int) -> np.ndarray:
         """The iterations after which it is evaluated along a chain, once burn-in is over: multiples of `every`, and of the length of a block."""
@@ -121,7 +125,7 @@ class _LossesOfBatches:
 
     def __call__(self, params: Params, data: InMemory) -> jax.Array:
         size = data.batch_size
-        by_example = jax.eval_shape(self.loss_fn, params, data.batch(jnp.zeros((), jnp.int32))).ndim > 0
+        by_example = jax.eval_shape(jax.jit(self.loss_fn), params, data.batch(jnp.zeros((), jnp.int32))).ndim > 0
         num_batches = min(min(-(-COMPARED_EXAMPLES // size), COMPARED_BATCHES) if by_example else COMPARED_MEANS, data.num_examples // size)
         starts = jnp.arange(num_batches, dtype=jnp.int32) * size
         losses = jax.lax.map(lambda start: at_least_float32(jax.jit(self.loss_fn)(params, data.batch(start))), starts)
@@ -134,9 +138,10 @@ class LossesBetweenChains(Probe):
     def __init__(self, loss_fn: LossFn, data: InMemory) -> None:
         super().__init__(_LossesOfBatches(loss_fn), data, BLOCK, "between_chains", at_checkpoint=False)
 
-    def block(self, num_steps: int) -> int:
-        """Blocks of equal length."""
-        return math.ceil(num_steps / math.ceil(num_steps / BLOCK))
+    @property
+    def block(self) -> int:
+        """Any will do."""
+        return 0
 
     def times(self, num_burn_in: int, num_steps: int, block: int) -> np.ndarray:
         """The ends of blocks after burn-in, `BLOCK` iterations apart, or a block where that is longer."""
@@ -168,14 +173,13 @@ def timetable(probes: Probes, num_burn_in: int, num_steps: int) -> Timetable:
         ValueError: no evaluation of a probe lies between burn-in and the end of a chain.
     """
     along = {name: probe for name, probe in probes.items() if probe.along_chains}
-    asked = [probe for probe in along.values() if not isinstance(probe, LossesBetweenChains)]
-    block = math.gcd(*(probe.block(num_steps) for probe in asked)) if asked else math.ceil(num_steps / math.ceil(num_steps / BLOCK))
+    block = math.gcd(*(probe.block for probe in along.values())) or math.ceil(num_steps / math.ceil(num_steps / BLOCK))
     times = {name: probe.times(num_burn_in, num_steps, block) for name, probe in along.items()}
     for name, probe in along.items():
         if not times[name].size:
             raise ValueError(
-                f"the probe {name!r}, every={probe.every}, is evaluated nowhere in chains of {num_steps} steps, {num_burn_in} of them burn-in; "
-                "a smaller every, or more draws."
+                f"the probe {name!r}, every={probe.every}, is evaluated nowhere in chains of {num_steps} iterations, {num_burn_in} of them burn-in; "
+                "use a smaller every, or more draws."
             )
     return Timetable(block, along, times)
 

@@ -104,7 +104,7 @@ class Settings:
             raise ValueError(f"the steps of {type(self.sampler).__name__} have no bias, so extrapolate={self.extrapolate!r} only adds noise; leave it out.")
 
     @property
-    def num_steps(self) -> int:
+    def num_iterations(self) -> int:
         """Iterations of a chain."""
         return self.num_burn_in + (self.num_draws - 1) * self.thinning + 1
 

@@ -234,7 +234,7 @@ def _run(plan: Plan, weights: Weights, pending: list[Place], group_size: int | N
     if not pending:
         return
     num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(split_objects(weights.peek(pending[0]))[0]))
-    with progress_bar(plan.settings.num_steps * len(pending), progress) as on_steps:
+    with progress_bar(plan.settings.num_iterations * len(pending), progress) as on_steps:
         size = 0
         for group in groups(pending, num_weights, plan.settings.num_chains, group_size):
             size = size or len(group)

@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from benchmarks import accuracy, gibbs, report
+from benchmarks import accuracy, gibbs, report_accuracy
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import RESULTS as BENCHMARKS
 from benchmarks.timing import machine
@@ -107,56 +106,6 @@ def _find(lines: Sequence[dict[str, Any]], widths: tuple[int, ...], sampler: str
     return next((line for line in lines if (tuple(line["widths"]), line["sampler"], line["setting"]) == name), None)
 
 
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Errors relative to the exact value of the posterior, at full rank (every other net) and below it, as Markdown."""
-    head = [
-        "net",
-        "estimate",
-        "change",
-        "step_bias ÷ λ̂",
-        "standard error",
-        "error: full rank",
-        "below full rank",
-        "covered",
-        "largest error in standard errors",
-    ]
-    body = []
-    for line in lines:
-        llc, error, bias = (np.asarray(line[column], float) for column in ("llc", "std_error", "step_bias"))
-        exact = np.asarray(line["reference"]["llc"])
-        off, z, name = llc / exact - 1, _z(line), "-".join(map(str, line["widths"]))
-        body.append(
-            [name, _kind(line["sampler"]), line["setting"]["name"], f"{np.median(bias / llc):.1%}", f"{np.median(error / exact):.2%}",
-             f"{off[::2].mean():+.2%}", f"{off[1::2].mean():+.2%}", _covered(z), f"{np.abs(z).max():.1f}"]
-        )  # fmt: skip
-    return report.table(head, body)
-
-
-def covered(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The number of nets of each class whose exact value lies within two standard errors, as Markdown."""
-    changes = list(dict.fromkeys(line["setting"]["name"] for line in lines))
-    body = []
-    for name, sampler in dict.fromkeys((line["class"], line["sampler"]) for line in lines):
-        by_change = {change: [_z(x) for x in lines if (x["class"], x["sampler"], x["setting"]["name"]) == (name, sampler, change)] for change in changes}
-        body.append([name, _kind(sampler), *(_covered(np.concatenate(z)) if z else "" for z in by_change.values())])
-    return report.table(["class", "estimate", *changes], body)
-
-
-def _z(line: Mapping[str, Any]) -> np.ndarray:
-    """Errors in joint standard errors of the estimate and of the reference."""
-    llc, error = (np.asarray(line[column], float) for column in ("llc", "std_error"))
-    exact, exact_error = (np.asarray(line["reference"][column]) for column in ("llc", "std_error"))
-    return (llc - exact) / np.hypot(error, exact_error)
-
-
-def _covered(z: np.ndarray) -> str:
-    return f"{np.sum(np.abs(z) < 2)} of {len(z)}"
-
-
-def _kind(sampler: str) -> str:
-    return "two temperatures" if sampler == accuracy.LADDER else "one temperature"
-
-
 def main() -> None:
     """Measure, print, keep."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
@@ -167,8 +116,8 @@ def main() -> None:
         path.write_text(json.dumps(result | {"machine": machine()}) + "\n")
 
     measure(json.loads((BENCHMARKS / "accuracy.json").read_text())["rows"], result["lines"], keep)
-    print(table(result["lines"]))
-    print("\n" + covered(result["lines"]))
+    print(report_accuracy.intervals(result["lines"]))
+    print("\n" + report_accuracy.coverage(result["lines"]))
 
 
 if __name__ == "__main__":

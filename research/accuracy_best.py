@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 import jaxllc
-from benchmarks import accuracy, gibbs, report
+from benchmarks import accuracy, gibbs, report, report_accuracy
 from benchmarks import deep_linear_nets as nets
 from benchmarks.timing import machine
 
@@ -61,9 +61,9 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     for name, n in dict.fromkeys((line["class"], line["num_examples"]) for line in lines):
         mine = [line for line in lines if (line["class"], line["num_examples"]) == (name, n)]
         llc, error, truth = (np.concatenate([line[column] for line in mine]) for column in ("llc", "std_error", "truth"))
-        exact, exact_error = (np.concatenate([line["reference"][column] for line in mine]) for column in ("llc", "std_error"))
+        exact = np.concatenate([line["reference"]["llc"] for line in mine])
         off, to_truth = np.abs(llc / exact - 1), np.abs(llc / truth - 1)
-        z = np.abs(llc - exact) / np.hypot(error, exact_error)
+        z = np.abs(np.concatenate([report_accuracy.z_scores(line) for line in mine]))
         with_findings = np.mean([bool(text) for line in mine for text in line["findings"]])
         body.append(
             [name, f"{n:,}", str(len(llc)), f"{np.median(off):.1%}", f"{off.max():.1%}", f"{np.median(error / exact):.2%}", f"{np.mean(z < 2):.0%}",

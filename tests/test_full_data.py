@@ -42,7 +42,7 @@ def test_losses_are_paired_with_those_of_the_same_examples(by_example):
         np.testing.assert_allclose(center, quadratic_loss(problem.params, batch).mean(), rtol=1e-4, atol=1e-6)
 
 
-def mean_within_its_error(values, exact):
+def assert_mean_within_its_error(values, exact):
     """Whether a mean lies within 4 of its standard errors, which are below a tenth of it."""
     error = np.std(values, ddof=1) / np.sqrt(len(values))
     assert error < 0.1 * exact
@@ -55,7 +55,7 @@ def test_the_gaussian_cloud_is_that_of_the_prior(key):
     posterior, data = problem.posterior(), problem.data
     known = center_losses(posterior, data, 1, None).by_example
     clouds = jax.vmap(lambda chain: gaussian_cloud(key, chain, posterior, data, known))(jnp.arange(200))
-    mean_within_its_error(np.asarray(clouds), CURVATURE.sum() / (2 * problem.localization))
+    assert_mean_within_its_error(np.asarray(clouds), CURVATURE.sum() / (2 * problem.localization))
 
 
 def squares(params, batch):

@@ -79,7 +79,9 @@ def test_along_the_chains_of_an_extrapolation_they_are_those_at_half_the_step():
 
 
 def test_along_chains_that_are_too_short():
-    with pytest.raises(ValueError, match=r"the probe 'norm', every=500, is evaluated nowhere in chains of 70 steps, 10 of them burn-in; a smaller every"):
+    with pytest.raises(
+        ValueError, match=r"the probe 'norm', every=500, is evaluated nowhere in chains of 70 iterations, 10 of them burn-in; use a smaller every"
+    ):
         follow(probes={"norm": Probe(norm, every=500)})
 
 

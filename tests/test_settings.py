@@ -184,7 +184,7 @@ def test_numbers_are_floats_and_steps_are_counted():
     settings = Settings(nbeta=np.float32(50), localization=3, num_burn_in=10, num_draws=5, thinning=4)
     assert (settings.nbeta, settings.localization) == (50.0, 3.0)
     assert (type(settings.nbeta), type(settings.localization)) == (float, float)
-    assert settings.num_steps == 10 + 4 * 4 + 1
+    assert settings.num_iterations == 10 + 4 * 4 + 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import accuracy
+from benchmarks import accuracy, report_accuracy
 from benchmarks import deep_linear_nets as nets
 from research import accuracy_bars, accuracy_best
 
@@ -78,9 +78,9 @@ def test_tables_of_made_up_lines():
         "reference": {"llc": [9.5, 19.5], "std_error": [0.0, 0.24]},
     }
     line |= {"llc": [8.9, 19.9], "std_error": [0.1, 0.1], "step_bias": [0.89, 1.99]}
-    assert accuracy_bars.table([line]).splitlines()[-1] == "| 2-2-2 | two temperatures | none | 10.0% | 0.78% | -6.32% | +2.05% | 1 of 2 | 6.0 |"
+    assert report_accuracy.intervals([line]).splitlines()[-1] == "| 2-2-2 | two temperatures | none | 10.0% | 0.78% | -6.32% | +2.05% | 1 of 2 | 6.0 |"
     more = [line, line | {"widths": [3, 3, 3]}, line | {"sampler": accuracy.LARGER, "setting": {"name": "other"}, "llc": [9.5, 19.6]}]
-    assert accuracy_bars.covered(more).splitlines()[2:] == ["| 1K | two temperatures | 2 of 4 |  |", "| 1K | one temperature |  | 2 of 2 |"]
+    assert report_accuracy.coverage(more).splitlines()[2:] == ["| 1K | two temperatures | 2 of 4 |  |", "| 1K | one temperature |  | 2 of 2 |"]
 
 
 def test_the_best_setting_runs_on_what_is_missing(monkeypatch):
