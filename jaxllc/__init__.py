@@ -19,6 +19,7 @@ from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import AlongChains, Probe
 from jaxllc.recording import Trace
 from jaxllc.sampler import Info, NamedSchedule, Sampler, SteppedSampler
+from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.full_batch import BlackJAX
 from jaxllc.samplers.gradients import ControlVariate, Minibatch
 from jaxllc.samplers.mcmc import HMC, MALA, MCLMC, NUTS
@@ -42,6 +43,7 @@ __all__ = [
     "SGLD",
     "SGNHT",
     "Adam",
+    "AdaptiveHMC",
     "AlongChains",
     "BlackJAX",
     "ControlVariate",

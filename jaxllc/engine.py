@@ -19,13 +19,18 @@ from jax.sharding import PartitionSpec as P
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.data import InMemory
-from jaxllc.full_data import CenterLosses, center_gradient, center_losses, gaussian_cloud, has_low_precision, paired, rounding_cloud
+from jaxllc.full_data import CenterLosses, center_gradient, center_hessian, center_losses, gaussian_cloud, has_low_precision, paired, rounding_cloud
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
 from jaxllc.posterior import LocalPosterior
 from jaxllc.probes import Probe, Probes, Timetable, timetable
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
+from jaxllc.samplers.noise import gaussian
 from jaxllc.settings import Counts, as_count
+from jaxllc.spectrum import Spectrum
+
+_DISPERSED = 2**32 - 1024
+"""Where the noise of a start lies: iterations count from 0 upwards, and the clouds at the centre from the other end downwards."""
 
 
 class NotFiniteError(ValueError):
@@ -45,6 +50,7 @@ def sample(
     stacked: bool = False,
     mesh: Mesh | None = None,
     probes: Probes | None = None,
+    dispersion: float = 0.0,
     on_steps: Callable[[int], Any] | None = None,
     **counts: Unpack[Counts],
 ) -> Trace:
@@ -61,6 +67,8 @@ def sample(
         stacked: the leaves of `posterior.center` have a leading axis K, one entry a checkpoint.
         mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them; default all devices that divide the work.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
+        dispersion: every second chain starts at random around $w^*$, with so many times the standard deviations of the Gaussian prior or of the sampler's
+            own metric (`Sampler.disperse`); 0: all start at $w^*$.
         on_steps: called with the number of iterations of each block that has ended.
         counts: `num_chains`, C, at each checkpoint; `num_draws`, T, of each chain; `num_burn_in`, iterations before the first draw (default 0);
             `thinning`, iterations from one draw to the next (default 1).
@@ -74,16 +82,18 @@ def sample(
     if missing := sorted({"num_chains", "num_draws"} - set(counts)):
         raise TypeError(f"jaxllc.sample needs {missing[0]}=.")
     length = Length(**{name: as_count(name, value) for name, value in counts.items()})
-    posterior = dataclasses.replace(posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None)
+    posterior = dataclasses.replace(
+        posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None, center_hessian=None
+    )
     num_checkpoints = _num_centers(posterior)
     sampler.check(posterior, data)
     mesh = mesh or default_mesh(length.num_chains, num_checkpoints)
     check_mesh(mesh, length.num_chains, num_checkpoints)
     program = Program(mesh, length.num_chains, kind_of(sampler))
-    inputs, probe_data = _place(Inputs(key, sampler, posterior, data), probes or {}, mesh, num_checkpoints)
+    inputs, probe_data = _place(Inputs(key, sampler, posterior, data, jnp.asarray(dispersion, jnp.float32)), probes or {}, mesh, num_checkpoints)
 
     start = _start(inputs, program=program)
-    inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad))
+    inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
     full_center_loss = fetch(start.losses.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
@@ -146,6 +156,8 @@ class Inputs(NamedTuple):
     sampler: Sampler
     posterior: LocalPosterior
     data: InMemory
+    dispersion: jax.Array
+    """`float[]`."""
 
 
 class Start(NamedTuple):
@@ -155,6 +167,7 @@ class Start(NamedTuple):
     """Of all chains, `[C, K, ...]`."""
     losses: CenterLosses
     center_grad: Params | None
+    center_hessian: Spectrum | None
     gaussian_excess: jax.Array
     """`[K, C]`."""
     rounding_excess: jax.Array
@@ -182,7 +195,7 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
     data = jax.device_put(inputs.data, everywhere)
     sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(axes_of(mesh)[0])))
     probe_data = {name: data if probe.data is inputs.data else jax.device_put(probe.data, everywhere) for name, probe in probes.items()}
-    return Inputs(inputs.key, sampler, posterior, data), probe_data
+    return inputs._replace(sampler=sampler, posterior=posterior, data=data), probe_data
 
 
 def _specs(kind: Any, *parts: Any) -> Any:
@@ -201,16 +214,16 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
     devices = 1 if chain_axis is None else program.mesh.shape[chain_axis]
 
     def start(inputs: Inputs, chains: jax.Array) -> Start:
-        key, sampler, posterior, data = inputs
-        state = jax.vmap(lambda s, p: s.init(p.position()))(sampler, posterior)
+        key, sampler, posterior, data, dispersion = inputs
 
-        def at_center(posterior: LocalPosterior) -> tuple[CenterLosses, Params | None]:
+        def at_center(posterior: LocalPosterior) -> tuple[CenterLosses, Params | None, Spectrum | None]:
             gradient = center_gradient(posterior, data, devices, chain_axis) if sampler.needs_center_grad else None
-            return center_losses(posterior, data, devices, chain_axis), gradient
+            hessian = center_hessian(posterior, data, sampler.hessian_rank) if sampler.hessian_rank else None
+            return center_losses(posterior, data, devices, chain_axis), gradient, hessian
 
         one = jax.tree.map(lambda leaf: leaf[0], posterior)
         largest = largest_width(lambda p: p.losses(p.position(), data.batch(jnp.zeros((), jnp.int32))), one)
-        losses, gradient = batched(at_center, vmap_width(_num_centers(posterior), largest), posterior)
+        losses, gradient, hessian = batched(at_center, vmap_width(_num_centers(posterior), largest), posterior)
 
         def clouds(posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:
             def of_chain(chain: jax.Array) -> jax.Array:
@@ -220,14 +233,22 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
             return batched(of_chain, vmap_width(chains.size, largest), chains), rounding
 
         cloud, rounding = batched(clouds, vmap_width(_num_centers(posterior), largest // chains.size), posterior, losses.by_example)
-        return Start(broadcast_leading(state, chains.size), losses, gradient, cloud, rounding)
+        knowing = dataclasses.replace(posterior, center_grad=gradient, center_hessian=hessian)
+
+        def states(chain: jax.Array) -> Any:
+            """Those of one chain at all checkpoints, which share the noise."""
+            noise = gaussian(jax.random.fold_in(jax.random.fold_in(key, chain), _DISPERSED), one.position())
+            scale = jnp.where(chain % 2 == 1, dispersion, 0)
+            return jax.vmap(lambda s, p: s.init(jax.tree.map(lambda x, w: x.astype(w.dtype), s.disperse(noise, p, scale), p.position())))(sampler, knowing)
+
+        return Start(jax.lax.map(states, chains), losses, gradient, hessian, cloud, rounding)
 
     by_step = P(step_axis)
     return jax.shard_map(
         start,
         mesh=program.mesh,
-        in_specs=(_specs(Inputs, P(), by_step, by_step, P()), P(chain_axis)),
-        out_specs=_specs(Start, P(chain_axis, step_axis), _specs(CenterLosses, by_step, by_step), by_step, P(step_axis, chain_axis), by_step),
+        in_specs=(_specs(Inputs, P(), by_step, by_step, P(), P()), P(chain_axis)),
+        out_specs=_specs(Start, P(chain_axis, step_axis), _specs(CenterLosses, by_step, by_step), by_step, by_step, P(step_axis, chain_axis), by_step),
         check_vma=False,
     )(inputs, jnp.arange(program.num_chains))
 
@@ -238,7 +259,7 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
     step_axis, chain_axis = axes_of(program.mesh)
 
     def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array]:
-        key, sampler, posterior, data = inputs
+        key, sampler, posterior, data, _ = inputs
 
         def one_chain(chain: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, jax.Array]:
             """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
@@ -267,7 +288,7 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
     return jax.shard_map(
         block,
         mesh=program.mesh,
-        in_specs=(_specs(Inputs, P(), by_step, by_step, P()), by_chain, by_step, P(), P(chain_axis)),
+        in_specs=(_specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, P(None, step_axis, chain_axis)),
         check_vma=False,
     )(inputs, state, by_example, first, jnp.arange(program.num_chains))

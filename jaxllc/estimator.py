@@ -69,7 +69,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     compares = sampler.counts_absorbed_noise and plan.settings.num_chains > 1 and plan.data.batch_size < plan.data.num_examples
     if compares:
         probes[LOSSES] = LossesBetweenChains(plan.loss_fn, plan.data)
-    run: dict[str, Any] = dict(mesh=plan.mesh, probes=probes, on_steps=on_steps, **plan.settings.counts())
+    run: dict[str, Any] = dict(mesh=plan.mesh, probes=probes, on_steps=on_steps, dispersion=plan.settings.dispersion, **plan.settings.counts())
     try:
         trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
     except NotFiniteError as error:

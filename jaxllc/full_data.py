@@ -1,4 +1,4 @@
-r"""Full-data quantities at $w^*$: losses and gradient of all examples, and the loss in clouds around it that no gradient went into."""
+r"""Full-data quantities: losses and gradient of all examples, the Hessian at $w^*$, and the loss in clouds around it that no gradient went into."""
 
 import math
 from collections.abc import Callable
@@ -6,15 +6,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxllc._typing import Key, Params
+from jaxllc._typing import Batch, Key, Params
 from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
 from jaxllc.samplers.noise import gaussian, rademacher
 from jaxllc.select import take_free
+from jaxllc.spectrum import Spectrum, leading_spectrum
 
 CLOUD_DRAWS = 16
 """Draws of a cloud for each chain."""
+CHUNK = 2048
+"""Examples whose activations are held at once by the gradient of all data."""
+HESSIAN_EXAMPLES = 2048
+"""Examples, evenly spread over the data, that the Hessian is taken of: it makes a metric, which need not be exact."""
 
 
 class CenterLosses(NamedTuple):
@@ -83,6 +89,47 @@ def center_gradient(posterior: LocalPosterior, data: InMemory, devices: int, axi
         share = jax.grad(lambda position: posterior.losses(position, last) * (rest / n))(position)
         total = jax.tree.map(jnp.add, total, share)
     return total
+
+
+def losses_and_gradient(posterior: LocalPosterior, position: Params, batch: Batch) -> tuple[jax.Array, Params]:
+    """`LocalPosterior.loss_and_grad` of a large batch, `CHUNK` examples at a time where the loss is given by example."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size <= CHUNK or jax.eval_shape(posterior.losses, position, batch).ndim == 0:
+        return posterior.loss_and_grad(position, batch)
+    num_chunks = math.ceil(size / CHUNK)
+    length = math.ceil(size / num_chunks)
+    starts = jnp.minimum(jnp.arange(num_chunks, dtype=jnp.int32) * length, size - length)
+    first_new = jnp.arange(num_chunks, dtype=jnp.int32) * length - starts  # the last chunk begins among the examples of the one before
+
+    def summed(position: Params, start: jax.Array, first: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chunk = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length), batch)
+        losses = posterior.losses(position, chunk)
+        return jnp.where(jnp.arange(length, dtype=jnp.int32) >= first, losses, jnp.zeros_like(losses)).sum(), losses
+
+    def add(total: Params, chunk: tuple[jax.Array, jax.Array]) -> tuple[Params, jax.Array]:
+        grad, losses = jax.grad(summed, has_aux=True)(position, *chunk)
+        return jax.tree.map(jnp.add, total, grad), losses
+
+    total, losses = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, position), (starts, first_new))
+    in_order = jnp.concatenate([losses[:-1].reshape(-1), losses[-1][-(size - (num_chunks - 1) * length) :]])
+    return in_order, jax.tree.map(lambda g: g / size, total)
+
+
+def center_hessian(posterior: LocalPosterior, data: InMemory, rank: int) -> Spectrum:
+    r"""The leading eigenpairs of the Hessian of $L$ at $w^*$, over at most `HESSIAN_EXAMPLES` examples."""
+    rows = np.unique(np.linspace(0, data.num_examples - 1, HESSIAN_EXAMPLES).astype(int))
+    batch = jax.tree.map(lambda leaf: leaf[rows], data.arrays)
+    position = posterior.position()
+
+    def product(vector: Params) -> Params:
+        def along(position: Params) -> jax.Array:
+            grad = jax.grad(lambda position: posterior.losses(position, batch).mean())(position)
+            products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(vector), strict=True)]
+            return jnp.asarray(sum(x.astype(products[0].dtype) for x in products))
+
+        return jax.grad(along)(position)  # the reverse mode alone, which functions with a gradient of their own have
+
+    return leading_spectrum(product, position, rank, jax.random.key(0))
 
 
 def paired(losses: jax.Array, posterior: LocalPosterior, data: InMemory, window: jax.Array, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:

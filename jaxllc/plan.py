@@ -124,6 +124,7 @@ def make_plan(
     data = data if isinstance(data, InMemory) else InMemory.of(data, settings.batch_size)
     sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
     nbeta = default_nbeta(data.num_examples) if settings.nbeta is None else settings.nbeta
+    sampler = sampler.with_burn_in(settings.num_burn_in)
     settings = settings.replace(sampler=sampler, nbeta=nbeta, batch_size=data.batch_size)
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))

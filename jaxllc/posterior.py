@@ -14,6 +14,7 @@ from flax import struct
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
 from jaxllc.select import Free, put_free, take_free
+from jaxllc.spectrum import Spectrum
 
 
 def default_nbeta(num_examples: int) -> float:
@@ -43,6 +44,7 @@ class LocalPosterior:
         localization: $\gamma$, in units of one over weights squared.
         free: which leaves move.
         center_grad: $\nabla L_n(w^*)$ of all data, a position, for gradient estimators that need it; `jaxllc.sample` fills it in.
+        center_hessian: leading eigenpairs of the Hessian of $L_n$ at $w^*$, for samplers whose metric it makes; `jaxllc.sample` fills it in.
         weights_dtype: a narrow dtype to which the model rounds wider weights, where that is known.
     """
 
@@ -52,6 +54,7 @@ class LocalPosterior:
     localization: Scalar = 1.0
     free: Free = struct.field(pytree_node=False, default=Free())
     center_grad: Params | None = None
+    center_hessian: Spectrum | None = None
     weights_dtype: str | None = struct.field(pytree_node=False, default=None)
 
     def position(self) -> Params:

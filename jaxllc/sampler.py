@@ -54,9 +54,24 @@ class Sampler(Plain):
         return False
 
     @property
+    def hessian_rank(self) -> int:
+        """Leading eigenpairs of the Hessian at $w^*$ that `step` reads from `LocalPosterior.center_hessian`; 0: none."""
+        return 0
+
+    @property
     def needs_step_size(self) -> bool:
         """Whether the step size was left open, to follow from the curvature at $w^*$."""
         return False
+
+    def with_burn_in(self, num_burn_in: int) -> Self:
+        """The same sampler, with what was left open and follows from the length of burn-in."""
+        return self
+
+    def disperse(self, noise: Params, posterior: LocalPosterior, scale: Scalar) -> Params:
+        r"""A start away from $w^*$: a draw of $N(w^*, s^2 / \gamma)$ with $s$ the `scale`, made of standard normal numbers."""
+        localization = jnp.asarray(posterior.localization)
+        spread = jnp.where(localization > 0, scale / jnp.sqrt(localization), 0)
+        return jax.tree.map(lambda w, z: w + jnp.asarray(spread, w.dtype) * z, posterior.position(), noise)
 
     @property
     def counts_absorbed_noise(self) -> bool:

@@ -35,6 +35,7 @@ class Overrides(Counts, total=False):
     localization: float
     batch_size: int | None
     extrapolate: Extrapolate
+    dispersion: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Settings:
     num_burn_in: int = 500
     thinning: int = 1
     extrapolate: Extrapolate = None
+    dispersion: float = 0.0
 
     def __post_init__(self) -> None:
         if self.sampler is not None and not isinstance(self.sampler, Sampler):
@@ -87,11 +89,13 @@ class Settings:
         if over not in (None, "step_size", "nbeta"):
             raise ValueError(f"extrapolate must be None, 'step_size' (or True) or 'nbeta', got {self.extrapolate!r}.")
         object.__setattr__(self, "extrapolate", over)
-        for name in ("nbeta", "localization"):
+        for name in ("nbeta", "localization", "dispersion"):
             if (value := check_number(name, vars(self)[name], positive=name == "nbeta")) is not None:
                 object.__setattr__(self, name, value)
         if self.localization is None:
             raise TypeError("localization must be one number, got None; 0.0 is no prior.")
+        if self.dispersion is None:
+            raise TypeError("dispersion must be one number, got None; 0.0 starts all chains at w*.")
         if self.sampler is not None and jax.tree_util.all_leaves([self.sampler]) and jax.tree.leaves(self.sampler) == [self.sampler]:
             raise TypeError(f"{type(self.sampler).__name__} is no pytree, so its numbers cannot be traced; make the class a flax.struct.dataclass.")
         for number in jax.tree.leaves(self.sampler):
