@@ -19,9 +19,19 @@ from jax.sharding import PartitionSpec as P
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.data import InMemory
-from jaxllc.full_data import CenterLosses, center_gradient, center_hessian, center_losses, gaussian_cloud, has_low_precision, paired, rounding_cloud
+from jaxllc.full_data import (
+    CenterLosses,
+    center_gradient,
+    center_hessian,
+    center_losses,
+    gaussian_cloud,
+    has_low_precision,
+    paired,
+    probe_loss,
+    rounding_cloud,
+)
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
-from jaxllc.posterior import LocalPosterior
+from jaxllc.posterior import LocalPosterior, squared_distance
 from jaxllc.probes import Probe, Probes, Timetable, timetable
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
@@ -97,8 +107,8 @@ def sample(
     full_center_loss = fetch(start.losses.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
-    plan = timetable(probes or {}, length.num_burn_in, length.total)
-    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes)
+    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=sampler.block, full_batch=sampler.full_batch)
+    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
     state = _run(inputs, start, program, plan, probe_data, recording, on_steps)
     share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(fetch(start.gaussian_excess).shape)
     trace = recording.trace(full_center_loss, fetch(start.gaussian_excess), fetch(start.rounding_excess), share_moved)
@@ -129,12 +139,12 @@ def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, 
     state, pending = start.state, None
     for first in range(0, recording.draws[-1] + 1, plan.block):
         iterations = range(first, first + plan.block)
-        state, running = _block(inputs, state, start.losses.by_example, first, program=program, num_steps=plan.block)
+        state, running, slow = _block(inputs, state, start.losses.by_example, first, program=program, num_steps=plan.block, every=plan.every)
         due = plan.due(iterations.stop)
         values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, program.mesh) for name in due}
         if pending is not None:
             recording.add(pending, on_steps)
-        pending = Block(iterations, running, values)
+        pending = Block(iterations, running, slow, values)
     assert pending is not None
     recording.add(pending, on_steps)
     return state
@@ -253,15 +263,20 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
     )(inputs, jnp.arange(program.num_chains))
 
 
-@partial(jax.jit, static_argnames=("program", "num_steps"), donate_argnames="state")
-def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, *, program: Program, num_steps: int) -> tuple[Any, jax.Array]:
-    """`num_steps` iterations of all chains: their new states, and `[3 or 4, K, C, num_steps]`, the quantities that `recording.Block` names."""
+@partial(jax.jit, static_argnames=("program", "num_steps", "every"), donate_argnames="state")
+def _block(
+    inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, *, program: Program, num_steps: int, every: int
+) -> tuple[Any, jax.Array, jax.Array]:
+    """`num_steps` iterations of all chains: their new states, and what `recording.Block` names.
+
+    That is `[3 or 4, K, C, num_steps]`, and of the positions before each `every`th of them `[2, K, C, num_steps / every]`.
+    """
     step_axis, chain_axis = axes_of(program.mesh)
 
-    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array]:
+    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
         key, sampler, posterior, data, _ = inputs
 
-        def one_chain(chain: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, jax.Array]:
+        def one_chain(chain: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
             """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
 
             def step(state: Any, t: jax.Array) -> tuple[Any, jax.Array]:
@@ -271,25 +286,33 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
                 return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted])
 
-            return jax.lax.scan(step, state, first + jnp.arange(num_steps))
+            def stretch(state: Any, start: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+                before = state.position
+                state, running = jax.lax.scan(step, state, start + jnp.arange(every))
+                loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
+                return state, (running, jnp.stack([squared_distance(before, posterior).astype(loss.dtype), loss]))
 
-        def one_group(chain: jax.Array, state: Any) -> tuple[Any, jax.Array]:
+            state, (running, slow) = jax.lax.scan(stretch, state, first + every * jnp.arange(num_steps // every))
+            return state, (running.reshape(num_steps, -1), slow)
+
+        def one_group(chain: jax.Array, state: Any) -> tuple[Any, Any]:
             return batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, by_example)
 
+        on_all_data = data.batch_size == data.num_examples
         # Checkpoints come first, since they share batches and noise.
         first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, by_example)), _num_centers(posterior)
         largest = largest_width(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.size, largest // num_checkpoints)
-        state, running = batched(one_group, chain_width, chains, state)
-        return state, jnp.transpose(running, (3, 1, 0, 2))
+        state, (running, slow) = batched(one_group, chain_width, chains, state)
+        return state, *(jnp.transpose(recorded, (3, 1, 0, 2)) for recorded in (running, slow))
 
     by_step, by_chain = P(step_axis), P(chain_axis, step_axis)
     return jax.shard_map(
         block,
         mesh=program.mesh,
         in_specs=(_specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
-        out_specs=(by_chain, P(None, step_axis, chain_axis)),
+        out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
         check_vma=False,
     )(inputs, state, by_example, first, jnp.arange(program.num_chains))
 

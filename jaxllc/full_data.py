@@ -141,6 +141,12 @@ def paired(losses: jax.Array, posterior: LocalPosterior, data: InMemory, window:
     return (losses - center).mean(), center.mean()
 
 
+def probe_loss(position: Params, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
+    """The excess loss over $w^*$ of one batch that is always the same, the first in the order of the data, `float[]`: without the noise of batches."""
+    window = jnp.zeros((), jnp.int32)
+    return paired(posterior.losses(position, data.batch(window)), posterior, data, window, by_example)[0]
+
+
 def gaussian_cloud(key: Key, chain: jax.Array, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
     r"""$E[L(w^* + z)] - L(w^*)$ with $z \sim N(0, 1/\gamma)$, `float[]`: the excess loss of the prior alone, for comparison with that of a chain."""
 

@@ -102,3 +102,10 @@ class LocalPosterior:
             return jnp.asarray(self.nbeta, w.dtype) * g + jnp.asarray(self.localization, w.dtype) * (w - center)
 
         return jax.tree.map(add, position, grad, self.position())
+
+
+def squared_distance(position: Params, posterior: LocalPosterior) -> jax.Array:
+    r"""$\lVert w - w^* \rVert^2$ over the free weights, `float[]`."""
+    pairs = zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
+    squares = [jnp.sum(jnp.square(w - center.astype(w.dtype))) for w, center in pairs]
+    return jnp.asarray(sum(square.astype(squares[0].dtype) for square in squares))

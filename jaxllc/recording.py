@@ -33,6 +33,10 @@ class Trace(NamedTuple):
     """`[K, C]`: share of the free weights that are not where they began; 1 unless losses repeat, where alone it is looked at."""
     acceptance_rate: np.ndarray | None = None
     """`[K, C, T]`: probabilities with which proposals were accepted; None for a sampler that accepts every step."""
+    squared_distance: np.ndarray = np.zeros(0)
+    r"""`[K, C, W]`: $\lVert w - w^* \rVert^2$ over the free weights, before each of W iterations, from the first of burn-in on (`probes.Timetable.every`)."""
+    probe_loss: np.ndarray = np.zeros(0)
+    """`[K, C, W]`: there, the mean excess loss over w* of one batch that is always the same; of all examples where batches hold them all."""
     probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
     """`[K, C, W, ...]` of each probe that is kept whole, at its W evaluations; of one that is reduced `<name>_mean` and so on (see `jaxllc.reductions`)."""
 
@@ -43,6 +47,8 @@ class Block(NamedTuple):
     iterations: range
     running: jax.Array
     """`[3, K, C, iteration]`: excess loss, loss at the centre, step bias; `[4, ...]` with the acceptance rate."""
+    slow: jax.Array
+    """`[2, K, C, evaluation]`: squared distance from w*, and the excess loss of one fixed batch."""
     probes: Mapping[str, jax.Array]
     """`[C, K, ...]` of those that are evaluated at its end."""
 
@@ -55,11 +61,14 @@ class Recording:
         draws: the iterations whose positions are draws.
         dtype: of the losses.
         probes: what is evaluated along the chains.
+        every: iterations from one evaluation of the slow quantities to the next.
     """
 
-    def __init__(self, shape: tuple[int, int, int], draws: range, dtype: Any, probes: Mapping[str, Probe]) -> None:
+    def __init__(self, shape: tuple[int, int, int], draws: range, dtype: Any, probes: Mapping[str, Probe], every: int) -> None:
         self._shape, self.draws, self._dtype = shape, draws, dtype
         self._running: np.ndarray | None = None
+        self._slow: list[np.ndarray] = []
+        self._num_slow = len(range(0, draws[-1] + 1, every))
         self._whole: dict[str, list[np.ndarray]] = {name: [] for name, probe in probes.items() if probe.reduce is None}
         self._reduced: dict[str, Reduction] = {name: REDUCTIONS[probe.reduce]() for name, probe in probes.items() if probe.reduce is not None}
 
@@ -72,6 +81,7 @@ class Recording:
         if first < stop:
             mine = draws[first:stop]
             self._running[..., first:stop] = running[..., mine[0] - steps.start : mine[-1] - steps.start + 1 : mine.step]
+        self._slow.append(fetch(block.slow))
         for name, values in block.probes.items():
             by_checkpoint = np.swapaxes(fetch(values), 0, 1)
             if name in self._whole:
@@ -93,7 +103,8 @@ class Recording:
         acceptance = self._running[3] if len(self._running) > 3 else None
         probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
         probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
-        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, probes)
+        slow = np.concatenate(self._slow, -1)[..., : self._num_slow].astype(np.float32)
+        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, *slow, probes)
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:

@@ -17,6 +17,9 @@ from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
 
+BLOCK = 256
+"""Iterations between two returns to the host: what a progress bar, an interrupt or a store can see."""
+
 Schedule: TypeAlias = Callable[[jax.Array], ArrayLike]
 """A number as a function of the iteration of the chain, such as those of optax."""
 
@@ -45,6 +48,8 @@ class Sampler(Plain):
     """The acceptance rate below which chains may never enter narrow parts of the posterior; None where no proposal is refused."""
     bias_order: ClassVar[float | None] = None
     r"""The power of $\epsilon$ with which the bias of a finite step vanishes, for extrapolation; None where there is no such bias."""
+    block: ClassVar[int] = BLOCK
+    """Iterations between two returns to the host, at most."""
     default_fraction: ClassVar[float | None] = None
     r"""A default step size, as a share of $4 / a$, where the chain becomes unstable along the largest curvature $a$ at $w^*$; None: it has no default."""
 
@@ -124,6 +129,15 @@ class Sampler(Plain):
     def noise_gain(self, localization: Scalar, iteration: jax.Array) -> jax.Array:
         r"""`Info.step_bias` of a prior-dominated direction for each unit of its gradient noise $n^2\beta^2 s^2$, `float[]`."""
         raise NotImplementedError
+
+    def relaxation_time(self, localization: float, num_iterations: int) -> float | None:
+        r"""Iterations in which a direction that the loss does not curve forgets where it was, by a factor e of its mean; None where that is not known.
+
+        Args:
+            localization: $\gamma$, which alone holds such a direction.
+            num_iterations: of a chain, over which a schedule of steps is averaged.
+        """
+        return None
 
     def describe(self, num_steps: int = 1) -> str:
         """The call that makes it, with its numbers; a schedule is what it gives over so many iterations."""
@@ -212,6 +226,10 @@ class SteppedSampler(Sampler):
         if self.step_size is None:
             raise ValueError(f"{type(self).__name__}(step_size=None) has no step size yet; jaxllc.estimate chooses one, jaxllc.sample needs a number.")
         return at_least_float32(self.step_size(count) if callable(self.step_size) else self.step_size)
+
+    def mean_step_size(self, num_iterations: int) -> float:
+        r"""The mean of $\epsilon$ over the iterations of a chain."""
+        return float(np.mean(np.asarray(jax.vmap(self.step_size_at)(jnp.arange(num_iterations)), float)))
 
     def with_step_size(self, step_size: Any) -> Self:
         """The same sampler with this step size."""

@@ -1,8 +1,8 @@
 r"""Hamiltonian Monte Carlo on all data that tunes itself: in the metric of the Hessian at $w^*$, with a step size that burn-in adapts.
 
-Around a checkpoint curvatures differ by $10^4$ to $10^7$. In the metric $M = |n\beta H| + \gamma$ of the leading eigenpairs of the Hessian $H$ at $w^*$ nearly all
-directions have one frequency, so that a trajectory of a few steps crosses the posterior (Neal, arXiv:1206.1901, § 4.1). Any metric leaves the law exact; away from
-$w^*$, where the Hessian is another, the step size makes up for it.
+Around a checkpoint curvatures differ by $10^4$ to $10^7$. In the metric $M = |n\beta H| + \gamma$ of the leading eigenpairs of the Hessian $H$ at $w^*$
+nearly all directions have one frequency, so that a trajectory of a few steps crosses the posterior (Neal, arXiv:1206.1901, § 4.1). Any metric leaves the law
+exact; away from $w^*$, where the Hessian is another, the step size makes up for it.
 """
 
 from typing import ClassVar, NamedTuple, Self
@@ -44,8 +44,9 @@ class AdaptiveHMCState(NamedTuple):
 class AdaptiveHMC(Sampler):
     r"""Hamiltonian Monte Carlo in the metric of the Hessian at $w^*$; each chain adapts its step size in burn-in, so nothing is to be set.
 
-    A trajectory is as long as a quarter of the slowest period, $\frac{\pi}{2} \sqrt{m / \gamma}$ in units in which the metric is one, where $m$ is the metric of the
-    directions that are not among the leading ones. An iteration costs its steps plus one gradients of all data, for all chains as many as for the slowest.
+    A trajectory is as long as a quarter of the slowest period, $\frac{\pi}{2} \sqrt{m / \gamma}$ in units in which the metric is one, where $m$ is the metric
+    of the directions that are not among the leading ones. An iteration costs its steps plus one gradients of all data, for all chains as many as for the
+    slowest.
 
     Args:
         num_adaptation: iterations in which the step size is adapted, from the first one on; None leaves it to `jaxllc.estimate`, which takes burn-in.

@@ -36,6 +36,8 @@ class FullBatchSampler(Sampler):
 
     full_batch: ClassVar[bool] = True
     """`jaxllc.sample` refuses minibatches."""
+    block: ClassVar[int] = 16
+    """An iteration on all data may take seconds."""
     min_acceptance: ClassVar[float | None] = 0.15
     """Below the optimum of any algorithm: 0.234 of a random walk, 0.4 of Barker's."""
 
