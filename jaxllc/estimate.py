@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.calibrate import BUDGET, NUM_CHAINS, Asked, calibrated, calibrates
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
@@ -144,7 +145,8 @@ def estimate(
             then costs one more forward pass an iteration. Pass the same function again rather than a new lambda, and nothing recompiles.
         params: $w^*$, a pytree of arrays; leaves that are no weights (integers, keys, functions, batch statistics) stay as they are.
         data: a pytree of arrays with one leading axis, the examples.
-        settings: how to sample; default `Settings()`.
+        settings: how to sample; without settings, and without a keyword that is one but `nbeta`, `localization` or `num_chains`, `jaxllc.calibrate` finds
+            them first.
         key: a typed key, `jax.random.key(seed)`.
         free: which weights move: a pattern of paths, a list of them, a mask, a predicate `fn(path) -> bool`, or a `Free`; default all.
         probes: functions of the weights, `{name: Probe(fn)}`, at the checkpoint or along the chains.
@@ -160,7 +162,12 @@ def estimate(
             `free` that selects nothing.
     """
     described = as_probes(probes, RESERVED)
-    plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
+    if calibrates(settings, overrides):
+        asked = Asked(loss_fn, data, key, overrides.get("nbeta"), overrides.get("localization"), overrides.get("num_chains", NUM_CHAINS), free, mesh, BUDGET)
+        calibration, plan = calibrated(asked, {"params": params})
+        plan = plan.with_probes(described, params).with_facts(calibration=calibration.to_dict())
+    else:
+        plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
     with progress_bar(plan.settings.num_iterations, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
     arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}

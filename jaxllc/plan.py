@@ -59,6 +59,35 @@ class Plan:
         assert self.settings.nbeta is not None
         return self.settings.nbeta
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that the chains run on."""
+        return (self.mesh or default_mesh(self.settings.num_chains)).size
+
+    def with_settings(self, settings: Settings) -> "Plan":
+        """The same plan with other settings, in which no field is open and batches are as large as before."""
+        assert settings.sampler is not None
+        return dataclasses.replace(self, settings=settings).with_facts(min_acceptance=settings.sampler.min_acceptance)
+
+    def with_probes(self, probes: Mapping[str, Probe], params: Params) -> "Plan":
+        """The same plan with probes.
+
+        Args:
+            probes: of whole weights, by name.
+            params: weights of the model.
+        """
+        if not probes:
+            return self
+        center, objects = split_objects(params)
+        if objects.structure is not None:
+            probes = {name: dataclasses.replace(probe, fn=WithObjects(probe.fn, objects)) for name, probe in probes.items()}
+        plan = dataclasses.replace(self, probes=probes)
+        return plan.with_facts(**{results.PROBES: describe_probes(probes, center, self.settings)})
+
+    def with_facts(self, **facts: Any) -> "Plan":
+        """The same plan, which keeps more facts."""
+        return dataclasses.replace(self, facts={**self.facts, **facts})
+
     def posterior(self, center: Params) -> LocalPosterior:
         """The posterior around a centre, or around several in a stack."""
         return LocalPosterior(self.loss_fn, center, self.nbeta, self.settings.localization, self.free, weights_dtype=self.loss_kind.weights_dtype)
@@ -119,7 +148,6 @@ def make_plan(
     center, objects = split_objects(params)
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
-        probes = {name: dataclasses.replace(probe, fn=WithObjects(probe.fn, objects)) for name, probe in probes.items()}
     weights = select.take_free(selection, center)
     data = data if isinstance(data, InMemory) else InMemory.of(data, settings.batch_size)
     sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
@@ -143,9 +171,8 @@ def make_plan(
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:
             facts[fact] = list(names)
-    if probes:
-        facts[results.PROBES] = describe_probes(probes, center, settings)
-    return Plan(loss_fn, data, key, settings, selection, probes, mesh, kind, facts)
+    plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts)
+    return plan.with_probes(probes, params)
 
 
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:

@@ -64,6 +64,7 @@ class AdaptiveHMC(Sampler):
     rank: int = struct.field(pytree_node=False, default=64)
 
     full_batch: ClassVar[bool] = True
+    block: ClassVar[int] = 16
     min_acceptance: ClassVar[float | None] = 0.4
 
     def __post_init__(self) -> None:

@@ -1,0 +1,95 @@
+"""Pilot runs: short chains that tell what an iteration costs, what a finite step adds, and how slowly the slowest quantity forgets."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxllc._tree import split_objects, stack
+from jaxllc._typing import Params
+from jaxllc.diagnostics import moments
+from jaxllc.engine import sample
+from jaxllc.full_data import losses_and_gradient
+from jaxllc.plan import Plan
+from jaxllc.recording import Trace
+
+PROBED_EXAMPLES = 2048
+"""Examples whose gradient is timed."""
+NUM_TIMED = 5
+
+
+class Pilot(NamedTuple):
+    """What a pilot run tells, of K points (checkpoints, or settings of one)."""
+
+    llc: np.ndarray
+    r"""`[K]`: $\\hat\\lambda$."""
+    std_error: np.ndarray
+    """`[K]`."""
+    step_bias: np.ndarray
+    r"""`[K]`: what the finite step and its batches' noise add, taken off `llc`."""
+    acceptance_rate: np.ndarray
+    """`[K]`: NaN for a sampler that accepts every step."""
+    autocorrelation: Mapping[str, np.ndarray]
+    """Iterations in which a quantity forgets (its autocorrelation time: draws over effective draws), by its name, `[K]`."""
+    seconds: float
+    """Of an iteration of all points, without compilation."""
+
+    def slowest(self) -> tuple[str, float]:
+        """The quantity that forgets most slowly at any point, and its autocorrelation time in iterations."""
+        times = {name: float(np.nanmax(values, initial=1.0)) for name, values in self.autocorrelation.items()}
+        name = max(times, key=times.__getitem__)
+        return name, times[name]
+
+
+def gradient_seconds(plan: Plan, params: Params) -> float:
+    """Seconds of a gradient of all data for all chains: timed on one chain and at most `PROBED_EXAMPLES` examples."""
+    posterior = plan.posterior(split_objects(params)[0])
+    count = min(plan.data.num_examples, PROBED_EXAMPLES)
+    batch = jax.tree.map(lambda leaf: leaf[:count], plan.data.arrays)
+    function = jax.jit(lambda posterior, batch: losses_and_gradient(posterior, posterior.position(), batch))
+    jax.block_until_ready(function(posterior, batch))
+    seconds = []
+    for _ in range(NUM_TIMED):
+        began = time.perf_counter()
+        jax.block_until_ready(function(posterior, batch))
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) * plan.data.num_examples / count * plan.settings.num_chains / plan.num_devices
+
+
+def run_pilot(plan: Plan, centers: list[Params], factors: np.ndarray | None = None, localizations: np.ndarray | None = None) -> Pilot:
+    """A run of the plan at K points in one program.
+
+    Args:
+        plan: whose settings are those of the pilot.
+        centers: weights, K of them.
+        factors: of the step size at each point, `[K]`; None leaves it.
+        localizations: at each point, `[K]`; None takes that of the settings.
+    """
+    stamps: list[tuple[float, int]] = []
+    sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(jnp.asarray(factors, jnp.float32))
+    posterior = plan.posterior(stack([split_objects(params)[0] for params in centers]))
+    if localizations is not None:
+        posterior = dataclasses.replace(posterior, localization=np.asarray(localizations, np.float32))
+    trace = sample(
+        plan.key, sampler, posterior, plan.data, stacked=True, mesh=plan.mesh, dispersion=plan.settings.dispersion,
+        on_steps=lambda done: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
+    )  # fmt: skip
+    return _read(trace, plan, stamps)
+
+
+def _read(trace: Trace, plan: Plan, stamps: list[tuple[float, int]]) -> Pilot:
+    settings = plan.settings
+    llc, error, _, ess = moments(plan.nbeta * trace.excess_loss - trace.step_bias)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times = {"the loss": settings.num_chains * settings.num_draws * settings.thinning / ess}
+        for name, values in (("the distance from w*", trace.squared_distance), ("the loss of a fixed batch", trace.probe_loss)):
+            burn_in = round(values.shape[-1] * settings.num_burn_in / settings.num_iterations)
+            drawn = settings.num_chains * (settings.num_iterations - settings.num_burn_in)
+            times[name] = drawn / moments(values[..., burn_in:])[3]
+    acceptance = np.full(len(llc), np.nan) if trace.acceptance_rate is None else trace.acceptance_rate.mean((-2, -1))
+    elapsed, iterations = stamps[-1][0] - stamps[0][0], sum(done for _, done in stamps[1:])
+    return Pilot(llc, error, trace.step_bias.mean((-2, -1)), acceptance, times, elapsed / max(iterations, 1))
