@@ -61,6 +61,7 @@ def sample(
     mesh: Mesh | None = None,
     probes: Probes | None = None,
     dispersion: float = 0.0,
+    block: int | None = None,
     on_steps: Callable[[int], Any] | None = None,
     **counts: Unpack[Counts],
 ) -> Trace:
@@ -79,6 +80,7 @@ def sample(
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
         dispersion: every second chain starts at random around $w^*$, with so many times the standard deviations of the Gaussian prior or of the sampler's
             own metric (`Sampler.disperse`); 0: all start at $w^*$.
+        block: iterations between two returns to the host, at most; default as the sampler suggests.
         on_steps: called with the number of iterations of each block that has ended.
         counts: `num_chains`, C, at each checkpoint; `num_draws`, T, of each chain; `num_burn_in`, iterations before the first draw (default 0);
             `thinning`, iterations from one draw to the next (default 1).
@@ -107,7 +109,7 @@ def sample(
     full_center_loss = fetch(start.losses.mean)
     if not np.isfinite(full_center_loss).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
-    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=sampler.block, full_batch=sampler.full_batch)
+    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=block or sampler.block, full_batch=sampler.full_batch)
     recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
     state = _run(inputs, start, program, plan, probe_data, recording, on_steps)
     share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(fetch(start.gaussian_excess).shape)

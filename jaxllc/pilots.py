@@ -20,6 +20,8 @@ from jaxllc.recording import Trace
 PROBED_EXAMPLES = 2048
 """Examples whose gradient is timed."""
 NUM_TIMED = 5
+NUM_BLOCKS = 3
+"""Of a pilot run at least; the first compiles."""
 
 
 class Pilot(NamedTuple):
@@ -76,6 +78,7 @@ def run_pilot(plan: Plan, centers: list[Params], factors: np.ndarray | None = No
         posterior = dataclasses.replace(posterior, localization=np.asarray(localizations, np.float32))
     trace = sample(
         plan.key, sampler, posterior, plan.data, stacked=True, mesh=plan.mesh, dispersion=plan.settings.dispersion,
+        block=min(plan.sampler.block, -(-plan.settings.num_iterations // NUM_BLOCKS)),
         on_steps=lambda done: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
     )  # fmt: skip
     return _read(trace, plan, stamps)
