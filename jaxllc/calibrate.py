@@ -1,9 +1,9 @@
 r"""Settings for a loss, its data and one checkpoint or several: measured, not guessed.
 
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
-posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a step
-whose bias is measured to be small. Along directions that the loss does not hold SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so $\gamma$ is raised
-until that is a third of the burn-in that the budget pays for.
+posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a
+step whose bias is measured to be small. Along directions that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so
+$\gamma$ is raised until that is a third of the burn-in that the budget pays for.
 
 Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of its slowest quantity.
 """
@@ -11,7 +11,7 @@ Lengths follow from a pilot run of the same program: from its seconds an iterati
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -33,12 +33,12 @@ from jaxllc.settings import Settings
 if TYPE_CHECKING:
     import pandas
 
-BUDGET = 120.0
+BUDGET = 90.0
 """Seconds of an estimate, by default."""
 PILOT_SHARE = 0.2
 """Of the budget, that pilot runs may take."""
 NUM_CHAINS = 8
-EFFECTIVE_DRAWS = 800.0
+EFFECTIVE_DRAWS = 400.0
 """Of the slowest quantity that lengths aim at: R-hat is then known to about a per cent."""
 BURN_IN_TIMES = 8
 """Burn-in, in autocorrelation times of the slowest quantity."""
@@ -155,14 +155,17 @@ class Asked:
 
 
 def some_checkpoints(params_or_checkpoints: Any) -> dict[Any, Params]:
-    """The weights to look at, by the names that messages give them: the first, the last, and one between them of each run."""
+    """The weights to look at, by the names that messages give them."""
     if not is_checkpoints(params_or_checkpoints):
         return {"params": params_or_checkpoints}
     runs = checkpoint_runs(params_or_checkpoints)
-    steps = shared_steps(runs)
-    chosen = sorted({steps[0], steps[len(steps) // 2], steps[-1]})
-    name = next(iter(runs))
-    return {Place(name, step): runs[name][step] for step in chosen}
+    return {place: runs[place.run][place.step] for place in few([Place(run, step) for run in runs for step in shared_steps(runs)])}
+
+
+def few(places: Sequence[Place]) -> list[Place]:
+    """Three of the places: of the first run the last step, which is the sharpest one as a rule, the first, and one between them."""
+    steps = sorted({place.step for place in places})
+    return [Place(places[0].run, step) for step in dict.fromkeys((steps[-1], steps[0], steps[len(steps) // 2]))]
 
 
 def is_checkpoints(value: Any) -> bool:
@@ -236,7 +239,8 @@ def _hamiltonian(asked: Asked, plan: Plan, checkpoints: Mapping[Any, Params], gr
         reasons.append(f"{_time(asked.budget)} do not suffice for that; about {_time(wanted * per_iteration)} would, or a stronger localization.")
     points = [
         {"checkpoint": str(name), "sampler": "AdaptiveHMC", "nbeta": plan.nbeta, "localization": plan.settings.localization, "llc": pilot.llc[k],
-         "std_error": pilot.std_error[k], "acceptance_rate": pilot.acceptance_rate[k], "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
+         "std_error": pilot.std_error[k], "acceptance_rate": pilot.acceptance_rate[k],
+         "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
         for k, name in enumerate(checkpoints)
     ]  # fmt: skip
     return Choice(chosen, reasons, cost, serves, points)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -179,7 +179,7 @@ RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, 
 """Names that no probe may have."""
 
 
-def stored_settings(attributes: dict[Any, Any]) -> Settings:
+def stored_settings(attributes: Mapping[Any, Any]) -> Settings:
     """The settings of a result."""
     fields = {field.name: attributes[field.name] for field in dataclasses.fields(Settings) if attributes.get(field.name) is not None}
     if isinstance(sampler := fields.get("sampler"), str):

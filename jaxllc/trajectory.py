@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.calibrate import NUM_CHAINS, Asked, calibrated, calibrates, few
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, progress_bar, save, stored_settings
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 PROBED = 5
 """Checkpoints of each run, evenly spread, whose curvature sets a default step size."""
+
+BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
+"""Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
 
 WELL_ABOVE = 0.1
 """Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
@@ -172,9 +176,22 @@ def trajectory(
     if group_size is not None:
         as_count("group_size", group_size)
     weights = Weights(runs)
-    settings = _with_stored_step_size(override(settings, overrides), store)
-    examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
-    plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED)), mesh=mesh)
+    described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
+    stored = _stored(store)
+    calibrated_before = stored is not None and "calibration" in stored
+    if calibrates(settings, overrides) and not calibrated_before:
+        budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
+        asked = Asked(loss_fn, data, key, overrides.get("nbeta"), overrides.get("localization"), overrides.get("num_chains", NUM_CHAINS), free, mesh, budget)
+        examples = weights.some(few(places))
+        calibration, plan = calibrated(asked, examples)
+        plan = plan.with_probes(described, next(iter(examples.values()))).with_facts(calibration=calibration.to_dict())
+    else:
+        if calibrates(settings, overrides) and stored is not None:
+            settings = stored_settings(stored)
+        settings = _with_stored_step_size(override(settings, overrides), stored)
+        examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
+        plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=described, mesh=mesh)
+        plan = plan.with_facts(calibration=stored["calibration"]) if stored is not None and calibrated_before else plan
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
     attributes |= {} if reference_loss is None else {"reference_loss": float(reference_loss)}
     results_store = Store(store, places, attributes) if store is not None else None
@@ -218,12 +235,17 @@ def _spread(places: list[Place]) -> list[Place]:
     return [place for place in places if place.step in chosen]
 
 
-def _with_stored_step_size(settings: Settings, store: Any) -> Settings:
+def _stored(store: Any) -> Mapping[str, Any] | None:
+    """The attributes of a store that was begun; None without one."""
+    if store is None:
+        return None
+    repair(store)
+    return stored_attributes(store)
+
+
+def _with_stored_step_size(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
     """The settings with the default step size that a store was begun with, which more checkpoints must not change."""
     sampler = settings.sampler or DEFAULT_SAMPLER
-    if store is not None:
-        repair(store)
-    stored = stored_attributes(store) if store is not None else None
     if not (sampler.needs_step_size and stored and "default_step_size" in stored):
         return settings
     return settings.replace(sampler=sampler.with_default_step_size(stored["default_step_size"], settings.num_burn_in))
