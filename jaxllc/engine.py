@@ -234,7 +234,7 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
 
 @partial(jax.jit, static_argnames=("program", "num_steps"), donate_argnames="state")
 def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, *, program: Program, num_steps: int) -> tuple[Any, jax.Array]:
-    """`num_steps` iterations of all chains: their new states, and `[3 or 4, K, C, num_steps]`, the quantities that `recording.Block` names."""
+    """`num_steps` iterations of all chains: their new states, and `[3 to 6, K, C, num_steps]`, the quantities that `recording.Block` names."""
     step_axis, chain_axis = axes_of(program.mesh)
 
     def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array]:
@@ -248,7 +248,8 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
                 window = data.window(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, data.batch(window))
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
-                return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted])
+                on_noise = () if info.virial is None or data.batch_size == data.num_examples else (info.virial, window.astype(info.virial.dtype))
+                return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted, *on_noise])
 
             return jax.lax.scan(step, state, first + jnp.arange(num_steps))
 

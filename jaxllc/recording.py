@@ -33,6 +33,10 @@ class Trace(NamedTuple):
     """`[K, C]`: share of the free weights that are not where they began; 1 unless losses repeat, where alone it is looked at."""
     acceptance_rate: np.ndarray | None = None
     """`[K, C, T]`: probabilities with which proposals were accepted; None for a sampler that accepts every step."""
+    virial: np.ndarray | None = None
+    """`[K, C, T]`: `Info.virial` of a sampler on minibatches that gives it."""
+    window: np.ndarray | None = None
+    """`[K, C, T]`: where the draw's batch begins in the data, beside `virial`."""
     probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
     """`[K, C, W, ...]` of each probe that is kept whole, at its W evaluations; of one that is reduced `<name>_mean` and so on (see `jaxllc.reductions`)."""
 
@@ -42,7 +46,7 @@ class Block(NamedTuple):
 
     iterations: range
     running: jax.Array
-    """`[3, K, C, iteration]`: excess loss, loss at the centre, step bias; `[4, ...]` with the acceptance rate."""
+    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; then the acceptance rate, if any; then virial and start of the batch, if any."""
     probes: Mapping[str, jax.Array]
     """`[C, K, ...]` of those that are evaluated at its end."""
 
@@ -90,10 +94,11 @@ class Recording:
         """All that was recorded, beside the full-data quantities."""
         assert self._running is not None
         excess, center, bias = self._running[:3]
-        acceptance = self._running[3] if len(self._running) > 3 else None
+        acceptance = self._running[3] if len(self._running) in (4, 6) else None
+        virial, window = self._running[-2:] if len(self._running) > 4 else (None, None)
         probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
         probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
-        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, probes)
+        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, virial, window, probes)
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:

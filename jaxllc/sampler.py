@@ -30,6 +30,8 @@ class Info(NamedTuple):
     r"""What finite steps and noisy gradients add to $n\beta\, E[L_n]$, `float[]`, of which the mean over iterations counts; zero for a sampler without it."""
     acceptance_rate: jax.Array | None = None
     """The probability with which the proposal was accepted, `float[]`; None for a sampler that accepts every step."""
+    virial: jax.Array | None = None
+    r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, `float[]`, by which `jaxllc.absorbed` reads off what `step_bias` counts too much; None: nothing."""
 
 
 class Sampler(Plain):
