@@ -62,7 +62,12 @@ class Sampler(Plain):
 
     @property
     def counts_absorbed_noise(self) -> bool:
-        """Whether `Info.step_bias` counts gradient noise that the prior absorbs, by `noise_gain` (see `jaxllc.estimator`)."""
+        """Whether `Info.step_bias` counts gradient noise that the prior absorbs, and no `Info.virial` tells how much (see `jaxllc.estimator`)."""
+        return False
+
+    @property
+    def is_overdamped(self) -> bool:
+        r"""Whether an iteration is a step of length $\epsilon$ of $dw = -\frac12 \nabla U\,dt + dW$, so that `noise_gain` is $\epsilon / 8$."""
         return False
 
     def check(self, posterior: LocalPosterior, data: InMemory) -> None:

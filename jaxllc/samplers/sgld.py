@@ -66,6 +66,15 @@ class SGLD(SteppedSampler):
         r"""Whether the gradient estimator reads $\nabla L_n(w^*)$."""
         return self.gradient.needs_center_grad
 
+    @property
+    def is_overdamped(self) -> bool:
+        """Whether it has no preconditioner."""
+        return isinstance(self.preconditioner, Identity)
+
+    def noise_gain(self, localization: Scalar, iteration: jax.Array) -> jax.Array:
+        r"""$\epsilon / 8$, without a preconditioner, `float[]`."""
+        return self.step_size_at(iteration) / 8
+
     def with_default_step_size(self, step_size: float, num_burn_in: int) -> "SGLD":
         """The same sampler with a step size that follows from the curvature at $w^*$, larger in burn-in by `burn_in_factor`.
 
