@@ -248,7 +248,7 @@ def _block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.
                 window = data.window(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, data.batch(window))
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
-                on_noise = () if info.virial is None or data.batch_size == data.num_examples else (info.virial, window.astype(info.virial.dtype))
+                on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
                 return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted, *on_noise])
 
             return jax.lax.scan(step, state, first + jnp.arange(num_steps))

@@ -43,8 +43,8 @@ LOSSES = "losses_of_examples"
 """The name of the probe that compares losses between chains."""
 NUM_ITERATIONS = 32
 """At which a schedule is read."""
-LEAST_DOUBT = 0.02
-"""Share of the step bias that is in doubt on every loss."""
+LEAST_DOUBT, MAX_DOUBT = 0.02, 0.25
+"""The standard error of correcting the step bias, as a share of it: on every loss, and at most."""
 MAX_EXCESS_A_WEIGHT = 100.0
 r"""A chain whose mean $n\beta\,(L - L(w^*))$ or step bias is above this for each free weight has diverged: in equilibrium the first is about a half at most."""
 
@@ -82,7 +82,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
     if between is not None:
         absorbed = absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
-    elif trace.virial is not None:
+    elif trace.virial is not None and plan.data.batch_size < plan.data.num_examples:
         absorbed, spread = _absorbed_along_chains(trace, good, sampler, plan, nbeta)
     arrays = _arrays(trace, nbeta, good, absorbed, spread) | {BIAS_ERROR: bias_error(trace, good, absorbed, sampler, plan, nbeta).astype(np.float32)}
     return _extrapolated(arrays, count, plan) if extrapolate else arrays
@@ -185,12 +185,12 @@ def _absorbed_along_chains(trace: Trace, good: np.ndarray, sampler: Sampler, pla
 
 
 def bias_error(trace: Trace, good: np.ndarray, absorbed: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
-    r"""What correcting the step bias may leave of it, `[K]`, in units of $\hat\lambda$: at most half of it. Zero where there is none.
+    r"""A standard error of what correcting the step bias leaves of it, `[K]`, in units of $\hat\lambda$: at most a quarter of it. Zero where there is none.
 
     `step_bias` is derived for quadratics, where the virial $n\beta\, E[g \cdot (w - w^*)]$ is twice the mean of $n\beta\,(L - L(w^*))$. Of a loss that grows like
-    the power $p$ of the distance it is $p$ times as large, and the bias is $2 / p$ of what is counted: so the difference of the two, over the virial, is
-    the share that is in doubt, less two standard errors. Of what is taken back for the prior the share in doubt is that of the bias in $\hat\lambda$.
-    To it comes `LEAST_DOUBT`, for what neither tells.
+    the power $p$ of the distance it is $p$ times as large, and the bias is $2 / p$ of what is counted. So the difference of the two over the virial, less
+    two standard errors, is the share that may be wrong, and of what is given back for the prior it is the share that the bias has in $\hat\lambda$. Half of it
+    counts as a standard error, beside `LEAST_DOUBT` for what neither tells. A loss that slopes at $w^*$ has a larger virial too, and larger errors.
     """
     counted, whole = _mean_of_chains(trace.step_bias, good) - absorbed, nbeta * _mean_of_chains(trace.excess_loss, good)
     doubt = np.full(len(nbeta), LEAST_DOUBT)
@@ -200,9 +200,9 @@ def bias_error(trace: Trace, good: np.ndarray, absorbed: np.ndarray, sampler: Sa
             twice = 2 * nbeta[:, None] * trace.excess_loss.mean(-1, dtype=float)
             difference, error = mean_and_error(np.where(good, virial - twice, np.nan))
             size = np.abs(mean_and_error(np.where(good, virial, np.nan))[0])
-            doubt += np.nan_to_num(np.maximum(np.abs(difference) - 2 * np.nan_to_num(error), 0) / size)
-        of_absorbed = np.minimum(np.abs(counted) / np.maximum(whole - counted, 0), 0.5)
-    return np.abs(counted) * np.minimum(doubt, 0.5) + absorbed * np.nan_to_num(of_absorbed)
+            doubt += np.nan_to_num(np.maximum(np.abs(difference) - 2 * np.nan_to_num(error), 0) / size) / 2
+        of_absorbed = np.minimum(np.abs(counted) / np.maximum(whole - counted, 0), 0.5) / 2
+    return np.abs(counted) * np.minimum(doubt, MAX_DOUBT) + absorbed * np.nan_to_num(of_absorbed)
 
 
 def _mean_of_chains(values: np.ndarray, good: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ class Trace(NamedTuple):
     acceptance_rate: np.ndarray | None = None
     """`[K, C, T]`: probabilities with which proposals were accepted; None for a sampler that accepts every step."""
     virial: np.ndarray | None = None
-    """`[K, C, T]`: `Info.virial` of a sampler on minibatches that gives it."""
+    """`[K, C, T]`: `Info.virial` of a sampler that gives it."""
     window: np.ndarray | None = None
     """`[K, C, T]`: where the draw's batch begins in the data, beside `virial`."""
     probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
