@@ -42,6 +42,8 @@ EFFECTIVE_DRAWS = 400.0
 """Of the slowest quantity that lengths aim at: R-hat is then known to about a per cent."""
 BURN_IN_TIMES = 8
 """Burn-in, in autocorrelation times of the slowest quantity."""
+TARGET_ERROR, LEAST_LLC = 0.02, 0.5
+"""Standard error that lengths aim at, as a share of the coefficient, or of so much where it is less."""
 DISPERSION = 0.5
 """Of every second chain, in standard deviations of the metric: well inside the posterior, far from w*."""
 PILOT_BURN_IN, PILOT_DRAWS = 16, 32
@@ -102,6 +104,7 @@ def calibrate(
     free: FreeLike = None,
     mesh: Mesh | None = None,
     budget: float = BUDGET,
+    target_error: float = TARGET_ERROR,
 ) -> Calibration:
     r"""Settings that give $\hat\lambda$ of a checkpoint within a budget of seconds, and the reasons for them.
 
@@ -119,14 +122,16 @@ def calibrate(
         free: which weights move.
         mesh: devices with an axis `chain`; default all that divide the work.
         budget: seconds for the estimate of one checkpoint, compilation aside.
+        target_error: the standard error that lengths aim at, as a share of the coefficient; draws stay effective enough for R-hat in any case.
 
     Raises:
         TypeError: whatever `jaxllc.estimate` raises.
         ValueError: a budget that is not above 0, or whatever `jaxllc.estimate` raises.
     """
-    if not budget > 0:
-        raise ValueError(f"budget must be above 0 seconds, got {budget}.")
-    asked = Asked(loss_fn, data, key, nbeta, localization, num_chains, free, mesh, budget)
+    for name, value in (("budget", budget), ("target_error", target_error)):
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+    asked = Asked(loss_fn, data, key, nbeta, localization, num_chains, free, mesh, budget, target_error)
     return calibrated(asked, some_checkpoints(params_or_checkpoints))[0]
 
 
@@ -148,6 +153,7 @@ class Asked:
     free: FreeLike
     mesh: Mesh | None
     budget: float
+    target_error: float = TARGET_ERROR
 
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
@@ -218,7 +224,7 @@ def _hamiltonian(asked: Asked, plan: Plan, checkpoints: Mapping[Any, Params], gr
     pilot = run_pilot(_with_steps(plan, affordable_steps), list(checkpoints.values()))
     per_iteration = pilot.seconds / len(checkpoints)
     slow, time_of_slow = pilot.slowest()
-    burn_in, draws = BURN_IN_TIMES * time_of_slow, EFFECTIVE_DRAWS * time_of_slow / asked.num_chains
+    burn_in, draws = BURN_IN_TIMES * time_of_slow, max(EFFECTIVE_DRAWS * time_of_slow / asked.num_chains, PILOT_DRAWS * _lengthening(pilot, asked.target_error))
     affordable = asked.budget / per_iteration
     if affordable < LEAST_ITERATIONS:
         return None
@@ -315,6 +321,13 @@ def _batch_size(plan: Plan, params: Params) -> int:
     operations = float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0]
     positions = max(operations / (6 * plan.facts["num_weights"]), 1)
     return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
+
+
+def _lengthening(pilot: Pilot, target_error: float) -> float:
+    """By how much longer than the pilot the draws must be for the target error."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = pilot.std_error / (target_error * np.maximum(np.abs(pilot.llc), LEAST_LLC))
+    return float(np.nanmax(ratio**2, initial=0.0))
 
 
 def _with_steps(plan: Plan, most: float) -> Plan:

@@ -211,14 +211,16 @@ def over_runs(summary: "xarray.Dataset", draws: np.ndarray) -> "xarray.Dataset":
     """
     import xarray as xr
 
-    llc, own = summary["llc"].values, summary["std_error"].values
+    llc, bias_error = summary["llc"].values, summary["bias_error"].values
+    own = np.sqrt(np.maximum(summary["std_error"].values ** 2 - bias_error**2, 0))
     has_value = np.isfinite(llc)
     count = has_value.sum(0)
     mean, spread = mean_and_error(llc.T)
     with np.errstate(invalid="ignore", divide="ignore"):
         together = moments(np.where(has_value[..., None, None], draws, 0).sum(0) / count[:, None, None])[1]
         shared = (count * together**2 - np.where(has_value, own**2, 0).sum(0) / count) / (count - 1)
-    means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0))}
+        common = np.where(has_value, bias_error**2, 0).sum(0) / count  # of all runs alike
+    means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0) + common)}
     means |= {name: mean_and_error(summary[name].values.T)[0] for name in ("loss", "mean_loss")}
     return xr.Dataset({name: ("step", value) for name, value in means.items()}, {"step": summary["step"]})
 

@@ -271,7 +271,7 @@ def _block(
 ) -> tuple[Any, jax.Array, jax.Array]:
     """`num_steps` iterations of all chains: their new states, and what `recording.Block` names.
 
-    That is `[3 or 4, K, C, num_steps]`, and of the positions before each `every`th of them `[2, K, C, num_steps / every]`.
+    That is `[3 to 6, K, C, num_steps]`, and of the positions before each `every`th of them `[2, K, C, num_steps / every]`.
     """
     step_axis, chain_axis = axes_of(program.mesh)
 
@@ -286,7 +286,8 @@ def _block(
                 window = data.window(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, data.batch(window))
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
-                return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted])
+                on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
+                return state, jnp.stack([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted, *on_noise])
 
             def stretch(state: Any, start: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
                 before = state.position

@@ -27,12 +27,13 @@ import numpy as np
 from jaxllc import results
 from jaxllc._tree import is_real, named_leaves, split_objects, stack
 from jaxllc._typing import Params
+from jaxllc.absorbed import absorbed_along_chains
 from jaxllc.diagnostics import finite_chains, mean_and_error, moments
 from jaxllc.engine import NotFiniteError, kind_of, sample
 from jaxllc.plan import Plan
 from jaxllc.probes import LossesBetweenChains
 from jaxllc.recording import MAX_REPEATED, Trace, repeating
-from jaxllc.results import LLC, LLC_CORRECTION, STEP_BIAS, STEP_BIAS_CORRECTION, Name
+from jaxllc.results import BIAS_ERROR, CORRECTION_SPREAD, LLC, LLC_CORRECTION, STEP_BIAS, STEP_BIAS_CORRECTION, Name
 from jaxllc.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ LOSSES = "losses_of_examples"
 """The name of the probe that compares losses between chains."""
 NUM_ITERATIONS = 32
 """At which a schedule is read."""
+LEAST_DOUBT, MAX_DOUBT = 0.02, 0.25
+"""The standard error of correcting the step bias, as a share of it: on every loss, and at most."""
 MAX_EXCESS_A_WEIGHT = 100.0
 r"""A chain whose mean $n\beta\,(L - L(w^*))$ or step bias is above this for each free weight has diverged: in equilibrium the first is about a half at most."""
 
@@ -76,8 +79,12 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
         raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
     good = not_diverged(trace, nbeta, plan.facts["num_weights"])
-    absorbed = np.zeros(len(centers)) if between is None else absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
-    arrays = _arrays(trace, nbeta, good, absorbed)
+    absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
+    if between is not None:
+        absorbed = absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
+    elif trace.virial is not None and plan.data.batch_size < plan.data.num_examples:
+        absorbed, spread = _absorbed_along_chains(trace, good, sampler, plan, nbeta)
+    arrays = _arrays(trace, nbeta, good, absorbed, spread) | {BIAS_ERROR: bias_error(trace, good, absorbed, sampler, plan, nbeta).astype(np.float32)}
     return _extrapolated(arrays, count, plan) if extrapolate else arrays
 
 
@@ -95,7 +102,7 @@ def not_diverged(trace: Trace, nbeta: np.ndarray, num_weights: int) -> np.ndarra
         return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * num_weights)
 
 
-def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndarray) -> dict[Name, np.ndarray]:
+def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndarray, spread: np.ndarray) -> dict[Name, np.ndarray]:
     """The arrays of a trace of K checkpoints."""
     by_draw, by_chain = nbeta[:, None, None], nbeta[:, None]
     with np.errstate(invalid="ignore", over="ignore"):  # chains that diverged
@@ -109,6 +116,7 @@ def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndar
             ("constant_data", "rounding_llc"): nbeta * trace.rounding_excess,
             LLC_CORRECTION: absorbed,
             STEP_BIAS_CORRECTION: -absorbed,
+            CORRECTION_SPREAD: spread,
         }
         if trace.acceptance_rate is not None:
             arrays[results.ACCEPTANCE_RATE] = trace.acceptance_rate.mean(-1)
@@ -124,7 +132,7 @@ def _extrapolated(arrays: Mapping[Name, np.ndarray], count: int, plan: Plan) -> 
     over = plan.settings.extrapolate
     first, second = ({name: x[half] for name, x in arrays.items()} for half in (slice(count), slice(count, None)))
     if over == "nbeta":
-        both = first | {name: 2 * first[name] - second[name] for name in (LLC, LLC_CORRECTION)}
+        both = first | {name: 2 * first[name] - second[name] for name in (LLC, LLC_CORRECTION, CORRECTION_SPREAD)}
         both |= {name: second[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION, ("constant_data", "rounding_llc"))}
     else:
         order = plan.sampler.bias_order
@@ -149,12 +157,66 @@ def absorbed_noise(trace: Trace, good: np.ndarray, variance: np.ndarray, sampler
         nbeta: $n\beta$, `[K]`.
     """
     data, settings = plan.data, plan.settings
+    gain = _gain(sampler, plan, nbeta) * nbeta**2 * settings.localization
+    counted = np.maximum(_mean_of_chains(trace.step_bias, good), 0)
+    return np.clip(gain * variance * (1 / data.batch_size - 1 / data.num_examples), 0, counted)
+
+
+def _absorbed_along_chains(trace: Trace, good: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `jaxllc.absorbed` reads off the chains, `[K]`, and what each of them adds to it, `[K, C]`.
+
+    It is read off a law that finite steps and noise have widened, by about the share that they add to the loss, which is taken off again.
+    """
+    assert trace.virial is not None
+    assert trace.window is not None
+    data, settings = plan.data, plan.settings
+    step_size = 8 * _gain(sampler, plan, nbeta) if sampler.is_overdamped else [None] * len(nbeta)
+    counted, whole = np.maximum(_mean_of_chains(trace.step_bias, good), 0), nbeta * _mean_of_chains(trace.excess_loss, good)
+    absorbed, spread = np.zeros(len(nbeta)), np.zeros(good.shape)
+    for k, chains in enumerate(good):
+        of_chains = (x[k][chains] for x in (trace.virial, trace.excess_loss, trace.window))
+        law = dict(nbeta=nbeta[k], localization=float(settings.localization), step_size=step_size[k], thinning=settings.thinning)
+        mean, by_chain = absorbed_along_chains(*of_chains, data.num_examples, data.batch_size, **law)
+        mean = float(np.clip(mean, 0, counted[k]))
+        llc = whole[k] - counted[k] + mean
+        narrower = 1 / (1 + min((counted[k] - mean) / llc, 1)) if llc > 0 else 1.0
+        absorbed[k], spread[k, chains] = narrower * mean, narrower * by_chain
+    return absorbed, spread
+
+
+def bias_error(trace: Trace, good: np.ndarray, absorbed: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
+    r"""A standard error of what correcting the step bias leaves of it, `[K]`, in units of $\hat\lambda$: at most a quarter of it. Zero where there is none.
+
+    `step_bias` is derived for quadratics, where the virial $n\beta\, E[g \cdot (w - w^*)]$ is twice the mean of $n\beta\,(L - L(w^*))$. Of a loss that grows like
+    the power $p$ of the distance it is $p$ times as large, and the bias is $2 / p$ of what is counted. So the difference of the two over the virial, less
+    two standard errors, is the share that may be wrong, and of what is given back for the prior it is the share that the bias has in $\hat\lambda$. Half of it
+    counts as a standard error, beside `LEAST_DOUBT` for what neither tells. A loss that slopes at $w^*$ has a larger virial too, and larger errors.
+    """
+    counted, whole = _mean_of_chains(trace.step_bias, good) - absorbed, nbeta * _mean_of_chains(trace.excess_loss, good)
+    doubt = np.full(len(nbeta), LEAST_DOUBT)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        if trace.virial is not None and sampler.is_overdamped:
+            virial = trace.virial.mean(-1, dtype=float) / _gain(sampler, plan, nbeta)[:, None]
+            twice = 2 * nbeta[:, None] * trace.excess_loss.mean(-1, dtype=float)
+            difference, error = mean_and_error(np.where(good, virial - twice, np.nan))
+            size = np.abs(mean_and_error(np.where(good, virial, np.nan))[0])
+            doubt += np.nan_to_num(np.maximum(np.abs(difference) - 2 * np.nan_to_num(error), 0) / size) / 2
+        of_absorbed = np.minimum(np.abs(counted) / np.maximum(whole - counted, 0), 0.5) / 2
+    return np.abs(counted) * np.minimum(doubt, MAX_DOUBT) + absorbed * np.nan_to_num(of_absorbed)
+
+
+def _mean_of_chains(values: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """The mean of `[K, C, T]` over draws of chains that did not diverge, `[K]`; zero where all did."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where(good, values.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
+
+
+def _gain(sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
+    """The mean of `Sampler.noise_gain` over the draws of each checkpoint, `[K]`."""
+    settings = plan.settings
     iterations = np.linspace(settings.num_burn_in, settings.num_iterations - 1, NUM_ITERATIONS).astype(np.int32)
     stacked = jax.tree.map(lambda x: np.broadcast_to(np.asarray(x, np.float32), nbeta.shape), sampler)
-    gain = np.asarray(_mean_gain(stacked, np.float32(settings.localization), iterations, kind=kind_of(sampler)), float) * nbeta**2 * settings.localization
-    with np.errstate(invalid="ignore", over="ignore"):
-        counted = np.where(good, trace.step_bias.mean(-1, dtype=float), 0).sum(-1) / np.maximum(good.sum(-1), 1)
-    return np.clip(gain * variance * (1 / data.batch_size - 1 / data.num_examples), 0, np.maximum(counted, 0))
+    return np.asarray(_mean_gain(stacked, np.float32(settings.localization), iterations, kind=kind_of(sampler)), float)
 
 
 @partial(jax.jit, static_argnames="kind")
@@ -176,7 +238,7 @@ def functional_variance(between: np.ndarray, good: np.ndarray) -> np.ndarray:
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`; `llc_at_nbeta` and its error, the same but for two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat`
+    `llc` and its `std_error`, of which `bias_error` is the part that correcting the step bias adds; `llc_at_nbeta` and its error, the same but for two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat`
     and `ess` (of an extrapolation the worse of its own and those of the second set of chains, whose `drift` it has);
     `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$ (Watanabe, arXiv:1208.6338);
@@ -193,12 +255,15 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     center_loss = results.value_of(tree, ("constant_data", "full_center_loss"))
     accepted = results.value_of(tree, results.ACCEPTANCE_RATE) if tree.attrs.get("min_acceptance") is not None else np.full(finite.shape, np.nan)
     mean, std_error, rhat, ess = moments(draws)
-    columns = {"llc": mean + correction, "std_error": std_error}
+    left, correction_error = np.abs(results.value_of(tree, BIAS_ERROR)), _correction_error(results.value_of(tree, results.CORRECTION_SPREAD))
+    bias_error = np.hypot(left, correction_error)
+    std_error = np.hypot(std_error, bias_error)
+    columns = {"llc": mean + correction, "std_error": std_error, "bias_error": bias_error}
     columns |= {"llc_at_nbeta": mean + correction, "llc_at_nbeta_error": std_error, "rhat": rhat, "ess": ess}
     second = results.second_llc(tree.attrs)
     other = draws if second is None else results.value_of(tree, second)
     if second is not None:
-        columns |= _of_both_sets(tree, draws, other, rhat, ess)
+        columns |= _of_both_sets(tree, draws, other, rhat, ess, bias_error)
     columns["loss"] = center_loss
     columns["mean_loss"] = center_loss + columns["llc_at_nbeta"] / float(tree.attrs["nbeta"])
     columns["wbic"] = _wbic(tree, columns["mean_loss"])
@@ -208,7 +273,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     third = max(draws.shape[-1] // 3, 1)
     drawn = np.where(finite[..., None], other, np.nan)
     columns["drift"], columns["drift_error"] = mean_and_error(drawn[..., -third:].mean(-1) - drawn[..., :third].mean(-1))
-    columns["change"], columns["change_error"] = _changes(draws, correction)
+    columns["change"], columns["change_error"] = _changes(draws, correction, left, results.value_of(tree, results.CORRECTION_SPREAD))
     columns["acceptance_rate"] = mean_and_error(np.where(finite, accepted, np.nan))[0]
     columns["gaussian_llc"], columns["gaussian_llc_error"] = mean_and_error(results.value_of(tree, ("constant_data", "gaussian_llc")))
     columns["rounding_llc"] = results.value_of(tree, ("constant_data", "rounding_llc"))
@@ -221,7 +286,9 @@ def corrected_draws(tree: "xarray.DataTree") -> np.ndarray:
     return results.value_of(tree, LLC) + results.value_of(tree, LLC_CORRECTION)[..., None, None]
 
 
-def _of_both_sets(tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray, rhat: np.ndarray, ess: np.ndarray) -> dict[str, np.ndarray]:
+def _of_both_sets(
+    tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray, rhat: np.ndarray, ess: np.ndarray, bias_error: np.ndarray
+) -> dict[str, np.ndarray]:
     """The columns of an extrapolation that look at both sets of chains: where chains have not mixed, both drift and their combination hardly does."""
     second = np.where(finite_chains(draws)[..., None], second, np.nan)
     _, _, second_rhat, second_ess = moments(second)
@@ -229,17 +296,27 @@ def _of_both_sets(tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray
     if tree.attrs["extrapolate"] == "nbeta":
         at_nbeta, error, _, _ = moments((draws + second) / 2)
         correction = (results.value_of(tree, LLC_CORRECTION) - results.value_of(tree, STEP_BIAS_CORRECTION)) / 2
-        columns |= {"llc_at_nbeta": at_nbeta + correction, "llc_at_nbeta_error": error}
+        columns |= {"llc_at_nbeta": at_nbeta + correction, "llc_at_nbeta_error": np.hypot(error, bias_error)}
     return columns
 
 
-def _changes(draws: np.ndarray, correction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The change from the checkpoint before and its error, `[run?, step]`; NaN at the first one."""
+def _correction_error(spread: np.ndarray) -> np.ndarray:
+    """The standard error of a correction that has this spread over chains, `[..., chain]`; zero for one chain."""
+    return np.nan_to_num(mean_and_error(spread)[1])
+
+
+def _changes(draws: np.ndarray, correction: np.ndarray, left: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The change from the checkpoint before and its error, `[run?, step]`; NaN at the first one.
+
+    What a correction may leave, `left`, has the same sign and share at neighbours, so that of a change is their difference.
+    """
     change, error = np.full((2, *correction.shape), np.nan)
     if correction.shape[-1] > 1:
         with np.errstate(invalid="ignore"):
             change[..., 1:], error[..., 1:], _, _ = moments(np.diff(draws, axis=-3))
         change[..., 1:] += np.diff(correction, axis=-1)
+        of_bias = np.hypot(np.diff(left, axis=-1), _correction_error(np.diff(spread, axis=-2)))
+        error[..., 1:] = np.hypot(error[..., 1:], of_bias)
     return change, error
 
 

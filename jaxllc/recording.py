@@ -37,6 +37,10 @@ class Trace(NamedTuple):
     r"""`[K, C, W]`: $\lVert w - w^* \rVert^2$ over the free weights, before each of W iterations, from the first of burn-in on (`probes.Timetable.every`)."""
     probe_loss: np.ndarray = np.zeros(0)
     """`[K, C, W]`: there, the mean excess loss over w* of one batch that is always the same; of all examples where batches hold them all."""
+    virial: np.ndarray | None = None
+    """`[K, C, T]`: `Info.virial` of a sampler that gives it."""
+    window: np.ndarray | None = None
+    """`[K, C, T]`: where the draw's batch begins in the data, beside `virial`."""
     probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
     """`[K, C, W, ...]` of each probe that is kept whole, at its W evaluations; of one that is reduced `<name>_mean` and so on (see `jaxllc.reductions`)."""
 
@@ -46,7 +50,7 @@ class Block(NamedTuple):
 
     iterations: range
     running: jax.Array
-    """`[3, K, C, iteration]`: excess loss, loss at the centre, step bias; `[4, ...]` with the acceptance rate."""
+    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; then the acceptance rate, if any; then virial and start of the batch, if any."""
     slow: jax.Array
     """`[2, K, C, evaluation]`: squared distance from w*, and the excess loss of one fixed batch."""
     probes: Mapping[str, jax.Array]
@@ -100,11 +104,14 @@ class Recording:
         """All that was recorded, beside the full-data quantities."""
         assert self._running is not None
         excess, center, bias = self._running[:3]
-        acceptance = self._running[3] if len(self._running) > 3 else None
+        acceptance = self._running[3] if len(self._running) in (4, 6) else None
+        virial, window = self._running[-2:] if len(self._running) > 4 else (None, None)
         probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
         probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
-        slow = np.concatenate(self._slow, -1)[..., : self._num_slow].astype(np.float32)
-        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, *slow, probes)
+        distance, probe_loss = np.concatenate(self._slow, -1)[..., : self._num_slow].astype(np.float32)
+        return Trace(
+            excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, distance, probe_loss, virial, window, probes
+        )
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:

@@ -7,10 +7,12 @@
                     half_step_llc, twice_nbeta_llc (step, chain, draw): of the chains at half the step or at twice nbeta, where llc is
                         extrapolated from these and the others
                     acceptance_rate (step, chain): of a sampler that accepts or refuses, mean over draws
+                    llc_correction_spread (step, chain): what a chain adds to llc_correction, less the mean over chains; its spread is the error of that
                     share_moved (step, chain): share of the free weights that are not at w*, looked at where losses repeat, else 1
     /constant_data  full_center_loss (step): L_n(w*), nats per example
                     gaussian_llc (step, chain): nbeta times the excess loss of the Gaussian prior alone
                     rounding_llc (step): nbeta times the excess loss by rounding weights to the model's dtype
+                    bias_error (step): what correcting the step bias may leave of it, in units of llc
                     llc_correction, step_bias_correction (step): what is added to the means of llc and of step_bias, of all chains together
     /probes         the probes at each checkpoint: name (step, name_dim_0, ...)
     /along_chains   the probes along its chains: name (step, chain, evaluation, name_dim_0, ...), or name_mean and so on (see jaxllc.reductions)
@@ -37,11 +39,13 @@ LLC, STEP_BIAS = ("posterior", "llc"), ("sample_stats", "step_bias")
 HALF_STEP_LLC, TWICE_NBETA_LLC = ("sample_stats", "half_step_llc"), ("sample_stats", "twice_nbeta_llc")
 ACCEPTANCE_RATE = ("sample_stats", "acceptance_rate")
 LLC_CORRECTION, STEP_BIAS_CORRECTION = ("constant_data", "llc_correction"), ("constant_data", "step_bias_correction")
+BIAS_ERROR = ("constant_data", "bias_error")
+CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
 
 Name = tuple[str, str]
 """Of an array: its group, and its name there."""
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
 DIMS: Mapping[Name, tuple[str, ...]] = {
@@ -53,6 +57,8 @@ DIMS: Mapping[Name, tuple[str, ...]] = {
     ("constant_data", "gaussian_llc"): (CHAIN,),
     ("constant_data", "rounding_llc"): (),
     LLC_CORRECTION: (),
+    CORRECTION_SPREAD: (CHAIN,),
+    BIAS_ERROR: (),
     STEP_BIAS_CORRECTION: (),
 }
 """The axes of each array that every result has, at one checkpoint."""

@@ -33,6 +33,8 @@ class Info(NamedTuple):
     r"""What finite steps and noisy gradients add to $n\beta\, E[L_n]$, `float[]`, of which the mean over iterations counts; zero for a sampler without it."""
     acceptance_rate: jax.Array | None = None
     """The probability with which the proposal was accepted, `float[]`; None for a sampler that accepts every step."""
+    virial: jax.Array | None = None
+    r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, `float[]`, by which `jaxllc.absorbed` reads off what `step_bias` counts too much; None: nothing."""
 
 
 class Sampler(Plain):
@@ -80,7 +82,12 @@ class Sampler(Plain):
 
     @property
     def counts_absorbed_noise(self) -> bool:
-        """Whether `Info.step_bias` counts gradient noise that the prior absorbs, by `noise_gain` (see `jaxllc.estimator`)."""
+        """Whether `Info.step_bias` counts gradient noise that the prior absorbs, and no `Info.virial` tells how much (see `jaxllc.estimator`)."""
+        return False
+
+    @property
+    def is_overdamped(self) -> bool:
+        r"""Whether an iteration is a step of length $\epsilon$ of $dw = -\frac12 \nabla U\,dt + dW$, so that `noise_gain` is $\epsilon / 8$."""
         return False
 
     def check(self, posterior: LocalPosterior, data: InMemory) -> None:

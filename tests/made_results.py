@@ -18,7 +18,7 @@ def ar1(count, rho=0.9, mean=10.0, seed=0):
     return x + mean
 
 
-def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, moved=1.0, rounding=0.0):
+def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, moved=1.0, rounding=0.0, bias_error=0.0):
     """The arrays of a result with these draws of the coefficient, `[place, chain, draw]`, at nbeta = 1."""
     llc = np.asarray(llc, np.float32)
     places, by_chain = len(llc), llc.shape[:2]
@@ -31,6 +31,8 @@ def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, move
         ("constant_data", "gaussian_llc"): np.full(by_chain, gaussian) + np.linspace(-1, 1, llc.shape[1]),
         ("constant_data", "rounding_llc"): np.full(places, rounding),
         results.LLC_CORRECTION: np.full(places, correction),
+        results.BIAS_ERROR: np.full(places, bias_error),
+        results.CORRECTION_SPREAD: np.zeros(by_chain),
         results.STEP_BIAS_CORRECTION: np.full(places, -correction),
     }
 

@@ -3,6 +3,7 @@
 import blackjax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from problems import CURVATURE, Frozen, Quadratic, quadratic_loss
@@ -65,6 +66,11 @@ def quadratic_estimate(sampler, key, problem, num_draws=8000, **options):
     counts = dict(num_chains=16, num_draws=num_draws, num_burn_in=2000, progress=False)
     law = dict(sampler=sampler, nbeta=problem.nbeta, localization=problem.localization)
     return jaxllc.estimate(quadratic_loss, problem.params, problem.data, key=key, **law, **(counts | options))
+
+
+def monte_carlo_error(est):
+    """The part of the standard error that is not of correcting the step bias: tests against exact laws are as sharp as that."""
+    return float(np.sqrt(est.std_error**2 - est.summary["bias_error"].values[0] ** 2))
 
 
 def run_chains(sampler, posterior, data, num_chains, num_steps):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from problems import Quadratic
+from sampler_cases import monte_carlo_error
 
 import jaxllc
 from jaxllc import SGHMC, SGLD, SGNHT, ControlVariate, InMemory, Settings, estimator, results
@@ -45,8 +46,8 @@ def test_noise_that_the_prior_absorbs_is_not_the_losss(friction, key):
     """
     est = noisy_estimate(key, friction)
     exact = quadratic_llc(CURVATURE, 50.0, 10.0)
-    assert est.std_error < 0.005 * exact
-    assert abs(est.llc - exact) < 4 * est.std_error
+    assert monte_carlo_error(est) < 0.005 * exact
+    assert abs(est.llc - exact) < 4 * monte_carlo_error(est)
 
 
 def test_on_a_slope_the_spread_about_the_chains_mean_counts(key):
@@ -140,7 +141,7 @@ def correction(result):
 
 
 def test_nothing_is_taken_back_where_nothing_is_known(key):
-    """A single chain, all data at each step, control variates, whose noise is another, and samplers that read no bias off momenta."""
+    """A single chain, all data at each step, control variates, whose noise is another, and a thermostat."""
     problem = Quadratic()
 
     def of(data, num_chains, sampler):
@@ -151,7 +152,6 @@ def test_nothing_is_taken_back_where_nothing_is_known(key):
     assert of(problem.data, 1, SGHMC(2e-3)) == 0
     assert of(problem.data, 4, SGHMC(2e-3, gradient=ControlVariate())) == 0
     assert of(InMemory.of(problem.rows), 4, SGHMC(2e-3)) == 0
-    assert of(problem.data, 4, SGLD(2e-3)) == 0
     assert of(problem.data, 4, SGNHT(2e-3)) == 0
 
 

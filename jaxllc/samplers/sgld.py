@@ -66,6 +66,15 @@ class SGLD(SteppedSampler):
         r"""Whether the gradient estimator reads $\nabla L_n(w^*)$."""
         return self.gradient.needs_center_grad
 
+    @property
+    def is_overdamped(self) -> bool:
+        """Whether it has no preconditioner."""
+        return isinstance(self.preconditioner, Identity)
+
+    def noise_gain(self, localization: Scalar, iteration: jax.Array) -> jax.Array:
+        r"""$\epsilon / 8$, without a preconditioner, `float[]`."""
+        return self.step_size_at(iteration) / 8
+
     def with_default_step_size(self, step_size: float, num_burn_in: int) -> "SGLD":
         """The same sampler with a step size that follows from the curvature at $w^*$, larger in burn-in by `burn_in_factor`.
 
@@ -98,7 +107,7 @@ class SGLD(SteppedSampler):
         bias = step_bias(step_size, posterior.nbeta, followed, slope, scale)
         if followed is not grad:
             bias += memory_bias(state.position, posterior, grad, followed)
-        return SGLDState(moved, memory, state.steps + 1), Info(losses, bias)
+        return SGLDState(moved, memory, state.steps + 1), Info(losses, bias, virial=virial(step_size, state.position, posterior, grad, scale))
 
 
 def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
@@ -120,6 +129,17 @@ def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, sca
     products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(scaled), strict=True)]
     factor = jnp.asarray(step_size, products[0].dtype) / 8 * jnp.asarray(nbeta, products[0].dtype)
     return factor * sum(product.astype(products[0].dtype) for product in products)
+
+
+def virial(step_size: Scalar, position: Params, posterior: LocalPosterior, grad: Params, scale: Params | None = None) -> jax.Array:
+    r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, whose covariance with the loss of the same batch is what `step_bias` counts too much, over $\gamma$."""
+
+    def product(w: jax.Array, center: jax.Array, g: jax.Array, g_scale: jax.Array | None = None) -> jax.Array:
+        return jnp.vdot(w - center, g if g_scale is None else g * g_scale)
+
+    products = jax.tree.leaves(jax.tree.map(product, position, posterior.position(), grad, *([] if scale is None else [scale])))
+    dtype = products[0].dtype
+    return jnp.asarray(step_size, dtype) / 8 * jnp.asarray(posterior.nbeta, dtype) * sum(x.astype(dtype) for x in products)
 
 
 def memory_bias(position: Params, posterior: LocalPosterior, grad: Params, followed: Params) -> jax.Array:
