@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.pilots import gradient_seconds, run_pilot
+from jaxllc.pilots import Pilot, gradient_seconds, run_pilot
 from jaxllc.plan import Plan, make_plan
 from jaxllc.results import Place
 from jaxllc.runs import checkpoint_runs, shared_steps

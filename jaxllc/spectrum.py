@@ -30,12 +30,16 @@ class Spectrum(NamedTuple):
 
     def apply(self, function: Callable[[jax.Array], jax.Array], rest: jax.Array, tree: Params) -> Params:
         """`function(A) @ tree`, where A has the value `rest` for whatever is not led."""
-        at_rest = function(rest)
         leaves, structure = jax.tree.flatten(tree)
         vectors = jax.tree.leaves(self.vectors)
         along = sum(jnp.tensordot(v, x, axes=x.ndim) for v, x in zip(vectors, leaves, strict=True))
-        weights = (function(self.values) - at_rest) * along
-        moved = [at_rest.astype(x.dtype) * x + jnp.tensordot(weights.astype(v.dtype), v, axes=1) for v, x in zip(vectors, leaves, strict=True)]
+        if self.values.size == sum(leaf.size for leaf in leaves):  # nothing is left, and a difference that should vanish would be of rounding
+            weights = function(self.values) * along
+            moved = [jnp.tensordot(weights.astype(v.dtype), v, axes=1) for v in vectors]
+        else:
+            at_rest = function(rest)
+            weights = (function(self.values) - at_rest) * along
+            moved = [at_rest.astype(x.dtype) * x + jnp.tensordot(weights.astype(v.dtype), v, axes=1) for v, x in zip(vectors, leaves, strict=True)]
         return structure.unflatten(moved)
 
 

@@ -24,8 +24,9 @@ LARGEST_STEP = 1.0
 """Where it begins: half of the limit of stability of a direction of which the metric is exact."""
 GAIN, DECAY = 1.5, 0.6
 r"""The logarithm of the step moves by $1.5\, (t + 1)^{-0.6}$ times the acceptance above its target (Robbins & Monro 1951; Andrieu & Thoms 2008)."""
-SPREAD_OF_STEPS = 0.2
-"""Each trajectory has a step that differs by up to so much from the adapted one, or a direction could come back to where it was."""
+LARGEST_FACTOR = 1.25
+"""Each trajectory has a step of its own, the adapted one times this times the root of a uniform number. With one step for all a direction could come back to where
+it was, and a chain that has entered a narrow part of the posterior would hardly leave it: now one step in twenty-five is below a quarter of the adapted one."""
 LEAST_FLOOR = 1e-6
 """Of the largest curvature, where a localization of 0 leaves flat directions without any."""
 
@@ -59,7 +60,7 @@ class AdaptiveHMC(Sampler):
     """
 
     num_adaptation: Scalar | None = None
-    target_acceptance: Scalar = 0.8
+    target_acceptance: Scalar = 0.85
     max_integration_steps: Scalar = 1000.0
     rank: int = struct.field(pytree_node=False, default=64)
 
@@ -109,7 +110,7 @@ class AdaptiveHMC(Sampler):
         adapted = jnp.exp(state.log_step)
         length = metric.quarter_period().astype(dtype) / adapted
         count = jnp.ceil(jnp.clip(length, 1, jnp.asarray(self.max_integration_steps, dtype))).astype(jnp.int32)
-        h = adapted * jax.random.uniform(step_key, (), dtype, 1 - SPREAD_OF_STEPS, 1 + SPREAD_OF_STEPS)
+        h = adapted * LARGEST_FACTOR * jnp.sqrt(jax.random.uniform(step_key, (), dtype))
 
         def leap(_: jax.Array, carry: tuple[Params, Params, Params, jax.Array]) -> tuple[Params, Params, Params, jax.Array]:
             position, velocity, force, _ = carry
