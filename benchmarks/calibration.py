@@ -15,6 +15,7 @@ import datetime
 import math
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +80,17 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="print the tables only")
     options = parser.parse_args()
     path = RESULTS / f"calibration{'-quick' if options.quick else ''}.jsonl"
-    names = options.only or (list(QUICK) if options.quick else list(zoo.PROBLEMS))
+    names: Sequence[str] = options.only or (QUICK if options.quick else list(zoo.PROBLEMS))
     if options.references:
         for name in names:
-            _print_reference(zoo_references.reference(name, **zoo_references.default_setting(zoo.make(name))))
+            setting = zoo_references.default_setting(zoo.make(name))
+            _print_reference(zoo_references.reference(name, setting["nbeta"], setting["localization"]))
     elif not options.report:
         run(path, names, range(1 if options.quick else options.keys), options.settings)
     print(report_calibration.text(zoo_references.lines(path), zoo_references.lines(zoo_references.PATH)))
 
 
-def run(path: Path, names: list[str], keys: range, settings: str) -> None:
+def run(path: Path, names: Sequence[str], keys: range, settings: str) -> None:
     """Add what is missing: all problems by the first key, then by the next, so that a run that is stopped has seen all of them."""
     for key in keys:
         for name in names:

@@ -120,7 +120,7 @@ def sample(
             vary = jax.random.uniform(keys[-1], (), dtype, 0.8, 1.2)
             span = QUARTER_PERIOD * jax.random.uniform(keys[-2], (), dtype, 0.7, 1.3)
             leaps = jnp.clip(jnp.ceil(span / jnp.exp(jnp.median(carry.log_step)) / vary), 1, MAX_LEAPS).astype(jnp.int32)
-            z, (loss, squared, rate) = jax.lax.map(lambda of: draw(*of, leaps, data), (keys[:-2], carry.z, carry.log_step + jnp.log(vary)))
+            z, (loss, squared, rate) = jax.lax.map(lambda of: draw(of[0], of[1], of[2], leaps, data), (keys[:-2], carry.z, carry.log_step + jnp.log(vary)))
             since = jnp.mod(carry.t, burn_in // 2).astype(dtype)
             gain = jnp.where(carry.t < burn_in, 1.5 / (since + 1.0) ** 0.6, 0.0)
             together = carry.t >= burn_in // 2
@@ -148,8 +148,8 @@ def sample(
     run(length.burn_in)
     run(length.draws)
     while True:
-        loss, squared, acceptance, leaps, step = (np.concatenate(parts) for parts in zip(*blocks[skip:], strict=True))
-        chains = Chains(nbeta * (loss - at_center), squared, acceptance, leaps, float(step[-1]))
+        loss, squared, acceptance, leaps = (np.concatenate([block[i] for block in blocks[skip:]]) for i in range(4))
+        chains = Chains(nbeta * (loss - at_center), squared, acceptance, leaps, float(blocks[-1][4][-1]))
         took = time.perf_counter() - began
         if max(rhat(chains.llc), rhat(chains.distance)) < MAX_RHAT or took > length.seconds:
             break

@@ -98,7 +98,7 @@ def diabetes(scaled: bool) -> Made:
     """Linear regression of the progression of diabetes, in units of its residuals, on ten columns and a constant, raw or standardised."""
     from sklearn.datasets import load_diabetes  # pyright: ignore[reportMissingImports]
 
-    x, y = load_diabetes(return_X_y=True, scaled=False)
+    x, y = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
     x = np.c_[(x - x.mean(0)) / x.std(0) if scaled else x, np.ones(len(x))]
     spread = np.abs(x).max(0)
     w = np.linalg.lstsq(x / spread, y, rcond=None)[0] / spread
@@ -110,8 +110,8 @@ def breast_cancer(scaled: bool) -> Made:
     """Logistic regression of the diagnosis on five columns and a constant, raw (areas of hundreds beside fractions) or standardised, at its maximum."""
     from sklearn.datasets import load_breast_cancer  # pyright: ignore[reportMissingImports]
 
-    table = load_breast_cancer()
-    x, y = np.c_[table.data[:, :5], np.ones(569)], table.target
+    x, y = map(np.asarray, load_breast_cancer(return_X_y=True))
+    x = np.c_[x[:, :5], np.ones(569)]
     spread = np.r_[x[:, :5].std(0), 1]
     if scaled:
         x, spread = np.c_[(x[:, :5] - x[:, :5].mean(0)) / spread[:5], np.ones(569)], np.ones(6)
@@ -152,7 +152,7 @@ def tanh_net(stage: int) -> Made:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 4)).astype(np.float32)
     teacher = jax.tree.map(lambda a: 2 * a, nets.dense((4, 6, 1), jax.random.key(7)))
-    y = (np.asarray(nets.forward(teacher, x, jnp.tanh)) + rng.normal(size=(20_000, 1))).astype(np.float32)
+    y = (np.asarray(nets.forward(teacher, jnp.asarray(x), jnp.tanh)) + rng.normal(size=(20_000, 1))).astype(np.float32)
     loss_fn = nets.regression_loss(jnp.tanh)
     return loss_fn, nets.trained("tanh", loss_fn, lambda: nets.dense((4, 8, 1), jax.random.key(1)), (x, y), TANH, batch_size=256)[stage], (x, y)
 
@@ -162,7 +162,7 @@ def relu_net() -> Made:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2000, 3)).astype(np.float32)
     teacher = jax.tree.map(lambda a: 2 * a, nets.dense((3, 4, 1), jax.random.key(8)))
-    y = (np.asarray(nets.forward(teacher, x, jax.nn.relu)) + rng.normal(size=(2000, 1))).astype(np.float32)
+    y = (np.asarray(nets.forward(teacher, jnp.asarray(x), jax.nn.relu)) + rng.normal(size=(2000, 1))).astype(np.float32)
     loss_fn = nets.regression_loss(jax.nn.relu)
     return loss_fn, nets.trained("relu", loss_fn, lambda: nets.dense((3, 12, 1), jax.random.key(2)), (x, y), (5000,))[0], (x, y)
 
