@@ -110,7 +110,7 @@ def _summary(line: dict[str, Any]) -> str:
 
 
 def _print_reference(line: dict[str, Any]) -> None:
-    mixed = "" if line["by"] == "exact" else f", R-hat {line['rhat']:.3f} and {line['rhat_distance']:.3f}, {line['draws']} draws of {line['chains']} chains"
+    mixed = "" if line["by"] != "chains" else f", R-hat {line['rhat']:.3f} and {line['rhat_distance']:.3f}, {line['draws']} draws of {line['chains']} chains"
     print(f"{line['problem']}: {line['llc']:.4f} ± {line['std_error']:.4f} ({line['by']}{mixed})", flush=True)
 
 

@@ -17,6 +17,8 @@ SHARE = 0.1
 """Error relative to the reference that is tolerated."""
 ERRORS = 3.0
 """The same in joint standard errors."""
+MAX_RHAT = 1.05
+"""R-hat of the loss up to which reference chains are believed; no estimate is compared with others."""
 NOMINAL = 1.96
 """Standard errors of an interval of 95 %."""
 LIMIT_SECONDS = 180.0
@@ -27,9 +29,9 @@ NAMES = {"default": "no settings", "sgld": "SGLD, the default before"}
 def judged(lines: Lines, references: Lines) -> list[dict[str, Any]]:
     """Each line with its `reference`, `share` (relative error) and `z` (in joint standard errors), and whether it is `near` and has failed `silent`ly.
 
-    A line whose reference was not made has none of these. One without a number is never near.
+    A line whose reference was not made, or has not mixed, has none of these. One without a number is never near.
     """
-    known = {_setting(line): line for line in references}
+    known = {_setting(line): line for line in references if line.get("rhat", 1.0) < MAX_RHAT}
     result = []
     for line in lines:
         own = known.get(_setting(line)) if "nbeta" in line else None
@@ -115,8 +117,8 @@ def table_of_references(references: Lines) -> str:
     """How each reference was made."""
     body = []
     for line in {_setting(line): line for line in references}.values():
-        cells = ["exact", "", "", "", "", ""]
-        if line["by"] != "exact":
+        cells = [line["by"], f"{line['rhat']:.3f}" if "rhat" in line else "", "", "", "", ""]
+        if line["by"] == "chains":
             formats = {"rhat": ".3f", "rhat_distance": ".3f", "distance": ".3g", "acceptance": ".2f", "leaps": ".0f"}
             cells = [f"{line['chains']} × {line['draws']}, {line['dtype']}", *(f"{line[name]:{spec}}" for name, spec in formats.items())]
         body.append([line["problem"], f"{line['nbeta']:.4g}", f"{line['localization']:g}", _value(line), *cells])
@@ -146,5 +148,7 @@ def parts(lines: Lines, references: Lines) -> dict[str, str]:
     return {
         "A failure is silent where λ̂ is off by more than 10 % and by more than 3 joint standard errors without a finding.": summaries(lines, references),
         **each,
-        "References: R-hat is that of quarter-chains of the loss and of the squared distance to w*.": table_of_references(references),
+        "References: R-hat is that of quarter-chains of the loss and of the squared distance to w*. With an R-hat of the loss above 1.05 nothing is compared.": table_of_references(
+            references
+        ),
     }

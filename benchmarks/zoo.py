@@ -1,7 +1,8 @@
 r"""The zoo: small problems as people have them, each with a reference for $\hat\lambda$ on the same posterior.
 
 A problem gives `make() -> (loss_fn, params, data)`, as `jaxllc.estimate` takes them. Its reference is exact where the loss is quadratic or has few weights
-(a Gaussian integral, or quadrature), and else the mean of long chains of `whitened_hmc`. Trained nets are taken from results/zoo/ (`zoo_nets`).
+(a Gaussian integral, or quadrature), by Gibbs sampling for linear nets, and else the mean of long chains of `whitened_hmc`. Trained nets are taken from
+results/zoo/ (`zoo_nets`).
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import deep_linear_nets, gibbs
 from benchmarks import zoo_nets as nets
 from benchmarks.whitened_hmc import Length
 from jaxllc.models import induction, linear, modular, tms
@@ -28,10 +30,20 @@ class Problem:
 
     make: Callable[[], Made]
     about: str
-    exact: Callable[[Made, float, float], float] | None = None
-    """The coefficient at an nbeta and a localization; None where only chains tell it."""
+    known: Callable[[Made, float, float], dict[str, Any]] | None = None
+    """`llc` and `std_error` at an nbeta and a localization, and `by` what; None where only chains of `whitened_hmc` tell them."""
     length: Length = dataclasses.field(default_factory=Length)
     """Of the reference chains."""
+
+
+def exactly(llc: float) -> dict[str, Any]:
+    """A reference without an error."""
+    return {"by": "exact", "llc": llc, "std_error": 0.0}
+
+
+def gaussian(made: Made, nbeta: float, localization: float) -> dict[str, Any]:
+    """The reference of a linear regression."""
+    return exactly(gaussian_llc(made, nbeta, localization))
 
 
 def gaussian_llc(made: Made, nbeta: float, localization: float) -> float:
@@ -68,6 +80,19 @@ def quadrature_llc(loss: Callable[[Any], Any], size: int, nbeta: float, localiza
         density = np.exp(log_first - localization / 2 * first**2 + log_rest - energy)
         total, weighted = total + density.sum(), weighted + (density * energy).sum()
     return float(weighted / total)
+
+
+def by_gibbs(made: Made, nbeta: float, localization: float, sweeps: int = 8000) -> dict[str, Any]:
+    """The reference of a deep linear net: Gibbs sampling of whole layers in float64."""
+    _, layers, (x, y) = made
+    x, y, product = np.asarray(x, float), np.asarray(y, float), np.asarray(layers[0], float)
+    for layer in layers[1:]:
+        product = product @ np.asarray(layer, float)
+    widths = (x.shape[1], *(layer.shape[1] for layer in layers))
+    center = {"layers": [np.asarray(layer) for layer in layers], "product": product, "signs": np.ones(widths[-1], np.float32)}
+    unknown = np.full(1, np.nan)
+    found = gibbs.values(deep_linear_nets.Nets(widths, {1: center}, (x, y - x @ product), unknown, unknown, unknown), {nbeta: 1.0}, localization, sweeps)
+    return {"by": "Gibbs sampling", "draws": sweeps, **{name: float(found[name][0]) for name in ("llc", "std_error", "rhat")}}
 
 
 def linear_loss(w: jax.Array, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -144,7 +169,7 @@ def singular(loss: Callable[[Any], Any], size: int, about: str) -> Problem:
     def make() -> Made:
         return lambda w, batch: loss(w) * jnp.ones_like(batch), jnp.zeros(size), jnp.zeros(1000)
 
-    return Problem(make, f"{about} from the origin", lambda _, nbeta, localization: quadrature_llc(loss, size, nbeta, localization))
+    return Problem(make, f"{about} from the origin", lambda _, nbeta, localization: exactly(quadrature_llc(loss, size, nbeta, localization)))
 
 
 def tanh_net(stage: int) -> Made:
@@ -237,13 +262,13 @@ def _staged(name: str, make: Callable[[int], Made], stages: Sequence[int], about
 PROBLEMS: dict[str, Problem] = {
     **{
         f"quadratic-1e{power}": Problem(
-            functools.partial(regression, tuple(np.logspace(0, power / 2, 6))), f"linear regression, curvatures from 1 to 1e{power}", gaussian_llc
+            functools.partial(regression, tuple(np.logspace(0, power / 2, 6))), f"linear regression, curvatures from 1 to 1e{power}", gaussian
         )
         for power in (2, 4, 6)
     },
-    "quadratic-column": Problem(functools.partial(regression, (100.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "linear regression, one column × 100", gaussian_llc),
-    "diabetes-raw": Problem(functools.partial(diabetes, False), "linear regression, diabetes, raw columns", gaussian_llc),
-    "diabetes": Problem(functools.partial(diabetes, True), "the same, standardised", gaussian_llc),
+    "quadratic-column": Problem(functools.partial(regression, (100.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "linear regression, one column × 100", gaussian),
+    "diabetes-raw": Problem(functools.partial(diabetes, False), "linear regression, diabetes, raw columns", gaussian),
+    "diabetes": Problem(functools.partial(diabetes, True), "the same, standardised", gaussian),
     "cancer-raw": Problem(functools.partial(breast_cancer, False), "logistic regression, breast cancer, 5 raw columns"),
     "cancer": Problem(functools.partial(breast_cancer, True), "the same, standardised"),
     "softmax": Problem(softmax_regression, "softmax regression, digits, standardised", length=NET),
@@ -252,8 +277,8 @@ PROBLEMS: dict[str, Problem] = {
     "crossing-222": singular(lambda w: w[0] ** 2 * w[1] ** 2 * w[2] ** 2, 3, "w₁² w₂² w₃²"),
     "crossing-246": singular(lambda w: w[0] ** 2 * w[1] ** 4 * w[2] ** 6, 3, "w₁² w₂⁴ w₃⁶"),
     "cusp": singular(lambda w: (w[0] ** 2 - w[1] ** 3) ** 2, 2, "(w₁² − w₂³)²"),
-    "reduced-rank": Problem(functools.partial(linear_net, (8, 4, 6), 2), "reduced-rank regression 8-4-6, rank 2", length=SMALL),
-    "deep-linear": Problem(functools.partial(linear_net, (5, 6, 6, 4), 2), "deep linear net 5-6-6-4, rank 2", length=SMALL),
+    "reduced-rank": Problem(functools.partial(linear_net, (8, 4, 6), 2), "reduced-rank regression 8-4-6, rank 2", by_gibbs),
+    "deep-linear": Problem(functools.partial(linear_net, (5, 6, 6, 4), 2), "deep linear net 5-6-6-4, rank 2", by_gibbs),
     "relu": Problem(relu_net, "ReLU net 3-12-1, regression", length=SMALL),
     "superposition-5": Problem(functools.partial(superposition, 5), "superposition, pentagon", length=SMALL),
     "superposition-6": Problem(functools.partial(superposition, 6), "superposition, hexagon", length=SMALL),

@@ -39,6 +39,14 @@ def test_the_gaussian_reference_is_exact():
     assert flat == pytest.approx(float(quadratic_llc(curvature, 50.0, 2.0)))
 
 
+def test_gibbs_sampling_of_one_layer_is_the_gaussian():
+    """A net of one layer is a linear regression for each output."""
+    loss, params, (x, y) = zoo.linear_net((4, 3), 2, n=300)
+    found = zoo.by_gibbs((loss, params, (x, y)), 50.0, 2.0, 4000)
+    exact = sum(zoo.gaussian_llc((loss, params[0][:, i], (x, y[:, i])), 50.0, 2.0) for i in range(3))
+    assert abs(found["llc"] - exact) < 4 * found["std_error"] < 0.1 * exact
+
+
 def test_reference_chains_find_the_exact_value():
     """On a quadratic of condition number 10⁴ from weights that are no minimum of it, and on a normal crossing."""
     made = zoo.regression((30.0, 1.0, 0.3), n=200)
@@ -93,14 +101,17 @@ def test_silent_failures_and_coverage_of_made_up_lines():
         line("none", None, std_error=None),  # no number, no finding: silent
         line("slow", 10.0, seconds=200.0),
         line("elsewhere", 10.0, localization=7.0),  # no reference there
+        line("unmixed", 5.0),  # compared with nothing
         {"problem": "failed", "key": 0, "settings": "default", "error": "ValueError: no", "seconds": 1.0},
     ]  # fmt: skip
-    references = [own(name, 10.0) for name in ("right", "wrong", "told", "noisy", "close", "none", "slow", "elsewhere")]
+    references = [own(name, 10.0) for name in ("right", "wrong", "told", "noisy", "close", "none", "slow", "elsewhere")] + [
+        own("unmixed", 10.0, rhat=1.2, by="Gibbs sampling")
+    ]
     found = report_calibration.summary(report_calibration.judged(lines, references))
-    assert (found["problems"], found["lines"], found["compared"]) == (9, 10, 8)
+    assert (found["problems"], found["lines"], found["compared"]) == (10, 11, 8)
     assert found["silent_problems"] == ["wrong", "none"]
     assert (found["clean"], found["covered"]) == (6, 3)
-    assert found["solved"] == 5  # right, wrong, noisy, close, elsewhere
+    assert found["solved"] == 6  # right, wrong, noisy, close, elsewhere, unmixed
     assert found["solved_and_near"] == 3
     assert (found["calibrations"], found["over_calibration_share"]) == (1, 0)
     text = report_calibration.text(lines, references)
