@@ -105,12 +105,16 @@ def problems(lines: Lines, references: Lines, settings: str) -> str:
         calibrations = [f"{line['calibration_seconds']:.0f}" for line in of if line.get("calibration_seconds") is not None]
         body.append([
             name, "; ".join(f"{float(line['nbeta']):.4g}, {float(line['localization']):g}" for line in own), "; ".join(map(_value, own)),
-            ", ".join(_value(line) if line["has_number"] else "–" for line in of), ", ".join(f"{line['share']:+.0%}" for line in of if "share" in line),
-            ", ".join(f"{line['z']:+.1f}" for line in of if "z" in line), "; ".join(codes), ", ".join(f"{line['seconds']:.0f}" for line in of),
+            ", ".join(_value(line) if line["has_number"] else "–" for line in of), ", ".join(_signed(line["share"], "+.0%") for line in of if "share" in line),
+            ", ".join(_signed(line["z"], "+.1f") for line in of if "z" in line), "; ".join(codes), ", ".join(f"{line['seconds']:.0f}" for line in of),
             ", ".join(calibrations), "yes" if any(line.get("silent") for line in of) else "no",
         ])  # fmt: skip
     head = ["problem", "nβ, γ", "reference", "λ̂ by key", "error", "error, standard errors", "findings", "seconds", "of calibration", "silent failure"]
     return table(head, body)
+
+
+def _signed(value: float, spec: str) -> str:
+    return f"{value:{spec}}" if math.isfinite(value) else "–"
 
 
 def table_of_references(references: Lines) -> str:
@@ -122,7 +126,7 @@ def table_of_references(references: Lines) -> str:
             formats = {"rhat": ".3f", "rhat_distance": ".3f", "distance": ".3g", "acceptance": ".2f", "leaps": ".0f"}
             cells = [f"{line['chains']} × {line['draws']}, {line['dtype']}", *(f"{line[name]:{spec}}" for name, spec in formats.items())]
         body.append([line["problem"], f"{line['nbeta']:.4g}", f"{line['localization']:g}", _value(line), *cells])
-    head = ["problem", "nβ", "γ", "λ̂", "chains × draws", "R-hat", "R-hat of ‖w − w*‖²", "mean ‖w − w*‖²", "acceptance", "leapfrog steps"]
+    head = ["problem", "nβ", "γ", "λ̂", "chains × draws", "R-hat of the loss", "R-hat of ‖w − w*‖²", "mean ‖w − w*‖²", "acceptance", "leapfrog steps"]
     return table(head, body)
 
 
@@ -148,7 +152,5 @@ def parts(lines: Lines, references: Lines) -> dict[str, str]:
     return {
         "A failure is silent where λ̂ is off by more than 10 % and by more than 3 joint standard errors without a finding.": summaries(lines, references),
         **each,
-        "References: R-hat is that of quarter-chains of the loss and of the squared distance to w*. With an R-hat of the loss above 1.05 nothing is compared.": table_of_references(
-            references
-        ),
+        "References: R-hats are those of quarter-chains. With one of the loss above 1.05 nothing is compared.": table_of_references(references),
     }
