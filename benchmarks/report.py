@@ -138,6 +138,11 @@ def stored(name: str) -> Any:
     return json.loads(path.read_text())
 
 
+def stored_lines(name: str) -> list[dict[str, Any]]:
+    """A stored result of one JSON object a line."""
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
 def short_tables() -> dict[str, str]:
     """Tables that stand in the pages, by the name in their mark: at most ten lines each."""
     from benchmarks import report_accuracy as accuracy
@@ -162,7 +167,7 @@ def short_tables() -> dict[str, str]:
 
 def files() -> dict[str, str]:
     """Generated pages of docs/tables by file name: a title, and tables, each under a line that explains it."""
-    from benchmarks import accuracy, accuracy_models, accuracy_rivals, gibbs
+    from benchmarks import accuracy, accuracy_models, accuracy_rivals, gibbs, report_calibration
     from benchmarks import report_accuracy as short
 
     found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
@@ -196,6 +201,9 @@ def files() -> dict[str, str]:
                     found["rival_lines"]
                 )
             },
+        ),
+        "calibration.md": generated(
+            "Estimates without settings, on the zoo", report_calibration.parts(stored_lines("calibration"), stored_lines("calibration_references"))
         ),
     }
 
