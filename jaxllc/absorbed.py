@@ -39,9 +39,9 @@ def absorbed_along_chains(
     virial: np.ndarray,
     excess_loss: np.ndarray,
     window: np.ndarray,
+    *,
     num_examples: int,
     batch_size: int,
-    *,
     nbeta: float,
     localization: float,
     step_size: float | None,
@@ -67,7 +67,7 @@ def absorbed_along_chains(
     parts = [_parts(virial[:, s], excess_loss[:, s], window[:, s], num_examples, batch_size) for s in (slice(half), slice(num_draws - half, None))]
 
     def value(chosen: np.ndarray) -> float:
-        first, second = (of_positions[chosen].mean() - _of_mean(*pairs, chosen) for of_positions, *pairs in parts)
+        first, second = (float(of_positions[chosen].mean()) - _of_mean(pairs, weights, chosen) for of_positions, pairs, weights in parts)
         moving = 0.0 if step_size is None else (second - first) / (step_size * thinning * (num_draws - half))
         return nbeta * (localization * (first + second) / 2 + moving)
 

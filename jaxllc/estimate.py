@@ -56,12 +56,12 @@ class Estimate:
 
     @property
     def llc(self) -> float:
-        r"""$\hat\lambda$: the mean of `posterior/llc` over all chains that did not diverge, plus `constant_data/llc_correction` (0 except for SGHMC)."""
+        r"""$\hat\lambda$: the mean of `posterior/llc` over all chains that did not diverge, plus `constant_data/llc_correction` (see docs/estimator.md)."""
         return self._value("llc")
 
     @property
     def std_error(self) -> float:
-        """The larger of two errors: by the autocorrelation of the chains (ArviZ), and by the spread of their means. It holds no error of `step_bias`."""
+        """The larger of two Monte-Carlo errors, by autocorrelation (ArviZ) and by the spread of the chains' means, and `summary["bias_error"]` beside it."""
         return self._value("std_error")
 
     @property

@@ -5,7 +5,8 @@ The only place where $\hat\lambda$ is computed. Three things are done to the pla
 *Pairing.* A draw's loss is compared with that of the same batch at $w^*$, so that the noise of batches drops out (`Trace.excess_loss`).
 
 *Bias.* The mean over a chain is that of its finite steps and noisy gradients. The chain itself tells by how much, to first order (`Info.step_bias`), and
-that is taken off each draw. Where it is read off momenta it also counts gradient noise that the Gaussian prior absorbs, and this share is added again.
+that is taken off each draw. It also counts gradient noise that the Gaussian prior absorbs, and this share is added again: of SGLD as `jaxllc.absorbed` reads
+it off the chains, of SGHMC by the functional variance.
 Noise of variance $n^2\beta^2 s^2$ along a direction of curvature $a = n\beta h + \gamma$ raises $U$: the loss by the share $n\beta h / a$ of it, the
 prior by $\gamma / a$. What is counted too much goes with $\gamma \sum_j s_j^2 / a_j$, and $1 / a_j$ is about the variance of the chains: the sum is the
 variance of a batch's loss along the chains' own spread, $(\frac1B - \frac1n) V$ for batches of $B$, where $V$ is the mean over examples of the variance
@@ -174,9 +175,9 @@ def _absorbed_along_chains(trace: Trace, good: np.ndarray, sampler: Sampler, pla
     counted, whole = np.maximum(_mean_of_chains(trace.step_bias, good), 0), nbeta * _mean_of_chains(trace.excess_loss, good)
     absorbed, spread = np.zeros(len(nbeta)), np.zeros(good.shape)
     for k, chains in enumerate(good):
-        of_chains = (x[k][chains] for x in (trace.virial, trace.excess_loss, trace.window))
+        of_chains = (trace.virial[k][chains], trace.excess_loss[k][chains], trace.window[k][chains])
         law = dict(nbeta=nbeta[k], localization=float(settings.localization), step_size=step_size[k], thinning=settings.thinning)
-        mean, by_chain = absorbed_along_chains(*of_chains, data.num_examples, data.batch_size, **law)
+        mean, by_chain = absorbed_along_chains(*of_chains, num_examples=data.num_examples, batch_size=data.batch_size, **law)
         mean = float(np.clip(mean, 0, counted[k]))
         llc = whole[k] - counted[k] + mean
         narrower = 1 / (1 + min((counted[k] - mean) / llc, 1)) if llc > 0 else 1.0
@@ -187,10 +188,10 @@ def _absorbed_along_chains(trace: Trace, good: np.ndarray, sampler: Sampler, pla
 def bias_error(trace: Trace, good: np.ndarray, absorbed: np.ndarray, sampler: Sampler, plan: Plan, nbeta: np.ndarray) -> np.ndarray:
     r"""A standard error of what correcting the step bias leaves of it, `[K]`, in units of $\hat\lambda$: at most a quarter of it. Zero where there is none.
 
-    `step_bias` is derived for quadratics, where the virial $n\beta\, E[g \cdot (w - w^*)]$ is twice the mean of $n\beta\,(L - L(w^*))$. Of a loss that grows like
-    the power $p$ of the distance it is $p$ times as large, and the bias is $2 / p$ of what is counted. So the difference of the two over the virial, less
-    two standard errors, is the share that may be wrong, and of what is given back for the prior it is the share that the bias has in $\hat\lambda$. Half of it
-    counts as a standard error, beside `LEAST_DOUBT` for what neither tells. A loss that slopes at $w^*$ has a larger virial too, and larger errors.
+    `step_bias` is derived for quadratics, where the virial $n\beta\, E[g \cdot (w - w^*)]$ is twice the mean of $n\beta\,(L - L(w^*))$. Of a loss that grows
+    like the power $p$ of the distance it is $p$ times as large, and the bias is $2 / p$ of what is counted. So the difference of the two over the virial,
+    less two standard errors, is the share that may be wrong, and of what is given back for the prior it is the share that the bias has in $\hat\lambda$.
+    Half of it counts as a standard error, beside `LEAST_DOUBT` for what neither tells. A loss that slopes at $w^*$ has a larger virial too, and larger errors.
     """
     counted, whole = _mean_of_chains(trace.step_bias, good) - absorbed, nbeta * _mean_of_chains(trace.excess_loss, good)
     doubt = np.full(len(nbeta), LEAST_DOUBT)
@@ -238,8 +239,9 @@ def functional_variance(between: np.ndarray, good: np.ndarray) -> np.ndarray:
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
-    `llc` and its `std_error`, of which `bias_error` is the part that correcting the step bias adds; `llc_at_nbeta` and its error, the same but for two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat`
-    and `ess` (of an extrapolation the worse of its own and those of the second set of chains, whose `drift` it has);
+    `llc` and its `std_error`, of which `bias_error` is the part that correcting the step bias adds; `llc_at_nbeta` and its error, the same but for
+    two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat` and `ess` (of an extrapolation the worse of its own and those of the
+    second set of chains, whose `drift` it has);
     `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$ (Watanabe, arXiv:1208.6338);
     `step_bias`, what the finite step and its batches' noise add, taken off `llc`; `num_diverged` and `num_stuck`

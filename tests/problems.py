@@ -55,7 +55,8 @@ class Quadratic:
     def exact_llc(self, sampler=None, moved=0.0):
         """The stationary mean of the discretised chain, with the noise of its batches, less that of its `step_bias`; of the continuous law for None.
 
-        Of `SGLD` that is the continuous law too, once what `step_bias` counts though the prior absorbs it is known. Where the centre is `moved` by a number, the loss slopes there.
+        Of `SGLD` that is the continuous law too, once what `step_bias` counts though the prior absorbs it is known.
+        Where the centre is `moved` by a number, the loss slopes there.
         """
         bias = 0.0
         noise = 0.0 if isinstance(getattr(sampler, "gradient", None), ControlVariate) else window_variance(self.shuffled, self.batch_size)

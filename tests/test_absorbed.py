@@ -14,6 +14,7 @@ from jaxllc.absorbed import absorbed_along_chains
 from jaxllc.theory import quadratic_llc, window_variance
 
 SIX = np.array([0.0, 0.05, 0.3, 1.0, 3.0, 6.0])
+PLAIN = SGLD(2.4e-4)
 SIXTY = np.repeat([0.0, 0.02, 0.2, 2.0], 15)
 """With nbeta 50 the posterior has curvatures 0, 1, 10 and 100 beside the prior's."""
 
@@ -31,7 +32,7 @@ def rows(num_examples, curvature, noise, slope=0.0):
     return (z - z.mean(0) + slope).astype(np.float32)
 
 
-def estimate_six(key, sampler=SGLD(2.4e-4), **options):
+def estimate_six(key, sampler=PLAIN, **options):
     run = dict(nbeta=300.0, localization=40.0, batch_size=50, num_chains=32, num_draws=4000, num_burn_in=500, progress=False) | options
     return jaxllc.estimate(six_directions, jnp.zeros(6), rows(400, SIX, 1.0), key=key, sampler=sampler, **run)
 
@@ -58,7 +59,10 @@ def along_chains(localization, slope=0.0, step_size=2e-3, num_chains=64, num_dra
     trace = jaxllc.sample(jax.random.key(3), SGLD(step_size), posterior, data, **counts)
     law = dict(nbeta=50.0, localization=localization, step_size=step_size, thinning=thinning)
     groups = [slice(i, i + 8) for i in range(0, num_chains, 8)]
-    found = [absorbed_along_chains(*(x[s] for x in (trace.virial, trace.excess_loss, trace.window)), num_examples, size, **law) for s in groups]
+    found = [
+        absorbed_along_chains(*(x[s] for x in (trace.virial, trace.excess_loss, trace.window)), num_examples=num_examples, batch_size=size, **law)
+        for s in groups
+    ]
     a, times = 50.0 * SIXTY + localization, num_burn_in + thinning * np.arange(num_draws)
     share = (50.0 * SIXTY / a * (1 - (1 - step_size * a / 2) ** (2 * times[:, None]))).mean(0)
     exact = step_size / 8 * 50.0**2 * np.sum(window_variance(np.asarray(data.arrays)[:num_examples], size) * (1 - share))

@@ -90,8 +90,8 @@ def test_control_variates_with_noise_that_depends_on_the_weights(key):
     variance = 1 / (a - epsilon / 4 * (a**2 + nbeta**2 * spread))
     bias = (epsilon / 8 * (nbeta**2 * (h**2 + spread) + nbeta * h * localization) * variance).sum()
     assert abs(est.step_bias - bias) < 0.01 * bias
-    assert abs(est.llc - ((0.5 * nbeta * h * variance).sum() - bias)) < 4 * est.std_error
-    assert (0.5 * nbeta * h * variance).sum() - (0.5 * nbeta * h / a).sum() > 20 * est.std_error
+    assert abs(est.llc - ((0.5 * nbeta * h * variance).sum() - bias)) < 4 * monte_carlo_error(est)
+    assert (0.5 * nbeta * h * variance).sum() - (0.5 * nbeta * h / a).sum() > 20 * monte_carlo_error(est)
 
 
 @pytest.mark.parametrize("sampler", [SGLD(2e-3), SGHMC(2e-4), NUTS(1e-2, max_num_doublings=6)], ids=["sgld, extrapolated", "sghmc", "nuts"])
@@ -163,8 +163,8 @@ def test_rademacher_and_gaussian_noise_agree_where_the_loss_is_not_quadratic(key
         )
         for noise in ("rademacher", "gaussian")
     ]  # fmt: skip
-    assert abs(both[0].llc - both[1].llc) < 4 * np.hypot(both[0].std_error, both[1].std_error)
-    assert max(est.std_error / est.llc for est in both) < 0.01
+    assert abs(both[0].llc - both[1].llc) < 4 * np.hypot(*map(monte_carlo_error, both))
+    assert max(monte_carlo_error(est) / est.llc for est in both) < 0.01
 
 
 def test_center_is_the_center_of_the_problem():

@@ -132,7 +132,7 @@ def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, sca
 
 
 def virial(step_size: Scalar, position: Params, posterior: LocalPosterior, grad: Params, scale: Params | None = None) -> jax.Array:
-    r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, whose covariance with the loss of the same batch is what `step_bias` counts too much, over $\gamma$."""
+    r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, whose covariance with $n\beta L_B$ over batches tells what `step_bias` counts too much."""
 
     def product(w: jax.Array, center: jax.Array, g: jax.Array, g_scale: jax.Array | None = None) -> jax.Array:
         return jnp.vdot(w - center, g if g_scale is None else g * g_scale)
