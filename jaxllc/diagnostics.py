@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     import xarray
 
 MAX_RHAT = 1.05
+MAX_SLOW_RHAT = 1.1
+"""Of slow quantities, which have some fifty values a chain: chains that have mixed reach 1.07 by chance."""
 MIN_ESS = 100.0
+MIN_SLOW_ESS = 50.0
+MAX_UNMIXED = 0.1
+"""Share of the coefficient that directions which have not mixed may yet add to it."""
+MAX_FOR_TWO = 0.5
+"""Share of the coefficient by which half or twice the localization may change it."""
 MAX_NEAR = 0.2
 """Share of the coefficient to which that of the Gaussian prior must be known to be compared with it."""
 MIN_Z = 4.0
@@ -58,7 +65,7 @@ def _diverged(place: dict[str, float], attributes: Mapping[str, Any]) -> str | N
     return None
 
 
-def _batch_dependent(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+def _stateful_loss(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     if not attributes.get("depends_on_batch"):
         return None
     if attributes.get("by_example"):
@@ -108,26 +115,82 @@ def _step_size(place: dict[str, float], attributes: Mapping[str, Any]) -> str | 
     return None
 
 
-def _rhat(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if place["rhat"] > MAX_RHAT:
-        return f"R-hat is {place['rhat']:.2f}: chains disagree; use more burn-in, more draws, or a stronger localization"
-    return None
+def lacking(passed: np.ndarray | float) -> np.ndarray:
+    r"""What a direction of the worst curvature still lacks of its two-fold coefficient: $\max_r \frac{r}{1 + r} e^{-x (1 + r)}$, where $r (1 + r) = 1 / x$.
+
+    Args:
+        passed: $x = 2 t / \tau$ after $t$ iterations, $\tau$ being the relaxation time without curvature.
+    """
+    x = np.maximum(np.asarray(passed, float), 1e-12)
+    ratio = (np.sqrt(1 + 4 / x) - 1) / 2
+    return ratio / (1 + ratio) * np.exp(-x * (1 + ratio))
 
 
-def _ess(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if np.isnan(place["ess"]):
-        return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use more draws"
-    if place["ess"] < MIN_ESS:
-        return f"only {place['ess']:.0f} effective draws, so the error bar is itself uncertain; use more draws or chains"
-    return None
-
-
-def _drifting(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+def _not_mixed(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    reasons = []
+    if is_unmixed(place):
+        reasons.append(f"directions that still spread from w* may add up to {place['unmixed_llc']:.2g} to λ̂, if the loss feels them")
+    if place["llc_rhat"] > MAX_RHAT or place["slow_rhat"] > MAX_SLOW_RHAT:
+        reasons.append(f"R-hat is {place['rhat']:.2f}, so chains disagree")
     if abs(place["drift"]) > MIN_Z * place["drift_error"] and abs(place["drift"]) > RELATIVE * abs(place["llc"]):
-        return f"λ̂ drifts by {place['drift']:+.3g} over the draws; use more burn-in or a stronger localization"
+        reasons.append(f"λ̂ drifts by {place['drift']:+.3g} over the draws")
     if place["llc"] < -MIN_Z * place["std_error"] and place["llc"] != place["llc_at_nbeta"]:
-        return "the mean loss is higher at twice nbeta, which it is not in equilibrium; use more burn-in or a stronger localization"
+        reasons.append("the mean loss is higher at twice nbeta, which it is not in equilibrium")
+    if not reasons:
+        return None
+    iterations = int(attributes["num_burn_in"]) + (int(attributes["num_draws"]) - 1) * int(attributes["thinning"]) + 1
+    times = _times_the_iterations(place, attributes)
+    time = f"relaxation time about {two_digits(place['relaxation'])} iterations, the chains have {iterations}: " if np.isfinite(place["relaxation"]) else ""
+    localization = float(attributes["localization"])
+    stronger = f", or localization={two_digits(localization * times)}" if localization else ", or a localization"
+    return f"{'; '.join(reasons)}; {time}use {two_digits(times)} times the burn-in and the draws{stronger}"
+
+
+def is_unmixed(place: Mapping[str, float]) -> bool:
+    """Whether directions that have not mixed may change the coefficient by more than a tenth."""
+    return place["unmixed_llc"] > MAX_UNMIXED * abs(place["llc"])
+
+
+def _times_the_iterations(place: Mapping[str, float], attributes: Mapping[str, Any]) -> float:
+    """How many times the iterations would do."""
+    times = [2.0, 4 * MIN_SLOW_ESS / place["slow_ess"] if place["slow_ess"] > 0 else 2.0, MIN_ESS / place["ess"] if place["ess"] > 0 else 2.0]
+    time = attributes["relaxation_time"]
+    if is_unmixed(place) and time:
+        middle = int(attributes["num_burn_in"]) + int(attributes["num_draws"]) * int(attributes["thinning"]) / 2
+        passed = 2 * middle / float(time) * np.geomspace(1, 1e9, 1000)
+        enough = place["free_directions"] / 2 * lacking(passed) < MAX_UNMIXED * max(abs(place["llc"]), place["unmixed_llc"])
+        times.append(float(passed[np.argmax(enough)] / passed[0]))
+    return float(np.nanmax(times))
+
+
+def two_digits(number: float) -> str:
+    """A number rounded up to two digits, in plain figures where it is not huge."""
+    if not np.isfinite(number) or number == 0:
+        return f"{number:g}"
+    unit = 10.0 ** (np.floor(np.log10(abs(number))) - 1)
+    rounded = float(np.ceil(number / unit - 1e-9) * unit)
+    return f"{rounded:,.0f}".replace(",", " ") if 10 <= rounded < 1e9 else f"{rounded:.2g}"
+
+
+def _few_effective_draws(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if np.isnan(place["ess"]):
+        return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use num_draws=100 or more"
+    lack = max(MIN_ESS / place["ess"], MIN_SLOW_ESS / place["slow_ess"] if place["slow_ess"] > 0 else 0.0)
+    if lack > 1:
+        found = f"{place['ess']:.0f} effective draws" + (f", {place['slow_ess']:.0f} of slow quantities" if place["slow_ess"] < MIN_SLOW_ESS else "")
+        return f"only {found}, so the error bar is itself uncertain; num_draws={two_digits(lack * int(attributes['num_draws']))} would do"
     return None
+
+
+def _localization_sensitive(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    slope, error = place["localization_slope"], place["localization_slope_error"]
+    change = slope * np.log(2)
+    if is_unmixed(place) or not (abs(slope) > MIN_Z * error and abs(change) > MAX_FOR_TWO * abs(place["llc"])):
+        return None
+    return (
+        f"λ̂ follows the localization: about {place['llc'] - change:.3g} at localization={float(attributes['localization']) / 2:.3g} and "
+        f"{place['llc'] + change:.3g} at {2 * float(attributes['localization']):.3g}; say which one it is for, or use a larger nbeta"
+    )
 
 
 def _below_center(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
@@ -182,17 +245,17 @@ def _loss_rounding(place: dict[str, float], attributes: Mapping[str, Any]) -> fl
 
 Check = Callable[[dict[str, float], Mapping[str, Any]], str | None]
 
-_ALWAYS: dict[str, Check] = {"diverged": _diverged, "batch-dependent": _batch_dependent, "statistics": _statistics}
+_ALWAYS: dict[str, Check] = {"diverged": _diverged, "stateful-loss": _stateful_loss, "statistics": _statistics}
 _IF_FINITE: dict[str, Check] = {
     "stuck": _stuck,
     "acceptance": _acceptance,
     "step-size": _step_size,
-    "rhat": _rhat,
-    "ess": _ess,
-    "drifting": _drifting,
+    "not-mixed": _not_mixed,
+    "few-effective-draws": _few_effective_draws,
     "below-center": _below_center,
     "uninformed": _uninformed,
     "localization-only": _localization_only,
+    "localization-sensitive": _localization_sensitive,
     "low-precision": _low_precision,
 }
 """Checks by the code of their finding, in the order in which findings are listed."""

@@ -137,14 +137,27 @@ def make_plan(
         around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
         curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
-        settings = settings.replace(sampler=sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in))
+        sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
+        settings = settings.replace(sampler=sampler)
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:
             facts[fact] = list(names)
+    facts |= {
+        "slow_every": timetable(probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every,
+        "relaxation_time": _relaxation_time(sampler, settings),
+    }
     if probes:
         facts[results.PROBES] = describe_probes(probes, center, settings)
     return Plan(loss_fn, data, key, settings, selection, probes, mesh, kind, facts)
+
+
+def _relaxation_time(sampler: Sampler, settings: Settings) -> float | None:
+    """Iterations in which a direction that the loss does not curve forgets where it was; of an extrapolation, that of the second set of chains."""
+    if settings.extrapolate:
+        sampler = jax.tree.map(lambda leaf: leaf[0], sampler.with_step_factors(jnp.full(1, 0.5)))
+    time = sampler.relaxation_time(settings.localization, settings.num_iterations)
+    return None if time is None else float(time)
 
 
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ FLOORS = (
     ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "results", "recording"),
-    ("plan", "store", "diagnostics", "runs"),
+    ("plan", "store", "diagnostics", "mixing", "runs"),
     ("estimator", "stages", "boundaries", "recurrence", "plots"),
     ("estimate", "trajectory"),
     ("cli", "demo", "__main__"),
