@@ -1,26 +1,18 @@
-r"""Error bars, convergence, and the findings that make a $\hat\lambda$ suspect.
-
-R-hat and ESS are those of Vehtari et al. (arXiv:1903.08008), by ArviZ. The standard error is that of the mean, the larger of two: by the autocorrelation of the
-chains (ArviZ), and by the spread of their means. The noise of minibatches is loud and short, flat directions are quiet and long, and a chain's autocorrelation
-does not show what is quiet, while independent chains differ by it.
-Chains that are not finite count as diverged and are left out of everything else.
-"""
+r"""The findings that make a $\hat\lambda$ suspect, and means over training runs."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxllc.error_bars import mean_and_error, moments
+from jaxllc.mixing import MAX_SLOW_RHAT, MIN_SLOW_ESS, is_unmixed, times_the_iterations
+
 if TYPE_CHECKING:
     import xarray
 
 MAX_RHAT = 1.05
-MAX_SLOW_RHAT = 1.1
-"""Of slow quantities, which have some fifty values a chain: chains that have mixed reach 1.07 by chance."""
 MIN_ESS = 100.0
-MIN_SLOW_ESS = 50.0
-MAX_UNMIXED = 0.1
-"""Share of the coefficient that directions which have not mixed may yet add to it."""
 MAX_FOR_TWO = 0.5
 """Share of the coefficient by which half or twice the localization may change it."""
 MAX_NEAR = 0.2
@@ -115,17 +107,6 @@ def _step_size(place: dict[str, float], attributes: Mapping[str, Any]) -> str | 
     return None
 
 
-def lacking(passed: np.ndarray | float) -> np.ndarray:
-    r"""What a direction of the worst curvature still lacks of its two-fold coefficient: $\max_r \frac{r}{1 + r} e^{-x (1 + r)}$, where $r (1 + r) = 1 / x$.
-
-    Args:
-        passed: $x = 2 t / \tau$ after $t$ iterations, $\tau$ being the relaxation time without curvature.
-    """
-    x = np.maximum(np.asarray(passed, float), 1e-12)
-    ratio = (np.sqrt(1 + 4 / x) - 1) / 2
-    return ratio / (1 + ratio) * np.exp(-x * (1 + ratio))
-
-
 def _not_mixed(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     reasons = []
     if is_unmixed(place):
@@ -139,31 +120,16 @@ def _not_mixed(place: dict[str, float], attributes: Mapping[str, Any]) -> str | 
     if not reasons:
         return None
     iterations = int(attributes["num_burn_in"]) + (int(attributes["num_draws"]) - 1) * int(attributes["thinning"]) + 1
-    times = _times_the_iterations(place, attributes)
-    time = f"relaxation time about {two_digits(place['relaxation'])} iterations, the chains have {iterations}: " if np.isfinite(place["relaxation"]) else ""
-    localization = float(attributes["localization"])
-    stronger = f", or localization={two_digits(localization * times)}" if localization else ", or a localization"
-    return f"{'; '.join(reasons)}; {time}use {two_digits(times)} times the burn-in and the draws{stronger}"
+    times = times_the_iterations(place, attributes)
+    time = f"relaxation time about {_two_digits(place['relaxation'])} iterations, the chains have {iterations}: " if np.isfinite(place["relaxation"]) else ""
+    stronger = "a stronger localization"
+    if attributes["relaxation_time"] and np.isfinite(place["relaxation"]):  # at which the prior alone relaxes as fast as is needed
+        at_least = float(attributes["localization"]) * times * max(float(attributes["relaxation_time"]) / place["relaxation"], 1.0)
+        stronger = f"localization={_two_digits(at_least)}"
+    return f"{'; '.join(reasons)}; {time}use {_two_digits(times)} times the burn-in and the draws, or {stronger}"
 
 
-def is_unmixed(place: Mapping[str, float]) -> bool:
-    """Whether directions that have not mixed may change the coefficient by more than a tenth."""
-    return place["unmixed_llc"] > MAX_UNMIXED * abs(place["llc"])
-
-
-def _times_the_iterations(place: Mapping[str, float], attributes: Mapping[str, Any]) -> float:
-    """How many times the iterations would do."""
-    times = [2.0, 4 * MIN_SLOW_ESS / place["slow_ess"] if place["slow_ess"] > 0 else 2.0, MIN_ESS / place["ess"] if place["ess"] > 0 else 2.0]
-    time = attributes["relaxation_time"]
-    if is_unmixed(place) and time:
-        middle = int(attributes["num_burn_in"]) + int(attributes["num_draws"]) * int(attributes["thinning"]) / 2
-        passed = 2 * middle / float(time) * np.geomspace(1, 1e9, 1000)
-        enough = place["free_directions"] / 2 * lacking(passed) < MAX_UNMIXED * max(abs(place["llc"]), place["unmixed_llc"])
-        times.append(float(passed[np.argmax(enough)] / passed[0]))
-    return float(np.nanmax(times))
-
-
-def two_digits(number: float) -> str:
+def _two_digits(number: float) -> str:
     """A number rounded up to two digits, in plain figures where it is not huge."""
     if not np.isfinite(number) or number == 0:
         return f"{number:g}"
@@ -175,10 +141,11 @@ def two_digits(number: float) -> str:
 def _few_effective_draws(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     if np.isnan(place["ess"]):
         return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use num_draws=100 or more"
-    lack = max(MIN_ESS / place["ess"], MIN_SLOW_ESS / place["slow_ess"] if place["slow_ess"] > 0 else 0.0)
+    slow = place["slow_ess"] < MIN_SLOW_ESS and not is_unmixed(place)  # more draws alone would not do
+    lack = max(MIN_ESS / place["ess"], MIN_SLOW_ESS / place["slow_ess"] if slow else 0.0)
     if lack > 1:
-        found = f"{place['ess']:.0f} effective draws" + (f", {place['slow_ess']:.0f} of slow quantities" if place["slow_ess"] < MIN_SLOW_ESS else "")
-        return f"only {found}, so the error bar is itself uncertain; num_draws={two_digits(lack * int(attributes['num_draws']))} would do"
+        found = f"{place['ess']:.0f} effective draws" + (f", {place['slow_ess']:.0f} of slow quantities" if slow else "")
+        return f"only {found}, so the error bar is itself uncertain; num_draws={_two_digits(lack * int(attributes['num_draws']))} would do"
     return None
 
 
@@ -284,42 +251,3 @@ def over_runs(summary: "xarray.Dataset", draws: np.ndarray) -> "xarray.Dataset":
     means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0))}
     means |= {name: mean_and_error(summary[name].values.T)[0] for name in ("loss", "mean_loss")}
     return xr.Dataset({name: ("step", value) for name, value in means.items()}, {"step": summary["step"]})
-
-
-def finite_chains(draws: np.ndarray) -> np.ndarray:
-    """Which chains are finite throughout, `[..., chain]`."""
-    return np.asarray(np.isfinite(draws).all(-1))
-
-
-def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error, R-hat and ESS of each place of `[..., chain, draw]`, over its finite chains; NaN where there are too few draws or chains."""
-    from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
-
-    shape = draws.shape[:-2]
-    draws = draws.reshape(-1, *draws.shape[-2:])
-    good = finite_chains(draws)
-    result = np.full((4, len(draws)), np.nan)
-    # Places with the same number of finite chains go through ArviZ together.
-    for count in set(good.sum(-1)) - {0}:
-        places = np.flatnonzero(good.sum(-1) == count)
-        chains = np.stack([draws[place][good[place]] for place in places])
-        result[0, places] = chains.mean((-2, -1))
-        if chains.shape[-1] >= 4:
-            result[1, places] = array_stats.mcse(chains, method="mean")
-            result[3, places] = array_stats.ess(chains, method="mean")
-            if count > 1:
-                result[1, places] = np.fmax(result[1, places], mean_and_error(chains.mean(-1))[1])
-                with np.errstate(invalid="ignore", divide="ignore"):  # chains that stand still
-                    result[2, places] = array_stats.rhat(chains, method="rank")
-    mean, error, rhat, ess = result.reshape(4, *shape)
-    return mean, error, rhat, ess
-
-
-def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over what is finite along the last axis, chains or runs, and its standard error (NaN for one, whose spread is unknown)."""
-    good = np.isfinite(values)
-    count = good.sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(good, values, 0).sum(-1) / count
-        squares = np.where(good, values - mean[..., None], 0) ** 2
-        return mean, np.sqrt(squares.sum(-1) / (count - 1) / count)

@@ -27,8 +27,8 @@ import numpy as np
 from jaxllc import mixing, results
 from jaxllc._tree import is_real, named_leaves, split_objects, stack
 from jaxllc._typing import Params
-from jaxllc.diagnostics import finite_chains, mean_and_error, moments
 from jaxllc.engine import NotFiniteError, kind_of, sample
+from jaxllc.error_bars import finite_chains, mean_and_error, moments
 from jaxllc.plan import Plan
 from jaxllc.probes import LossesBetweenChains
 from jaxllc.recording import MAX_REPEATED, Trace, repeating
@@ -39,12 +39,15 @@ if TYPE_CHECKING:
     import xarray
 
 SLOW_ONES = (results.SQUARED_DISTANCE, results.PROBE_LOSS)
+"""Of two sets of chains, those of the second are kept."""
 LOSSES = "losses_of_examples"
 """The name of the probe that compares losses between chains."""
 NUM_ITERATIONS = 32
 """At which a schedule is read."""
 MAX_EXCESS_A_WEIGHT = 100.0
-r"""A chain has diverged whose mean $U - U(w^*)$, $n\beta\,(L - L(w^*))$ or step bias exceeds this for each free weight: in equilibrium $U$ rises by a half at most."""
+r"""A chain has diverged whose mean $U - U(w^*)$, $n\beta\,(L - L(w^*))$ or step bias exceeds this for each free weight.
+
+In equilibrium $U$ rises by about a half for each."""
 
 
 def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[Name, np.ndarray]:

@@ -18,13 +18,14 @@ from jaxllc.data import InMemory
 from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss
 from jaxllc.placement import default_mesh, resident_checkpoints
 from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.probes import Probe, shapes, timetable
+from jaxllc.probes import Probe, shapes
 from jaxllc.results import Place
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.timetable import timetable
 
 DEFAULT_SAMPLER = SGLD(step_size=None)
 """What samples where none is given."""
@@ -143,21 +144,19 @@ def make_plan(
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:
             facts[fact] = list(names)
-    facts |= {
-        "slow_every": timetable(probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every,
-        "relaxation_time": _relaxation_time(sampler, settings),
-    }
+    facts |= _slow_facts(sampler, settings, probes)
     if probes:
         facts[results.PROBES] = describe_probes(probes, center, settings)
     return Plan(loss_fn, data, key, settings, selection, probes, mesh, kind, facts)
 
 
-def _relaxation_time(sampler: Sampler, settings: Settings) -> float | None:
-    """Iterations in which a direction that the loss does not curve forgets where it was; of an extrapolation, that of the second set of chains."""
+def _slow_facts(sampler: Sampler, settings: Settings, probes: Mapping[str, Probe]) -> dict[str, Any]:
+    """At which iterations slow quantities are evaluated, and the relaxation time, of an extrapolation that of the second set of chains."""
+    every = timetable(probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every
     if settings.extrapolate:
         sampler = jax.tree.map(lambda leaf: leaf[0], sampler.with_step_factors(jnp.full(1, 0.5)))
     time = sampler.relaxation_time(settings.localization, settings.num_iterations)
-    return None if time is None else float(time)
+    return {"slow_every": every, "relaxation_time": None if time is None else float(time)}
 
 
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:

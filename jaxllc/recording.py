@@ -103,8 +103,8 @@ class Recording:
         acceptance = self._running[3] if len(self._running) > 3 else None
         probes = {name: np.stack(values, 2) for name, values in self._whole.items()}
         probes |= {f"{name}_{ending}": array for name, reduction in self._reduced.items() for ending, array in reduction.results().items()}
-        slow = np.concatenate(self._slow, -1)[..., : self._num_slow].astype(np.float32)
-        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, *slow, probes)
+        distance, loss = np.concatenate(self._slow, -1)[..., : self._num_slow].astype(np.float32)
+        return Trace(excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, distance, loss, probes)
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:
