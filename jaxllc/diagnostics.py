@@ -1,21 +1,20 @@
-r"""Error bars, convergence, and the findings that make a $\hat\lambda$ suspect.
-
-R-hat and ESS are those of Vehtari et al. (arXiv:1903.08008), by ArviZ. The standard error is that of the mean, the larger of two: by the autocorrelation of the
-chains (ArviZ), and by the spread of their means. The noise of minibatches is loud and short, flat directions are quiet and long, and a chain's autocorrelation
-does not show what is quiet, while independent chains differ by it.
-Chains that are not finite count as diverged and are left out of everything else.
-"""
+r"""The findings that make a $\hat\lambda$ suspect, and means over training runs."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxllc.error_bars import mean_and_error, moments
+from jaxllc.mixing import MAX_SLOW_RHAT, MIN_SLOW_ESS, is_unmixed, times_the_iterations
+
 if TYPE_CHECKING:
     import xarray
 
 MAX_RHAT = 1.05
 MIN_ESS = 100.0
+MAX_FOR_TWO = 0.5
+"""Share of the coefficient by which half or twice the localization may change it."""
 MAX_NEAR = 0.2
 """Share of the coefficient to which that of the Gaussian prior must be known to be compared with it."""
 MIN_Z = 4.0
@@ -58,7 +57,7 @@ def _diverged(place: dict[str, float], attributes: Mapping[str, Any]) -> str | N
     return None
 
 
-def _batch_dependent(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+def _stateful_loss(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     if not attributes.get("depends_on_batch"):
         return None
     if attributes.get("by_example"):
@@ -108,26 +107,57 @@ def _step_size(place: dict[str, float], attributes: Mapping[str, Any]) -> str | 
     return None
 
 
-def _rhat(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if place["rhat"] > MAX_RHAT:
-        return f"R-hat is {place['rhat']:.2f}: chains disagree; use more burn-in, more draws, or a stronger localization"
-    return None
-
-
-def _ess(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
-    if np.isnan(place["ess"]):
-        return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use more draws"
-    if place["ess"] < MIN_ESS:
-        return f"only {place['ess']:.0f} effective draws, so the error bar is itself uncertain; use more draws or chains"
-    return None
-
-
-def _drifting(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+def _not_mixed(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    reasons = []
+    if is_unmixed(place):
+        reasons.append(f"directions that still spread from w* may add up to {place['unmixed_llc']:.2g} to λ̂, if the loss feels them")
+    if place["llc_rhat"] > MAX_RHAT or place["slow_rhat"] > MAX_SLOW_RHAT:
+        reasons.append(f"R-hat is {place['rhat']:.2f}, so chains disagree")
     if abs(place["drift"]) > MIN_Z * place["drift_error"] and abs(place["drift"]) > RELATIVE * abs(place["llc"]):
-        return f"λ̂ drifts by {place['drift']:+.3g} over the draws; use more burn-in or a stronger localization"
+        reasons.append(f"λ̂ drifts by {place['drift']:+.3g} over the draws")
     if place["llc"] < -MIN_Z * place["std_error"] and place["llc"] != place["llc_at_nbeta"]:
-        return "the mean loss is higher at twice nbeta, which it is not in equilibrium; use more burn-in or a stronger localization"
+        reasons.append("the mean loss is higher at twice nbeta, which it is not in equilibrium")
+    if not reasons:
+        return None
+    iterations = int(attributes["num_burn_in"]) + (int(attributes["num_draws"]) - 1) * int(attributes["thinning"]) + 1
+    times = times_the_iterations(place, attributes)
+    time = f"relaxation time about {_two_digits(place['relaxation'])} iterations, the chains have {iterations}: " if np.isfinite(place["relaxation"]) else ""
+    stronger = "a stronger localization"
+    if attributes["relaxation_time"] and np.isfinite(place["relaxation"]):  # at which the prior alone relaxes as fast as is needed
+        at_least = float(attributes["localization"]) * times * max(float(attributes["relaxation_time"]) / place["relaxation"], 1.0)
+        stronger = f"localization={_two_digits(at_least)}"
+    return f"{'; '.join(reasons)}; {time}use {_two_digits(times)} times the burn-in and the draws, or {stronger}"
+
+
+def _two_digits(number: float) -> str:
+    """A number rounded up to two digits, in plain figures where it is not huge."""
+    if not np.isfinite(number) or number == 0:
+        return f"{number:g}"
+    unit = 10.0 ** (np.floor(np.log10(abs(number))) - 1)
+    rounded = float(np.ceil(number / unit - 1e-9) * unit)
+    return f"{rounded:,.0f}".replace(",", " ") if 10 <= rounded < 1e9 else f"{rounded:.2g}"
+
+
+def _few_effective_draws(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    if np.isnan(place["ess"]):
+        return "R-hat and ESS need at least 4 draws that differ, so the error is unknown; use num_draws=100 or more"
+    slow = place["slow_ess"] < MIN_SLOW_ESS and not is_unmixed(place)  # more draws alone would not do
+    lack = max(MIN_ESS / place["ess"], MIN_SLOW_ESS / place["slow_ess"] if slow else 0.0)
+    if lack > 1:
+        found = f"{place['ess']:.0f} effective draws" + (f", {place['slow_ess']:.0f} of slow quantities" if slow else "")
+        return f"only {found}, so the error bar is itself uncertain; num_draws={_two_digits(lack * int(attributes['num_draws']))} would do"
     return None
+
+
+def _localization_sensitive(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
+    slope, error = place["localization_slope"], place["localization_slope_error"]
+    change = slope * np.log(2)
+    if is_unmixed(place) or not (abs(slope) > MIN_Z * error and abs(change) > MAX_FOR_TWO * abs(place["llc"])):
+        return None
+    return (
+        f"λ̂ follows the localization: about {place['llc'] - change:.3g} at localization={float(attributes['localization']) / 2:.3g} and "
+        f"{place['llc'] + change:.3g} at {2 * float(attributes['localization']):.3g}; say which one it is for, or use a larger nbeta"
+    )
 
 
 def _below_center(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
@@ -182,17 +212,17 @@ def _loss_rounding(place: dict[str, float], attributes: Mapping[str, Any]) -> fl
 
 Check = Callable[[dict[str, float], Mapping[str, Any]], str | None]
 
-_ALWAYS: dict[str, Check] = {"diverged": _diverged, "batch-dependent": _batch_dependent, "statistics": _statistics}
+_ALWAYS: dict[str, Check] = {"diverged": _diverged, "stateful-loss": _stateful_loss, "statistics": _statistics}
 _IF_FINITE: dict[str, Check] = {
     "stuck": _stuck,
     "acceptance": _acceptance,
     "step-size": _step_size,
-    "rhat": _rhat,
-    "ess": _ess,
-    "drifting": _drifting,
+    "not-mixed": _not_mixed,
+    "few-effective-draws": _few_effective_draws,
     "below-center": _below_center,
     "uninformed": _uninformed,
     "localization-only": _localization_only,
+    "localization-sensitive": _localization_sensitive,
     "low-precision": _low_precision,
 }
 """Checks by the code of their finding, in the order in which findings are listed."""
@@ -223,42 +253,3 @@ def over_runs(summary: "xarray.Dataset", draws: np.ndarray) -> "xarray.Dataset":
     means = {"llc": mean, "std_error": np.sqrt(spread**2 + np.maximum(shared, 0) + common)}
     means |= {name: mean_and_error(summary[name].values.T)[0] for name in ("loss", "mean_loss")}
     return xr.Dataset({name: ("step", value) for name, value in means.items()}, {"step": summary["step"]})
-
-
-def finite_chains(draws: np.ndarray) -> np.ndarray:
-    """Which chains are finite throughout, `[..., chain]`."""
-    return np.asarray(np.isfinite(draws).all(-1))
-
-
-def moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, its standard error, R-hat and ESS of each place of `[..., chain, draw]`, over its finite chains; NaN where there are too few draws or chains."""
-    from arviz_stats.base import array_stats  # pyright: ignore[reportPrivateImportUsage]  # costs a second: loaded when there is a result to judge
-
-    shape = draws.shape[:-2]
-    draws = draws.reshape(-1, *draws.shape[-2:])
-    good = finite_chains(draws)
-    result = np.full((4, len(draws)), np.nan)
-    # Places with the same number of finite chains go through ArviZ together.
-    for count in set(good.sum(-1)) - {0}:
-        places = np.flatnonzero(good.sum(-1) == count)
-        chains = np.stack([draws[place][good[place]] for place in places])
-        result[0, places] = chains.mean((-2, -1))
-        if chains.shape[-1] >= 4:
-            result[1, places] = array_stats.mcse(chains, method="mean")
-            result[3, places] = array_stats.ess(chains, method="mean")
-            if count > 1:
-                result[1, places] = np.fmax(result[1, places], mean_and_error(chains.mean(-1))[1])
-                with np.errstate(invalid="ignore", divide="ignore"):  # chains that stand still
-                    result[2, places] = array_stats.rhat(chains, method="rank")
-    mean, error, rhat, ess = result.reshape(4, *shape)
-    return mean, error, rhat, ess
-
-
-def mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over what is finite along the last axis, chains or runs, and its standard error (NaN for one, whose spread is unknown)."""
-    good = np.isfinite(values)
-    count = good.sum(-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(good, values, 0).sum(-1) / count
-        squares = np.where(good, values - mean[..., None], 0) ** 2
-        return mean, np.sqrt(squares.sum(-1) / (count - 1) / count)

@@ -32,12 +32,13 @@ from jaxllc.full_data import (
 )
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
 from jaxllc.posterior import LocalPosterior, squared_distance
-from jaxllc.probes import Probe, Probes, Timetable, timetable
+from jaxllc.probes import Probe, Probes
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.noise import gaussian
 from jaxllc.settings import Counts, as_count
 from jaxllc.spectrum import Spectrum
+from jaxllc.timetable import Timetable, timetable
 
 _DISPERSED = 2**32 - 1024
 """Where the noise of a start lies: iterations count from 0 upwards, and the clouds at the centre from the other end downwards."""
@@ -269,10 +270,7 @@ def _start(inputs: Inputs, *, program: Program) -> Start:
 def _block(
     inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, *, program: Program, num_steps: int, every: int
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """`num_steps` iterations of all chains: their new states, and what `recording.Block` names.
-
-    That is `[3 to 6, K, C, num_steps]`, and of the positions before each `every`th of them `[2, K, C, num_steps / every]`.
-    """
+    """`num_steps` iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th."""
     step_axis, chain_axis = axes_of(program.mesh)
 
     def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
@@ -308,7 +306,7 @@ def _block(
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.size, largest // num_checkpoints)
         state, (running, slow) = batched(one_group, chain_width, chains, state)
-        return state, *(jnp.transpose(recorded, (3, 1, 0, 2)) for recorded in (running, slow))
+        return state, jnp.transpose(running, (3, 1, 0, 2)), jnp.transpose(slow, (3, 1, 0, 2))
 
     by_step, by_chain = P(step_axis), P(chain_axis, step_axis)
     return jax.shard_map(

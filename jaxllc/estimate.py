@@ -82,7 +82,7 @@ class Estimate:
 
     @property
     def rhat(self) -> float:
-        """Rank-normalised split R-hat; NaN for one chain."""
+        """Rank-normalised split R-hat, the worst of the draws', of means over blocks of draws and of the loss of a fixed batch; NaN for one chain."""
         return self._value("rhat")
 
     @property
@@ -111,6 +111,8 @@ class Estimate:
 
     def __str__(self) -> str:
         chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
+        if self._value("num_diverged") == chains:
+            return "\n".join([f"no λ̂: all {chains} chains diverged", *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
         accepted = "" if np.isnan(self.acceptance_rate) else f", {self.acceptance_rate:.0%} accepted"
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e}{accepted})"
         wbic_error = self._value("llc_at_nbeta_error") * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
@@ -175,7 +177,7 @@ def estimate(
     return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], attributes)))
 
 
-RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION)
+RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION, results.ITERATION)
 """Names that no probe may have."""
 
 

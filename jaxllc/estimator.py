@@ -25,12 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllc import results
+from jaxllc import mixing, results
 from jaxllc._tree import is_real, named_leaves, split_objects, stack
 from jaxllc._typing import Params
 from jaxllc.absorbed import absorbed_along_chains
-from jaxllc.diagnostics import finite_chains, mean_and_error, moments
 from jaxllc.engine import NotFiniteError, kind_of, sample
+from jaxllc.error_bars import finite_chains, mean_and_error, moments
 from jaxllc.plan import Plan
 from jaxllc.probes import LossesBetweenChains
 from jaxllc.recording import MAX_REPEATED, Trace, repeating
@@ -40,6 +40,8 @@ from jaxllc.sampler import Sampler
 if TYPE_CHECKING:
     import xarray
 
+SLOW_ONES = (results.SQUARED_DISTANCE, results.PROBE_LOSS)
+"""Of two sets of chains, those of the second are kept."""
 LOSSES = "losses_of_examples"
 """The name of the probe that compares losses between chains."""
 NUM_ITERATIONS = 32
@@ -47,7 +49,9 @@ NUM_ITERATIONS = 32
 LEAST_DOUBT, MAX_DOUBT = 0.02, 0.25
 """The standard error of correcting the step bias, as a share of it: on every loss, and at most."""
 MAX_EXCESS_A_WEIGHT = 100.0
-r"""A chain whose mean $n\beta\,(L - L(w^*))$ or step bias is above this for each free weight has diverged: in equilibrium the first is about a half at most."""
+r"""A chain has diverged whose mean $U - U(w^*)$, $n\beta\,(L - L(w^*))$ or step bias exceeds this for each free weight.
+
+In equilibrium $U$ rises by about a half for each."""
 
 
 def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[Name, np.ndarray]:
@@ -79,7 +83,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     except NotFiniteError as error:
         raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
-    good = not_diverged(trace, nbeta, plan.facts["num_weights"])
+    good = not_diverged(trace, nbeta, plan)
     absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
     if between is not None:
         absorbed = absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
@@ -96,11 +100,18 @@ def _why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
     return f"the loss at w* ({name}) is not finite; {why}. Leave this checkpoint out or mend it."
 
 
-def not_diverged(trace: Trace, nbeta: np.ndarray, num_weights: int) -> np.ndarray:
-    r"""Which chains did not diverge, `[K, C]`: they are finite, and neither their $n\beta\,(L - L(w^*))$ nor their step bias is out of all proportion."""
+def not_diverged(trace: Trace, nbeta: np.ndarray, plan: Plan) -> np.ndarray:
+    r"""Which chains did not diverge, `[K, C]`: finite ones whose loss, $U$ and step bias are in proportion to the number of weights.
+
+    So a distance from $w^*$ is out of proportion that the prior pays for by more than the loss has fallen.
+    """
+    settings, every = plan.settings, plan.slow_every
+    drawn = min(-(-settings.num_burn_in // every), trace.squared_distance.shape[-1] - 1)
     with np.errstate(invalid="ignore", over="ignore"):
-        largest = np.maximum(nbeta[:, None] * trace.excess_loss.mean(-1), trace.step_bias.mean(-1))
-        return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * num_weights)
+        excess = nbeta[:, None] * trace.excess_loss.mean(-1, dtype=float)
+        prior = settings.localization / 2 * trace.squared_distance[..., drawn:].mean(-1, dtype=float)
+        largest = np.maximum(np.maximum(excess, excess + prior), np.abs(trace.step_bias.mean(-1, dtype=float)))
+        return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * plan.facts["num_weights"])
 
 
 def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndarray, spread: np.ndarray) -> dict[Name, np.ndarray]:
@@ -118,6 +129,8 @@ def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndar
             LLC_CORRECTION: absorbed,
             STEP_BIAS_CORRECTION: -absorbed,
             CORRECTION_SPREAD: spread,
+            results.SQUARED_DISTANCE: trace.squared_distance,
+            results.PROBE_LOSS: trace.probe_loss,
         }
         if trace.acceptance_rate is not None:
             arrays[results.ACCEPTANCE_RATE] = trace.acceptance_rate.mean(-1)
@@ -134,12 +147,12 @@ def _extrapolated(arrays: Mapping[Name, np.ndarray], count: int, plan: Plan) -> 
     first, second = ({name: x[half] for name, x in arrays.items()} for half in (slice(count), slice(count, None)))
     if over == "nbeta":
         both = first | {name: 2 * first[name] - second[name] for name in (LLC, LLC_CORRECTION, CORRECTION_SPREAD)}
-        both |= {name: second[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION, ("constant_data", "rounding_llc"))}
+        both |= {name: second[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION, ("constant_data", "rounding_llc"), *SLOW_ONES)}
     else:
         order = plan.sampler.bias_order
         weight = 1 / (2 ** (1.0 if order is None else order) - 1)
         both = {name: (1 + weight) * second[name] - weight * first[name] for name in arrays}
-        both |= {name: x for name, x in second.items() if name[0] == results.ALONG_CHAINS}
+        both |= {name: x for name, x in second.items() if name[0] == results.ALONG_CHAINS or name in SLOW_ONES}
         both |= {name: first[name] for name in (STEP_BIAS, STEP_BIAS_CORRECTION)}
     worse = [name for name in (results.ACCEPTANCE_RATE, ("sample_stats", "share_moved")) if name in arrays]
     both |= {name: np.minimum(first[name], second[name]) for name in worse}
@@ -240,8 +253,12 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
 
     `llc` and its `std_error`, of which `bias_error` is the part that correcting the step bias adds; `llc_at_nbeta` and its error, the same but for
-    two-temperature extrapolation, where they are those at $n\beta$ alone; `rhat` and `ess` (of an extrapolation the worse of its own and those of the
-    second set of chains, whose `drift` it has);
+    two-temperature extrapolation, where they are those at $n\beta$ alone;
+    `llc_rhat` and `ess` of the draws (of an extrapolation the worse of its own and those of the second set of chains, whose `drift` it has); `slow_rhat` and
+    `slow_ess`, the worst of means over blocks of draws and of the loss of one fixed batch, and `rhat`, the worse of `llc_rhat` and `slow_rhat`;
+    `relaxation`, iterations in which what is slow is forgotten; `unmixed_llc`, what directions that still spread may add to `llc`, `free_directions`, how
+    many these are, and `distance_rhat` of the distance from $w^*$; `localization_slope`, $\partial \hat\lambda / \partial \ln \gamma$, and its error (see
+    `jaxllc.mixing` for these);
     `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$ (Watanabe, arXiv:1208.6338);
     `step_bias`, what the finite step and its batches' noise add, taken off `llc`; `num_diverged` and `num_stuck`
@@ -266,6 +283,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     other = draws if second is None else results.value_of(tree, second)
     if second is not None:
         columns |= _of_both_sets(tree, draws, other, rhat, ess, bias_error)
+    columns |= {"llc_rhat": columns["rhat"], **mixing.columns(tree, np.where(finite[..., None], other, np.nan))}
+    columns["rhat"] = np.fmax(columns["llc_rhat"], columns["slow_rhat"])
     columns["loss"] = center_loss
     columns["mean_loss"] = center_loss + columns["llc_at_nbeta"] / float(tree.attrs["nbeta"])
     columns["wbic"] = _wbic(tree, columns["mean_loss"])

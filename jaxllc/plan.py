@@ -18,13 +18,14 @@ from jaxllc.data import InMemory
 from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss
 from jaxllc.placement import default_mesh, resident_checkpoints
 from jaxllc.posterior import LocalPosterior, default_nbeta
-from jaxllc.probes import Probe, shapes, timetable
+from jaxllc.probes import Probe, shapes
 from jaxllc.results import Place
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.timetable import timetable
 
 DEFAULT_SAMPLER = SGLD(step_size=None)
 """What samples where none is given."""
@@ -58,6 +59,21 @@ class Plan:
         r"""$n\beta$."""
         assert self.settings.nbeta is not None
         return self.settings.nbeta
+
+    @property
+    def slow_every(self) -> int:
+        """Iterations from one evaluation of what is slow to the next (see `jaxllc.timetable`)."""
+        settings, sampler = self.settings, self.sampler
+        return timetable(self.probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every
+
+    @property
+    def relaxation_time(self) -> float | None:
+        """`Sampler.relaxation_time`, of an extrapolation that of the second set of chains."""
+        sampler = self.sampler
+        if self.settings.extrapolate:
+            sampler = jax.tree.map(lambda leaf: leaf[0], sampler.with_step_factors(jnp.full(1, 0.5)))
+        time = sampler.relaxation_time(self.settings.localization, self.settings.num_iterations)
+        return None if time is None else float(time)
 
     @property
     def num_devices(self) -> int:
@@ -110,6 +126,8 @@ class Plan:
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "free": repr(self.free),
             "num_examples": self.data.num_examples,
+            "slow_every": self.slow_every,
+            "relaxation_time": self.relaxation_time,
             "schema": results.SCHEMA,
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
             **self.facts,
@@ -166,7 +184,8 @@ def make_plan(
         around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
         curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
-        settings = settings.replace(sampler=sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in))
+        sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
+        settings = settings.replace(sampler=sampler)
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:

@@ -14,6 +14,9 @@
                     rounding_llc (step): nbeta times the excess loss by rounding weights to the model's dtype
                     bias_error (step): what correcting the step bias may leave of it, in units of llc
                     llc_correction, step_bias_correction (step): what is added to the means of llc and of step_bias, of all chains together
+    /slow           squared_distance (step, chain, iteration): from w*, over the free weights, at iterations from the first of burn-in on
+                    probe_loss (step, chain, iteration): there, nats per example, the excess over w* of the loss of one batch that is always the same.
+                        Where llc is extrapolated, both of the second set of chains
     /probes         the probes at each checkpoint: name (step, name_dim_0, ...)
     /along_chains   the probes along its chains: name (step, chain, evaluation, name_dim_0, ...), or name_mean and so on (see jaxllc.reductions)
     attributes      every setting, the key, versions
@@ -33,11 +36,12 @@ if TYPE_CHECKING:
     import xarray
 
 RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
-EVALUATION = "evaluation"
-PROBES, ALONG_CHAINS = "probes", "along_chains"
+EVALUATION, ITERATION = "evaluation", "iteration"
+PROBES, ALONG_CHAINS, SLOW = "probes", "along_chains", "slow"
 LLC, STEP_BIAS = ("posterior", "llc"), ("sample_stats", "step_bias")
 HALF_STEP_LLC, TWICE_NBETA_LLC = ("sample_stats", "half_step_llc"), ("sample_stats", "twice_nbeta_llc")
 ACCEPTANCE_RATE = ("sample_stats", "acceptance_rate")
+SQUARED_DISTANCE, PROBE_LOSS = (SLOW, "squared_distance"), (SLOW, "probe_loss")
 LLC_CORRECTION, STEP_BIAS_CORRECTION = ("constant_data", "llc_correction"), ("constant_data", "step_bias_correction")
 BIAS_ERROR = ("constant_data", "bias_error")
 CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
@@ -60,6 +64,8 @@ DIMS: Mapping[Name, tuple[str, ...]] = {
     CORRECTION_SPREAD: (CHAIN,),
     BIAS_ERROR: (),
     STEP_BIAS_CORRECTION: (),
+    SQUARED_DISTANCE: (CHAIN, ITERATION),
+    PROBE_LOSS: (CHAIN, ITERATION),
 }
 """The axes of each array that every result has, at one checkpoint."""
 
@@ -141,7 +147,7 @@ def _is_whole(description: Mapping[str, Any]) -> bool:
 def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The coordinate of each axis, `run` only where runs have names; checkpoints are those of the product of runs and steps, in the order of `places`.
 
-    Evaluations along the chains are counted in the iterations made before them.
+    Evaluations along the chains are counted in the iterations made before them, and `slow_every` says at which the slow quantities are evaluated.
     """
     runs, steps = (list(dict.fromkeys(names)) for names in ([place.run for place in places], [place.step for place in places]))
     named = {} if None in runs else {RUN: np.asarray(runs)}
@@ -151,7 +157,8 @@ def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[
         if _is_whole(description)
     }
     chains, draws = np.arange(attributes["num_chains"]), np.arange(attributes["num_draws"])
-    return named | {STEP: np.asarray(steps, np.int64), CHAIN: chains, DRAW: draws} | along
+    iterations = np.arange(0, attributes["num_burn_in"] + (attributes["num_draws"] - 1) * attributes["thinning"] + 1, attributes["slow_every"])
+    return named | {STEP: np.asarray(steps, np.int64), CHAIN: chains, DRAW: draws, ITERATION: iterations} | along
 
 
 def place_axes(coords: Container[Any]) -> tuple[str, ...]:

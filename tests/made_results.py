@@ -18,8 +18,11 @@ def ar1(count, rho=0.9, mean=10.0, seed=0):
     return x + mean
 
 
-def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, moved=1.0, rounding=0.0, bias_error=0.0):
-    """The arrays of a result with these draws of the coefficient, `[place, chain, draw]`, at nbeta = 1."""
+def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, moved=1.0, rounding=0.0, bias_error=0.0, distance=None, probe=None):
+    """The arrays of a result with these draws of the coefficient, `[place, chain, draw]`, at nbeta = 1.
+
+    The squared distances from w* and the losses of the fixed batch, `[chain, evaluation]` (see `made_every`), are by default those of chains that have mixed.
+    """
     llc = np.asarray(llc, np.float32)
     places, by_chain = len(llc), llc.shape[:2]
     return {
@@ -34,7 +37,23 @@ def arrays_of(llc, gaussian=100.0, loss=2.0, step_bias=0.1, correction=0.0, move
         results.BIAS_ERROR: np.full(places, bias_error),
         results.CORRECTION_SPREAD: np.zeros(by_chain),
         results.STEP_BIAS_CORRECTION: np.full(places, -correction),
+        results.SQUARED_DISTANCE: np.broadcast_to(_mixed(llc.shape, 1) if distance is None else distance, (*by_chain, _evaluations(llc.shape))),
+        results.PROBE_LOSS: np.broadcast_to(_mixed(llc.shape, 2) if probe is None else probe, (*by_chain, _evaluations(llc.shape))),
     }
+
+
+def made_every(num_draws):
+    """Iterations from one evaluation of slow quantities to the next, of chains without burn-in."""
+    return max(num_draws // 50, 1)
+
+
+def _evaluations(shape):
+    return len(range(0, shape[-1], made_every(shape[-1])))
+
+
+def _mixed(shape, seed):
+    """Of chains, independent numbers around 10."""
+    return 10 + np.random.default_rng(seed).normal(size=(shape[-2], _evaluations(shape)))
 
 
 def tree(llc, second=None, acceptance=None, runs=(None,), attributes=(), **values):
@@ -55,6 +74,8 @@ def tree(llc, second=None, acceptance=None, runs=(None,), attributes=(), **value
     if acceptance is not None:
         arrays[results.ACCEPTANCE_RATE], more["min_acceptance"] = np.full(llc.shape[:2], acceptance), 0.55
     places = [Place(run, step) for run in runs for step in range(len(llc) // len(runs))]
+    lengths = {"num_burn_in": 0, "thinning": 1, "slow_every": made_every(llc.shape[2])}
+    more = {"localization": 1.0, "relaxation_time": None, "num_weights": 20, **lengths, **more}
     return results.to_tree(arrays, places, {"nbeta": 1.0, "num_chains": llc.shape[1], "num_draws": llc.shape[2], **more, **dict(attributes)})
 
 

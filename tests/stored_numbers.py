@@ -74,7 +74,8 @@ def _columns(result):
         table = summary(result.data)
     except ImportError:
         table = result.summary
-    return {name: np.ravel(table[name].values).astype(float).tolist() for name in NAMES}
+    # The file calls `rhat` that of the draws alone.
+    return {name: np.ravel(table["llc_rhat" if name == "rhat" and "llc_rhat" in table else name].values).astype(float).tolist() for name in NAMES}
 
 
 if __name__ == "__main__":

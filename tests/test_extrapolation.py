@@ -69,7 +69,7 @@ def test_chains_that_have_not_mixed_are_told_of_when_extrapolated(key):
     )  # fmt: skip
     half = est.data["sample_stats/half_step_llc"].values
     assert half.shape == est.data["posterior/llc"].shape
-    assert "drifting" in [finding.code for finding in est.findings]
+    assert "not-mixed" in [finding.code for finding in est.findings]
     drift = (half[:, -166:].mean(-1) - half[:, :166].mean(-1)).mean()
     assert float(est.summary["drift"].values[0]) == pytest.approx(drift, rel=1e-4)
 

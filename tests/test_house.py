@@ -16,9 +16,9 @@ PACKAGE = ROOT / "jaxllc"
 FLOORS = (
     ("_typing", "_tree", "_plain", "theory", "metrics", "smoothing"),
     ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
-    ("samplers", "stepsize", "probes", "placement", "full_data", "losscheck", "reductions"),
+    ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "results", "recording"),
-    ("plan", "store", "diagnostics", "runs"),
+    ("plan", "store", "diagnostics", "mixing", "error_bars", "runs"),
     ("estimator", "stages", "boundaries", "recurrence", "plots"),
     ("estimate", "trajectory"),
     ("cli", "demo", "__main__"),

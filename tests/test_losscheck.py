@@ -178,7 +178,7 @@ def test_losses_that_depend_on_the_batch_are_paired_with_it(loss_fn, inputs, key
     exact = (nbeta * curvature / (nbeta * curvature + 1) / 2).sum()
     est = jaxllc.estimate(loss_fn, jnp.asarray(w, jnp.float32), (X, Y), key=key, batch_size=BATCH, num_draws=4000, progress=False)
     assert abs(est.llc - exact) < 4 * est.std_error
-    assert [finding.code for finding in est.findings] == ["batch-dependent"]
+    assert [finding.code for finding in est.findings] == ["stateful-loss"]
     assert "a second forward pass" in est.findings[0].message
 
 

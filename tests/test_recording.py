@@ -16,13 +16,13 @@ def norm(params):
 
 def recorded(num_iterations, block, draws, probes=None, on_steps=None, quantities=3):
     """Of running quantities that say where they stand: 1000 q + 100 k + 10 c + t."""
-    recording = Recording((K, C, len(draws)), draws, np.float64, probes or {})
+    recording = Recording((K, C, len(draws)), draws, np.float64, probes or {}, every=1)
     q, k, c = (np.arange(n) for n in (quantities, K, C))
     for first in range(0, num_iterations, block):
         t = np.arange(first, first + block)
         running = 1000.0 * q[:, None, None, None] + 100 * k[:, None, None] + 10 * c[:, None] + t
         values = {name: jnp.asarray(10.0 * np.arange(C)[:, None] + 100.0 * np.arange(K) + first) for name in probes or {}}
-        recording.add(Block(range(first, first + block), jnp.asarray(running), values), on_steps)
+        recording.add(Block(range(first, first + block), jnp.asarray(running), jnp.asarray(running[:2]), values), on_steps)
     return recording
 
 
@@ -40,6 +40,9 @@ def test_draws_are_those_of_their_iterations(draws, block):
     np.testing.assert_array_equal(trace.center_loss, 1000 + here)
     np.testing.assert_array_equal(trace.step_bias, 2000 + here)
     assert trace.acceptance_rate is None
+    every = 100.0 * np.arange(K)[:, None, None] + 10 * np.arange(C)[:, None] + np.arange(draws[-1] + 1)
+    np.testing.assert_array_equal(trace.squared_distance, every)  # from the first iteration of burn-in to that of the last draw
+    np.testing.assert_array_equal(trace.probe_loss, 1000 + every)
 
 
 def test_the_acceptance_rate_is_a_fourth_quantity():

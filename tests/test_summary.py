@@ -135,7 +135,7 @@ def test_one_chain_has_no_rhat_and_no_error_from_spread():
     table = summary(tree(ar1(1)[:, :1]))
     assert np.isnan(table["rhat"].values[0])
     assert table["std_error"].values[0] > 0
-    assert codes(ar1(1)[:, :1]) == ["ess"]
+    assert codes(ar1(1)[:, :1]) == ["few-effective-draws"]
 
 
 def test_chains_that_broke_at_one_temperature_are_left_out_of_both():

@@ -25,8 +25,8 @@ LARGEST_STEP = 1.0
 GAIN, DECAY = 1.5, 0.6
 r"""The logarithm of the step moves by $1.5\, (t + 1)^{-0.6}$ times the acceptance above its target (Robbins & Monro 1951; Andrieu & Thoms 2008)."""
 LARGEST_FACTOR = 1.25
-"""Each trajectory has a step of its own, the adapted one times this times the root of a uniform number. With one step for all a direction could come back to where
-it was, and a chain that has entered a narrow part of the posterior would hardly leave it: now one step in twenty-five is below a quarter of the adapted one."""
+"""Each trajectory has a step of its own, the adapted one times this times the root of a uniform number. With one step for all a direction could come back to
+where it was, and a chain that has entered a narrow part of the posterior would hardly leave it: one in twenty-five is below a quarter of the adapted one."""
 LEAST_FLOOR = 1e-6
 """Of the largest curvature, where a localization of 0 leaves flat directions without any."""
 

@@ -32,6 +32,11 @@ class MALA(FullBatchSampler, SteppedSampler):
     min_acceptance: ClassVar[float | None] = MIN_ACCEPTANCE
     bias_order: ClassVar[float | None] = None
 
+    def relaxation_time(self, localization: float, num_iterations: int) -> float | None:
+        r"""$2 / \epsilon\gamma$, where all proposals are accepted."""
+        rate = self.mean_step_size(num_iterations) * localization / 2
+        return 1 / rate if rate > 0 else None
+
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """`blackjax.mala`."""
         import blackjax  # loaded by those who use it

@@ -86,6 +86,11 @@ class SGLD(SteppedSampler):
         larger = Scheduled(LargerInBurnIn(self.burn_in_factor, num_burn_in), step_size)
         return self.with_step_size(step_size if self.burn_in_factor == 1 else larger)
 
+    def relaxation_time(self, localization: float, num_iterations: int) -> float | None:
+        r"""$2 / \epsilon\gamma$; None with a preconditioner, which has steps of its own for each direction."""
+        rate = self.mean_step_size(num_iterations) * localization / 2
+        return 1 / rate if rate > 0 and isinstance(self.preconditioner, Identity) else None
+
     def init(self, position: Params) -> SGLDState:
         """A chain that starts at `position`."""
         return SGLDState(position, self.preconditioner.init(position), no_steps())

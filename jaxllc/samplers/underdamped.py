@@ -4,6 +4,7 @@ With unit mass, momentum $v$ and $h = \sqrt\epsilon$: a kick $v \mathrel{-}= h \
 $v \mathrel{:=} c v + s \xi$.
 """
 
+import math
 from typing import ClassVar
 
 import jax
@@ -52,6 +53,12 @@ class Underdamped(SteppedSampler):
                 f"{type(self).__name__}(friction=None) takes its friction from the localization, which is 0, and without friction a chain does not forget its "
                 "energy; pass friction=, in units of one over time (0.0 for none)."
             )
+
+    def relaxation_time(self, localization: float, num_iterations: int) -> float | None:
+        r"""Of $\ddot w = -\gamma w - \alpha \dot w$, the slower of its two decays; None without friction."""
+        half = float(self.friction_at(localization)) / 2
+        rate = (half - math.sqrt(max(half**2 - localization, 0.0))) * math.sqrt(self.mean_step_size(num_iterations))
+        return 1 / rate if rate > 0 else None
 
     def friction_at(self, localization: Scalar) -> jax.Array:
         r"""$\alpha$, by default $2\sqrt\gamma$."""
