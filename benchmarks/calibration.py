@@ -47,7 +47,7 @@ def measure(name: str, key: int, settings: str) -> dict[str, Any]:
         return line | {"error": f"{type(error).__name__}: {error}", "seconds": round(time.perf_counter() - began, 1), **_made_by()}
     took = time.perf_counter() - began
     attributes = est.data.attrs
-    calibration = attributes.get("calibration_seconds", getattr(est, "calibration_seconds", None))
+    calibration = attributes.get("calibration", {}).get("seconds")
     return line | {
         "llc": _finite(est.llc), "std_error": _finite(est.std_error), "rhat": _finite(est.rhat), "ess": _finite(est.ess), "findings": findings,
         "nbeta": float(attributes["nbeta"]), "localization": float(attributes["localization"]), "sampler": _sampler(attributes["sampler"]),

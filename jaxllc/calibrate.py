@@ -33,7 +33,7 @@ from jaxllc.settings import Settings
 if TYPE_CHECKING:
     import pandas
 
-BUDGET = 90.0
+BUDGET = 120.0
 """Seconds of an estimate, by default."""
 PILOT_SHARE = 0.2
 """Of the budget, that pilot runs may take."""
@@ -46,12 +46,12 @@ TARGET_ERROR, LEAST_LLC = 0.02, 0.5
 """Standard error that lengths aim at, as a share of the coefficient, or of so much where it is less."""
 DISPERSION = 0.5
 """Of every second chain, in standard deviations of the metric: well inside the posterior, far from w*."""
-PILOT_BURN_IN, PILOT_DRAWS = 16, 32
-"""Of `AdaptiveHMC`: three blocks, of which the first compiles."""
+PILOT_BURN_IN, PILOT_DRAWS, FEWEST_PILOT_DRAWS = 16, 32, 16
+"""Of `AdaptiveHMC`: whole blocks, of which the first compiles; the fewest where a gradient is dear."""
 LEAST_ITERATIONS, MOST_ITERATIONS = 64, 4096
 LEAST_STEPS, MOST_STEPS = 6, 1000
 """Integration steps of a trajectory; with fewer Hamiltonian dynamics is no better than a random walk."""
-SGLD_FACTORS = (1.0, 0.5, 0.25)
+SGLD_FACTORS = (4.0, 1.0, 0.25)
 """Of the default step size, that are tried."""
 MAX_STEP_BIAS = 0.1
 """Share of the coefficient that a finite step may add, which is taken off."""
@@ -72,7 +72,7 @@ class Calibration:
     cost: float
     """Seconds that an estimate of one checkpoint is expected to take."""
     seconds: float
-    """That the calibration took."""
+    """That the calibration took, but for the compilation of a program that the run uses again."""
     serves: bool
     """Whether the settings are expected to mix within the budget; if not, `reasons` tells what it would take."""
     points: tuple[Mapping[str, Any], ...]
@@ -185,16 +185,17 @@ def is_checkpoints(value: Any) -> bool:
 
 def calibrated(asked: Asked, checkpoints: Mapping[Any, Params]) -> tuple[Calibration, Plan]:
     """The calibration, and the plan of its settings."""
-    began = time.perf_counter()
     localization = 1.0 if asked.localization is None else asked.localization
     settings = Settings(
         sampler=AdaptiveHMC(), nbeta=asked.nbeta, localization=localization, batch_size=None, num_chains=asked.num_chains,
         num_draws=PILOT_DRAWS, num_burn_in=PILOT_BURN_IN, dispersion=DISPERSION,
     )  # fmt: skip
     plan = asked.plan(checkpoints, settings)
-    seconds = gradient_seconds(plan, next(iter(checkpoints.values())))
-    choice = _hamiltonian(asked, plan, checkpoints, seconds) or _langevin(asked, checkpoints, seconds, plan)
-    calibration = Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, time.perf_counter() - began, choice.serves, tuple(choice.points))
+    began = time.perf_counter()
+    gradient = gradient_seconds(plan, next(iter(checkpoints.values())))
+    choice = _hamiltonian(asked, plan, checkpoints, gradient) or _langevin(asked, checkpoints, gradient, plan)
+    seconds = time.perf_counter() - began - (choice.compilation if len(checkpoints) == 1 else 0.0)
+    calibration = Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, seconds, choice.serves, tuple(choice.points))
     return calibration, choice.plan
 
 
@@ -206,6 +207,8 @@ class Choice(NamedTuple):
     cost: float
     serves: bool
     points: list[dict[str, Any]]
+    compilation: float
+    """Seconds for a program that the run uses again."""
 
 
 def _hamiltonian(asked: Asked, plan: Plan, checkpoints: Mapping[Any, Params], gradient: float) -> Choice | None:
@@ -217,14 +220,19 @@ def _hamiltonian(asked: Asked, plan: Plan, checkpoints: Mapping[Any, Params], gr
         checkpoints: to look at.
         gradient: seconds of a gradient of all data for all chains.
     """
-    count = plan.settings.num_iterations * len(checkpoints)
-    affordable_steps = PILOT_SHARE * asked.budget * len(checkpoints) / (count * gradient) - 1
+    affordable_steps = PILOT_SHARE * asked.budget / (plan.settings.num_iterations * gradient) - 1
+    if affordable_steps < 4 * LEAST_STEPS:
+        plan = plan.with_settings(plan.settings.replace(num_draws=FEWEST_PILOT_DRAWS))
+        affordable_steps = PILOT_SHARE * asked.budget / (plan.settings.num_iterations * gradient) - 1
     if affordable_steps < LEAST_STEPS:
         return None
     pilot = run_pilot(_with_steps(plan, affordable_steps), list(checkpoints.values()))
     per_iteration = pilot.seconds / len(checkpoints)
     slow, time_of_slow = pilot.slowest()
-    burn_in, draws = BURN_IN_TIMES * time_of_slow, max(EFFECTIVE_DRAWS * time_of_slow / asked.num_chains, PILOT_DRAWS * _lengthening(pilot, asked.target_error))
+    burn_in, draws = (
+        BURN_IN_TIMES * time_of_slow,
+        max(EFFECTIVE_DRAWS * time_of_slow / asked.num_chains, plan.settings.num_draws * _lengthening(pilot, asked.target_error)),
+    )
     affordable = asked.budget / per_iteration
     if affordable < LEAST_ITERATIONS:
         return None
@@ -249,7 +257,7 @@ def _hamiltonian(asked: Asked, plan: Plan, checkpoints: Mapping[Any, Params], gr
          "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
         for k, name in enumerate(checkpoints)
     ]  # fmt: skip
-    return Choice(chosen, reasons, cost, serves, points)
+    return Choice(chosen, reasons, cost, serves, points, pilot.compilation)
 
 
 def _langevin(asked: Asked, checkpoints: Mapping[Any, Params], gradient: float, hamiltonian: Plan) -> Choice:
@@ -301,7 +309,7 @@ def _langevin(asked: Asked, checkpoints: Mapping[Any, Params], gradient: float, 
          "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
         for k, (factor, name) in enumerate((factor, name) for factor in SGLD_FACTORS for name in checkpoints)
     ]  # fmt: skip
-    return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points)
+    return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points, 0.0)
 
 
 def _localization(asked: Asked, step_size: float, num_burn_in: float, least: float) -> float:

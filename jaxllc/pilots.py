@@ -39,6 +39,8 @@ class Pilot(NamedTuple):
     """Iterations in which a quantity forgets (its autocorrelation time: draws over effective draws), by its name, `[K]`."""
     seconds: float
     """Of an iteration of all points, without compilation."""
+    compilation: float
+    """Seconds until the first block had ended, less those of a block."""
 
     def slowest(self) -> tuple[str, float]:
         """The quantity that forgets most slowly at any point, and its autocorrelation time in iterations."""
@@ -71,7 +73,7 @@ def run_pilot(plan: Plan, centers: list[Params], factors: np.ndarray | None = No
         factors: of the step size at each point, `[K]`; None leaves it.
         localizations: at each point, `[K]`; None takes that of the settings.
     """
-    stamps: list[tuple[float, int]] = []
+    stamps: list[tuple[float, int]] = [(time.perf_counter(), 0)]
     sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(jnp.asarray(factors, jnp.float32))
     posterior = plan.posterior(stack([split_objects(params)[0] for params in centers]))
     if localizations is not None:
@@ -94,5 +96,7 @@ def _read(trace: Trace, plan: Plan, stamps: list[tuple[float, int]]) -> Pilot:
             drawn = settings.num_chains * (settings.num_iterations - settings.num_burn_in)
             times[name] = drawn / moments(values[..., burn_in:])[3]
     acceptance = np.full(len(llc), np.nan) if trace.acceptance_rate is None else trace.acceptance_rate.mean((-2, -1))
-    elapsed, iterations = stamps[-1][0] - stamps[0][0], sum(done for _, done in stamps[1:])
-    return Pilot(llc, error, trace.step_bias.mean((-2, -1)), acceptance, times, elapsed / max(iterations, 1))
+    first, last = stamps[1][0], stamps[-1][0]
+    seconds = (last - first) / sum(done for _, done in stamps[2:])
+    compilation = max(first - stamps[0][0] - seconds * stamps[1][1], 0.0)
+    return Pilot(llc, error, trace.step_bias.mean((-2, -1)), acceptance, times, seconds, compilation)
