@@ -48,7 +48,7 @@ def columns(tree: "xarray.DataTree", draws: np.ndarray) -> dict[str, np.ndarray]
     attributes, iterations = results.attributes(tree), np.asarray(tree.coords[results.ITERATION].values)
     finite = finite_chains(draws)[..., None]
     distance, loss = (np.where(finite, results.value_of(tree, name), np.nan) for name in (results.SQUARED_DISTANCE, results.PROBE_LOSS))
-    drawn = iterations >= attributes["num_burn_in"]
+    drawn = iterations >= min(int(attributes["num_burn_in"]), iterations[-1])  # the last one at least
     at_center = np.where(distance[..., :1] == 0, distance, np.nan)[..., drawn]
     distance, loss = distance[..., drawn], loss[..., drawn]
     llc = mean_and_error(draws.mean(-1))[0]
@@ -83,8 +83,8 @@ def columns(tree: "xarray.DataTree", draws: np.ndarray) -> dict[str, np.ndarray]
 def _unmixed(distance: np.ndarray, iterations: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """How many directions have spread as if without curvature, and what they may still add to the coefficient, by the chains that began at w*."""
     gamma, time, weights = (float(attributes[name] or 0) for name in ("localization", "relaxation_time", "num_weights"))
-    mean = mean_and_error(distance.mean(-1) if distance.shape[-1] else np.full(distance.shape[:-1], np.nan))[0]
-    if not time or not gamma or not iterations.size:
+    mean = mean_and_error(distance.mean(-1))[0]
+    if not time or not gamma:
         return np.full(mean.shape, np.nan), np.zeros(mean.shape)
     passed = 2 * iterations / time
     free = np.clip(gamma * mean / -np.expm1(-passed).mean(), 0, weights)
@@ -93,7 +93,7 @@ def _unmixed(distance: np.ndarray, iterations: np.ndarray, attributes: Mapping[s
 
 def _localization_slope(distance: np.ndarray, loss: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     r"""$\partial \hat\lambda / \partial \ln \gamma$ and its error by the spread of the chains; NaN where chains at two temperatures are combined."""
-    if attributes.get("extrapolate") == "nbeta" or not loss.shape[-1]:
+    if attributes.get("extrapolate") == "nbeta":
         return np.full(loss.shape[:-2], np.nan), np.full(loss.shape[:-2], np.nan)
     off = [x - mean_and_error(x.mean(-1))[0][..., None, None] for x in (distance, loss)]
     products = (off[0] * off[1]).mean(-1)

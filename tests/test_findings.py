@@ -175,3 +175,90 @@ def test_an_initialisation_at_step_0_is_the_reference(key):
     first = jax.tree.map(jnp.zeros_like, scaled_layers(1.0))
     traj = jaxllc.trajectory(two_layers, {0: first, 10: scaled_layers(1.0)}, (X[:, :5], TARGETS), key=key, num_draws=300, progress=False)
     assert traj.reference_loss == pytest.approx(float((TARGETS.astype(float) ** 2).sum(-1).mean() / 2), rel=1e-5)
+
+
+def scaled_regression(scale):
+    """Least squares on six columns, one of them scaled, at the least of its loss; and the coefficient of that posterior at γ = 1."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 6)).astype(np.float32)
+    x[:, 0] *= scale
+    y = x @ (np.ones(6) / np.r_[scale, np.ones(5)]) + rng.normal(size=2000)
+    w = np.linalg.lstsq(x.astype(float), y, rcond=None)[0]
+    nbeta_h = jaxllc.default_nbeta(2000) * np.linalg.eigvalsh(x.T.astype(float) @ x / 2000)
+    return jnp.asarray(w, jnp.float32), (x, y.astype(np.float32)), (nbeta_h / (nbeta_h + 1) / 2).sum()
+
+
+OLD_DEFAULT = dict(sampler=SGLD(None), localization=1.0, batch_size=256, num_chains=8, num_draws=1000, num_burn_in=500, progress=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_draws": 4000}, {"extrapolate": "nbeta"}], ids=str)
+@pytest.mark.parametrize("scale", [30, 100])
+def test_one_large_column_leaves_the_others_unmixed(scale, options, key):
+    """λ̂ is off by a factor of three or more, R-hat of the draws is good, and the finding names a relaxation time."""
+    w, data, exact = scaled_regression(scale)
+    est = jaxllc.estimate(least_squares, w, data, key=key, **(OLD_DEFAULT | options))
+    assert est.llc < exact / 2.5
+    assert est.summary["llc_rhat"].item() < 1.05
+    found = {finding.code: finding.message for finding in est.findings}
+    assert "still spread" in found["not-mixed"]
+    assert "relaxation time about" in found["not-mixed"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("localization", [1.0, 300.0])
+def test_columns_of_one_scale_are_mixed(localization, seed):
+    """Also where the prior is as strong as the loss."""
+    w, data, _ = scaled_regression(1)
+    est = jaxllc.estimate(least_squares, w, data, key=jax.random.key(seed), **(OLD_DEFAULT | {"localization": localization}))
+    assert codes(est) == []
+
+
+def test_hmc_whose_trajectories_are_too_short_is_not_mixed(key):
+    """A flat direction a hundred times as long as a trajectory; with trajectories fifteen times as long it is mixed."""
+    curvature = jnp.asarray([100.0, 100.0, 100.0, 1e-2, 1e-2, 1e-2])
+
+    def quadratic(w, b):
+        return 0 * b + jnp.sum(curvature * w**2) / 2
+
+    run = dict(key=key, nbeta=100.0, localization=0.01, batch_size=None, num_draws=200, num_burn_in=20, progress=False)
+    short, long = (jaxllc.estimate(quadratic, jnp.zeros(6), jnp.zeros(8), sampler=jaxllc.HMC(1e-4, n), **run) for n in (1, 150))
+    assert "not-mixed" in codes(short)
+    assert codes(long) == []
+
+
+def shallow(w, b):
+    return 0 * b + 1e-4 * jnp.sum(w**2)
+
+
+@pytest.mark.parametrize(("localization", "expected"), [(1.0, True), (1e-3, False)])
+def test_a_loss_that_the_prior_dominates_follows_the_localization(localization, expected, key):
+    """λ̂ = d/2 · nβh / (nβh + γ) with nβh = 0.02; the slope is that times γ / (nβh + γ), to 4 standard errors, whether it is told of or not."""
+    sampler = SGLD(0.05 / (0.02 + localization))
+    est = jaxllc.estimate(
+        shallow, jnp.zeros(20), jnp.zeros(8), key=key, nbeta=100.0, localization=localization, batch_size=None, sampler=sampler,
+        num_draws=8000, num_burn_in=2000, progress=False,
+    )  # fmt: skip
+    share = 0.02 / (0.02 + localization)
+    slope, error = (est.summary[name].item() for name in ("localization_slope", "localization_slope_error"))
+    assert abs(slope + 10 * share * (1 - share)) < 4 * error
+    assert error < 0.1 * 10 * share
+    assert ("localization-sensitive" in codes(est)) == expected
+
+
+def test_a_chain_far_from_the_center_has_diverged_though_its_loss_is_low(key):
+    """A loss without curvature far out, which steps too large for its middle leave; near steps stay, and their distances are in proportion."""
+
+    def well(w, b):
+        return 0 * b - jnp.exp(-50 * jnp.sum(w**2)) + 0 * jnp.sum(w)
+
+    run = dict(key=key, nbeta=100.0, localization=1e-4, batch_size=None, num_draws=20, num_burn_in=0, progress=False)
+    far = jaxllc.estimate(well, jnp.full(2, 1e-3), jnp.zeros(8), sampler=SGLD(5e7), **run)
+    near = jaxllc.estimate(well, jnp.full(2, 1e-3), jnp.zeros(8), sampler=SGLD(1e-4), **run)
+    assert "diverged" in codes(far)
+    assert "diverged" not in codes(near)
+
+
+def test_when_all_chains_diverge_no_number_is_printed(key):
+    est = jaxllc.estimate(least_squares, jnp.asarray(W, jnp.float32), (X, labels(W)), key=key, sampler=SGLD(1.0), num_draws=50, num_burn_in=10, progress=False)
+    assert np.isnan(est.llc)
+    assert str(est).startswith("no λ̂: all 8 chains diverged\n  diverged: 8 of 8 chains diverged")
