@@ -18,8 +18,8 @@ FLOORS = (
     ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "results", "recording"),
-    ("plan", "store", "diagnostics", "runs"),
-    ("estimator", "stages", "boundaries", "recurrence", "plots"),
+    ("plan", "store", "diagnostics", "runs", "absorbed"),
+    ("estimator", "step_bias", "stages", "boundaries", "recurrence", "plots"),
     ("estimate", "trajectory"),
     ("cli", "demo", "__main__"),
 )
