@@ -27,6 +27,17 @@ MIN_PAIRS = 1000
 """Pairs of draws of overlapping batches that are looked for in batches that begin farther apart."""
 
 
+class Law(NamedTuple):
+    """What the chains sample, and how."""
+
+    nbeta: float
+    localization: float
+    step_size: float | None
+    r"""Mean $\epsilon$ over the draws; None leaves the second term out."""
+    thinning: int
+    """Iterations from one draw to the next."""
+
+
 class Absorbed(NamedTuple):
     r"""What is counted too much, in units of $\hat\lambda$."""
 
@@ -39,13 +50,10 @@ def absorbed_along_chains(
     virial: np.ndarray,
     excess_loss: np.ndarray,
     window: np.ndarray,
+    law: Law,
     *,
     num_examples: int,
     batch_size: int,
-    nbeta: float,
-    localization: float,
-    step_size: float | None,
-    thinning: int,
 ) -> Absorbed:
     r"""What `step_bias` counts too much at one checkpoint.
 
@@ -53,12 +61,9 @@ def absorbed_along_chains(
         virial: `[C, T]`, `Info.virial` at the draws of chains that did not diverge.
         excess_loss: `[C, T]`, see `Trace`.
         window: `[C, T]`, where the draws' batches begin.
+        law: what the chains sample.
         num_examples: $n$.
         batch_size: examples of a batch.
-        nbeta: $n\beta$.
-        localization: $\gamma$.
-        step_size: mean $\epsilon$ over the draws; None leaves the second term out.
-        thinning: iterations from one draw to the next.
     """
     num_chains, num_draws = virial.shape
     half = num_draws // 2
@@ -68,8 +73,8 @@ def absorbed_along_chains(
 
     def value(chosen: np.ndarray) -> float:
         first, second = (float(of_positions[chosen].mean()) - _of_mean(pairs, weights, chosen) for of_positions, pairs, weights in parts)
-        moving = 0.0 if step_size is None else (second - first) / (step_size * thinning * (num_draws - half))
-        return nbeta * (localization * (first + second) / 2 + moving)
+        moving = 0.0 if law.step_size is None else (second - first) / (law.step_size * law.thinning * (num_draws - half))
+        return law.nbeta * (law.localization * (first + second) / 2 + moving)
 
     everyone = np.ones(num_chains, bool)
     mean = value(everyone)

@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxllc._tree import split_objects, stack
 from jaxllc._typing import Params
-from jaxllc.diagnostics import moments
 from jaxllc.engine import sample
+from jaxllc.error_bars import moments
 from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace

@@ -9,8 +9,8 @@ import pytest
 from sampler_cases import monte_carlo_error
 
 import jaxllc
-from jaxllc import SGLD, Adam, ControlVariate, InMemory, LocalPosterior, RMSProp, Settings, estimator
-from jaxllc.absorbed import absorbed_along_chains
+from jaxllc import SGLD, Adam, ControlVariate, InMemory, LocalPosterior, RMSProp, Settings, step_bias
+from jaxllc.absorbed import Law, absorbed_along_chains
 from jaxllc.theory import quadratic_llc, window_variance
 
 SIX = np.array([0.0, 0.05, 0.3, 1.0, 3.0, 6.0])
@@ -57,11 +57,10 @@ def along_chains(localization, slope=0.0, step_size=2e-3, num_chains=64, num_dra
     posterior = LocalPosterior(sixty_directions, jnp.zeros(60), 50.0, localization)
     counts = dict(num_chains=num_chains, num_draws=num_draws, num_burn_in=num_burn_in, thinning=thinning)
     trace = jaxllc.sample(jax.random.key(3), SGLD(step_size), posterior, data, **counts)
-    law = dict(nbeta=50.0, localization=localization, step_size=step_size, thinning=thinning)
+    law = Law(50.0, localization, step_size, thinning)
     groups = [slice(i, i + 8) for i in range(0, num_chains, 8)]
     found = [
-        absorbed_along_chains(*(x[s] for x in (trace.virial, trace.excess_loss, trace.window)), num_examples=num_examples, batch_size=size, **law)
-        for s in groups
+        absorbed_along_chains(*(x[s] for x in (trace.virial, trace.excess_loss, trace.window)), law, num_examples=num_examples, batch_size=size) for s in groups
     ]
     a, times = 50.0 * SIXTY + localization, num_burn_in + thinning * np.arange(num_draws)
     share = (50.0 * SIXTY / a * (1 - (1 - step_size * a / 2) ** (2 * times[:, None]))).mean(0)
@@ -114,7 +113,7 @@ def doubt(power, noise=0.0, absorbed=0.0):
     trace = SimpleNamespace(excess_loss=excess, step_bias=np.full_like(excess, 0.5), virial=(power * 2 + noise * rng.normal(size=excess.shape)) * 0.1 / 8)
     plan = SimpleNamespace(settings=Settings(SGLD(0.1), localization=1.0, num_chains=8, num_draws=400), data=None)
     good = np.ones((1, 8), bool)
-    return float(estimator.bias_error(trace, good, np.array([absorbed]), plan.settings.sampler, plan, np.ones(1))[0])
+    return float(step_bias.bias_error(trace, good, np.array([absorbed]), plan.settings.sampler, plan, np.ones(1))[0])
 
 
 def test_what_is_in_doubt_of_a_bias_by_hand():

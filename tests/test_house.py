@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
-    ("_typing", "_tree", "_plain", "theory", "metrics", "smoothing"),
+    ("_typing", "_tree", "_plain", "spectrum", "theory", "metrics", "smoothing"),
     ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "results", "recording"),
-    ("plan", "store", "diagnostics", "mixing", "error_bars", "runs"),
-    ("estimator", "stages", "boundaries", "recurrence", "plots"),
-    ("estimate", "trajectory"),
+    ("plan", "store", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots"),
+    ("estimator", "step_bias", "stages", "boundaries", "recurrence", "plots"),
+    ("calibrate", "estimate", "trajectory"),
     ("cli", "demo", "__main__"),
 )
 """Lowest first; what stands on one floor may import each other, without a circle, and what is below."""
