@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.calibrate import BUDGET, NUM_CHAINS, Asked, calibrated, calibrates
+from jaxllc.calibrate import calibrated, calibrates
+from jaxllc.candidates import Request, given
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
@@ -165,8 +166,7 @@ def estimate(
     """
     described = as_probes(probes, RESERVED)
     if calibrates(settings, overrides):
-        asked = Asked(loss_fn, data, key, overrides.get("nbeta"), overrides.get("localization"), overrides.get("num_chains", NUM_CHAINS), free, mesh, BUDGET)
-        calibration, plan = calibrated(asked, {"params": params})
+        calibration, plan = calibrated(Request(loss_fn, data, key, free, mesh, **given(overrides)), {"params": params})
         plan = plan.with_probes(described, params).with_facts(calibration=calibration.to_dict())
     else:
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)

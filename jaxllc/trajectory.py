@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.calibrate import NUM_CHAINS, Asked, calibrated, calibrates, few
+from jaxllc.calibrate import calibrated, calibrates, few
+from jaxllc.candidates import Request, given
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, progress_bar, save, stored_settings
@@ -181,9 +182,9 @@ def trajectory(
     calibrated_before = stored is not None and "calibration" in stored
     if calibrates(settings, overrides) and not calibrated_before:
         budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
-        asked = Asked(loss_fn, data, key, overrides.get("nbeta"), overrides.get("localization"), overrides.get("num_chains", NUM_CHAINS), free, mesh, budget)
+        request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
         examples = weights.some(few(places))
-        calibration, plan = calibrated(asked, examples)
+        calibration, plan = calibrated(request, examples)
         plan = plan.with_probes(described, next(iter(examples.values()))).with_facts(calibration=calibration.to_dict())
     else:
         if calibrates(settings, overrides) and stored is not None:

@@ -19,7 +19,7 @@ FLOORS = (
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "results", "recording"),
     ("plan", "store", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots"),
-    ("estimator", "step_bias", "stages", "boundaries", "recurrence", "plots"),
+    ("estimator", "step_bias", "candidates", "stages", "boundaries", "recurrence", "plots"),
     ("calibrate", "estimate", "trajectory"),
     ("cli", "demo", "__main__"),
 )

@@ -110,6 +110,7 @@ def test_plain_values_by_hand():
         "num_burn_in": 500,
         "thinning": 1,
         "extrapolate": "step_size",
+        "dispersion": 0.0,
     }
     written = BlackJAX(blackjax.hmc, inverse_mass_matrix=MASSES, num_integration_steps=3).to_dict()
     array = {"array": [1.0, 2.0, 3.0, 4.0, 5.0], "dtype": "float32"}

@@ -1,0 +1,250 @@
+r"""The samplers that a calibration weighs, each with the settings that fit a budget of seconds, and the reasons for them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxllc._tree import split_objects
+from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.data import InMemory
+from jaxllc.pilots import Pilot, run_pilot
+from jaxllc.plan import Plan, make_plan
+from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
+from jaxllc.samplers.sgld import SGLD
+from jaxllc.select import FreeLike
+from jaxllc.settings import Settings
+
+BUDGET = 120.0
+"""Seconds of an estimate, by default."""
+PILOT_SHARE = 0.2
+"""Of the budget, that pilot runs may take."""
+NUM_CHAINS = 8
+EFFECTIVE_DRAWS = 400.0
+"""Of the slowest quantity that lengths aim at: R-hat is then known to about a per cent."""
+BURN_IN_TIMES = 8
+"""Burn-in, in autocorrelation times of the slowest quantity."""
+TARGET_ERROR, LEAST_LLC = 0.02, 0.5
+"""Standard error that lengths aim at, as a share of the coefficient, or of so much where it is less."""
+DISPERSION = 0.5
+"""Of every second chain, in standard deviations of the metric: well inside the posterior, far from w*."""
+PILOT_BURN_IN, PILOT_DRAWS, FEWEST_PILOT_DRAWS = 16, 32, 16
+"""Of `AdaptiveHMC`: whole blocks, of which the first compiles; the fewest where a gradient is dear."""
+LEAST_ITERATIONS, MOST_ITERATIONS = 64, 4096
+LEAST_STEPS, MOST_STEPS = 6, 1000
+"""Integration steps of a trajectory; with fewer Hamiltonian dynamics is no better than a random walk."""
+SGLD_FACTORS = (4.0, 1.0, 0.25)
+"""Of the default step size, that are tried."""
+MAX_STEP_BIAS = 0.1
+"""Share of the coefficient that a finite step may add, which is taken off."""
+RELAXATIONS = 3.0
+"""Burn-in of SGLD, in relaxation times of a direction that the prior alone holds."""
+POSITIONS = 512
+"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
+
+
+class Given(TypedDict, total=False):
+    """Settings that a calibration takes as given."""
+
+    nbeta: float | None
+    localization: float | None
+    num_chains: int
+
+
+def given(overrides: Mapping[str, Any]) -> Given:
+    """Of the keywords of a call those that a calibration takes as given."""
+    return Given(**{name: overrides[name] for name in Given.__annotations__ if name in overrides})
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a calibration is asked for: the arguments of `jaxllc.calibrate`, but for the checkpoints."""
+
+    loss_fn: LossFn
+    data: Batch | InMemory
+    key: Key
+    free: FreeLike = None
+    mesh: Mesh | None = None
+    budget: float = BUDGET
+    target_error: float = TARGET_ERROR
+    nbeta: float | None = None
+    localization: float | None = None
+    num_chains: int = NUM_CHAINS
+
+    @property
+    def least_localization(self) -> float:
+        r"""$\gamma$ as given, or what it is raised from."""
+        return 1.0 if self.localization is None else self.localization
+
+    def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
+        """A plan of these settings."""
+        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
+
+
+class Choice(NamedTuple):
+    """A plan, and what is to be said of it."""
+
+    plan: Plan
+    reasons: list[str]
+    cost: float
+    serves: bool
+    points: list[dict[str, Any]]
+    compilation: float
+    """Seconds for a program that the run uses again."""
+
+
+def hamiltonian_plan(request: Request, checkpoints: Mapping[Any, Params]) -> Plan:
+    """The plan of a pilot run of `AdaptiveHMC`."""
+    settings = Settings(
+        sampler=AdaptiveHMC(), nbeta=request.nbeta, localization=request.least_localization, batch_size=None, num_chains=request.num_chains,
+        num_draws=PILOT_DRAWS, num_burn_in=PILOT_BURN_IN, dispersion=DISPERSION,
+    )  # fmt: skip
+    return request.plan(checkpoints, settings)
+
+
+def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params], gradient: float) -> Choice | None:
+    """`AdaptiveHMC` on all data, or None where the budget does not allow it.
+
+    Args:
+        request: what is asked for.
+        plan: with this sampler.
+        checkpoints: to look at.
+        gradient: seconds of a gradient of all data for all chains.
+    """
+    affordable_steps = PILOT_SHARE * request.budget / (plan.settings.num_iterations * gradient) - 1
+    if affordable_steps < 4 * LEAST_STEPS:
+        plan = plan.with_settings(plan.settings.replace(num_draws=FEWEST_PILOT_DRAWS))
+        affordable_steps = PILOT_SHARE * request.budget / (plan.settings.num_iterations * gradient) - 1
+    if affordable_steps < LEAST_STEPS:
+        return None
+    pilot = run_pilot(_with_steps(plan, affordable_steps), list(checkpoints.values()))
+    per_iteration = pilot.seconds / len(checkpoints)
+    slow, time_of_slow = pilot.slowest()
+    burn_in, draws = (
+        BURN_IN_TIMES * time_of_slow,
+        max(EFFECTIVE_DRAWS * time_of_slow / request.num_chains, plan.settings.num_draws * _lengthening(pilot, request.target_error)),
+    )
+    affordable = request.budget / per_iteration
+    if affordable < LEAST_ITERATIONS:
+        return None
+    wanted = float(np.clip(burn_in + draws, LEAST_ITERATIONS, MOST_ITERATIONS))
+    num_iterations = _whole_blocks(min(wanted, affordable))
+    num_burn_in = _whole_blocks(max(num_iterations * burn_in / (burn_in + draws), LEAST_ITERATIONS / 2 if num_iterations < 4 * LEAST_ITERATIONS else 100))
+    lengths = plan.settings.replace(num_burn_in=num_burn_in, num_draws=num_iterations - num_burn_in)
+    chosen = _with_steps(plan.with_settings(lengths), 2 * request.budget / (num_iterations * gradient))
+    cost = num_iterations * per_iteration
+    reasons = [
+        f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}: Hamiltonian Monte Carlo on all data, "
+        f"which has no bias of steps or batches, fits into {_time(request.budget)}.",
+        f"In a pilot of {plan.settings.num_iterations} iterations of {_time(per_iteration)} the slowest quantity, {slow}, forgot in {time_of_slow:.1f} "
+        f"iterations: {num_burn_in} iterations of burn-in, {num_iterations - num_burn_in} draws a chain.",
+    ]
+    serves = num_iterations >= wanted / 4
+    if not serves:
+        reasons.append(f"{_time(request.budget)} do not suffice for that; about {_time(wanted * per_iteration)} would, or a stronger localization.")
+    points = [
+        {"checkpoint": str(name), "sampler": "AdaptiveHMC", "nbeta": plan.nbeta, "localization": plan.settings.localization, "llc": pilot.llc[k],
+         "std_error": pilot.std_error[k], "acceptance_rate": pilot.acceptance_rate[k],
+         "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
+        for k, name in enumerate(checkpoints)
+    ]  # fmt: skip
+    return Choice(chosen, reasons, cost, serves, points, pilot.compilation)
+
+
+def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: float, full: Plan) -> Choice:
+    """SGLD on minibatches, with the step that a pilot over several allows, and a localization at which chains forget their start within burn-in."""
+    size = _batch_size(full, next(iter(checkpoints.values())))
+    asked_localization = request.least_localization
+    num_points = len(SGLD_FACTORS) * len(checkpoints)
+    per_step = gradient * size / full.data.num_examples  # of one checkpoint
+    num_pilot = int(np.clip(PILOT_SHARE * request.budget / (num_points * per_step), 48, 480)) // 3 * 3
+    first = Settings(
+        sampler=SGLD(None), nbeta=request.nbeta, localization=asked_localization, batch_size=size, num_chains=request.num_chains,
+        num_draws=2 * num_pilot // 3, num_burn_in=num_pilot // 3,
+    )  # fmt: skip
+    plan = request.plan(checkpoints, first)
+    largest = float(plan.facts["default_step_size"])
+    guess = _localization(request, largest, 0.3 * request.budget / per_step, asked_localization)
+    factors = np.repeat(SGLD_FACTORS, len(checkpoints))
+    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors, np.full(len(factors), guess))
+    by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = [float(np.max(np.abs(pilot.step_bias[x] / pilot.llc[x]))) for x in by_factor]
+    good = [i for i, value in enumerate(share) if value <= MAX_STEP_BIAS]
+    index = good[0] if good else len(share) - 1
+    step_size, per_iteration = largest * SGLD_FACTORS[index], pilot.seconds / num_points
+    affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
+    num_burn_in = affordable * 3 // 10
+    localization = _localization(request, step_size, num_burn_in, asked_localization)
+    thinning = max(1, (affordable - num_burn_in) // MOST_ITERATIONS)
+    settings = plan.settings.replace(
+        sampler=SGLD(step_size), localization=localization, num_burn_in=num_burn_in, num_draws=(affordable - num_burn_in) // thinning, thinning=thinning
+    )
+    relaxation = 2 / (step_size * localization)
+    needed = RELAXATIONS * 2 / (step_size * asked_localization) / 0.3 * per_iteration if asked_localization else math.inf
+    serves = num_burn_in >= RELAXATIONS * relaxation * 0.99
+    reasons = [
+        f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "
+        f"all data in {_time(request.budget)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
+        f"The step size {step_size:.3g} is {SGLD_FACTORS[index]:g} of the default from the curvature; it adds {share[index]:.0%} to λ̂, which is taken off.",
+        f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
+        f"{num_burn_in}.",
+    ]
+    if localization > asked_localization:
+        reasons.append(f"For that the localization is {localization:.3g}; at {asked_localization:g} the estimate would take about {_time(needed)}.")
+    if not serves:
+        reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
+    points = [
+        {"checkpoint": str(name), "sampler": "SGLD", "step_size": largest * factor, "batch_size": size, "nbeta": plan.nbeta, "localization": guess,
+         "llc": pilot.llc[k], "std_error": pilot.std_error[k], "step_bias": pilot.step_bias[k],
+         "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
+        for k, (factor, name) in enumerate((factor, name) for factor in SGLD_FACTORS for name in checkpoints)
+    ]  # fmt: skip
+    return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points, 0.0)
+
+
+def _localization(request: Request, step_size: float, num_burn_in: float, least: float) -> float:
+    r"""$\gamma$ at which burn-in has `RELAXATIONS` relaxation times, rounded up to two digits; as asked where that was given."""
+    if request.localization is not None:
+        return request.localization
+    wanted = 2 * RELAXATIONS / (step_size * num_burn_in)
+    digits = 1 - math.floor(math.log10(wanted))
+    return max(least, math.ceil(wanted * 10**digits) / 10**digits)
+
+
+def _batch_size(plan: Plan, params: Params) -> int:
+    """Examples in which each weight is used about `POSITIONS` times: by the floating-point operations of the gradient of one example, six for each use."""
+    posterior = plan.posterior(split_objects(params)[0])
+    batch = jax.tree.map(lambda leaf: leaf[:8], plan.data.arrays)
+    lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
+    operations = float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0]
+    positions = max(operations / (6 * plan.facts["num_weights"]), 1)
+    return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
+
+
+def _lengthening(pilot: Pilot, target_error: float) -> float:
+    """By how much longer than the pilot the draws must be for the target error."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = pilot.std_error / (target_error * np.maximum(np.abs(pilot.llc), LEAST_LLC))
+    return float(np.nanmax(ratio**2, initial=0.0))
+
+
+def _with_steps(plan: Plan, most: float) -> Plan:
+    sampler = AdaptiveHMC(max_integration_steps=float(int(np.clip(most, LEAST_STEPS, MOST_STEPS)))).with_burn_in(plan.settings.num_burn_in)
+    return plan.with_settings(plan.settings.replace(sampler=sampler))
+
+
+def _whole_blocks(iterations: float) -> int:
+    """In whole blocks, so that one compiled program serves the pilot and the run."""
+    return max(1, round(iterations / AdaptiveHMC.block)) * AdaptiveHMC.block
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms"
