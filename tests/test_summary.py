@@ -168,3 +168,13 @@ def test_the_acceptance_is_that_of_finite_chains():
     rates = np.array([[0.1] + [0.8] * (CHAINS - 1)])
     assert float(summary(tree(draws, acceptance=rates))["acceptance_rate"][0]) == pytest.approx(0.8)
     assert np.isnan(summary(tree(draws))["acceptance_rate"]).all()
+
+
+def test_what_a_correction_leaves_is_common_to_neighbours():
+    """It is part of every standard error and of that of the mean over runs, and cancels in a change where neighbours have as much of it."""
+    draws = ar1(4).reshape(2, 2, CHAINS, DRAWS)
+    plain, doubtful = (of_runs(draws, bias_error=size) for size in (0.0, 0.7))
+    before, after = summary(plain), summary(doubtful)
+    np.testing.assert_allclose(after["std_error"], np.hypot(before["std_error"], 0.7), rtol=1e-6)
+    np.testing.assert_array_equal(after["change_error"], before["change_error"])
+    np.testing.assert_allclose(averaged(doubtful)["std_error"], np.hypot(averaged(plain)["std_error"], 0.7), rtol=1e-6)
