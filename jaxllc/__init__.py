@@ -10,6 +10,7 @@ traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", lik
 import importlib.metadata
 
 from jaxllc._plain import Plain
+from jaxllc.calibrate import Calibration, calibrate
 from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
@@ -46,6 +47,7 @@ __all__ = [
     "AdaptiveHMC",
     "AlongChains",
     "BlackJAX",
+    "Calibration",
     "ControlVariate",
     "Estimate",
     "Finding",
@@ -67,6 +69,7 @@ __all__ = [
     "Trace",
     "Trajectory",
     "__version__",
+    "calibrate",
     "default_nbeta",
     "estimate",
     "open",

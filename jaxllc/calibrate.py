@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import BUDGET, TARGET_ERROR, Given, Request, hamiltonian, hamiltonian_plan, langevin
+from jaxllc.candidates import BUDGET, TARGET_ERROR, Given, Request, hamiltonian, hamiltonian_plan, langevin, map_points
 from jaxllc.data import InMemory
 from jaxllc.pilots import gradient_seconds
 from jaxllc.plan import Plan
@@ -53,6 +53,21 @@ class Calibration:
 
         return pd.DataFrame(list(self.points))
 
+    def plot(self) -> "np.ndarray[Any, Any]":
+        r"""Maps of $\\hat\\lambda$ around the choice, which is marked: over γ and nβ, or of SGLD over ε and either; gives the matplotlib axes.
+
+        Raises:
+            ValueError: the calibration was made without `maps=True`.
+        """
+        from jaxllc.plots import plot_calibration
+
+        points = self.table().query("checkpoint == 'map'")
+        if points.empty:
+            raise ValueError("the maps were not run; pass maps=True to jaxllc.calibrate.")
+        assert self.settings.nbeta is not None
+        step_size = getattr(self.settings.sampler, "step_size", None)
+        return plot_calibration(points, {"nbeta": self.settings.nbeta, "localization": self.settings.localization, "step_size": step_size})
+
     def to_dict(self) -> dict[str, Any]:
         """What a result keeps of it: the reasons, and what it took."""
         return {"reasons": list(self.reasons), "seconds": self.seconds, "cost": self.cost, "serves": self.serves}
@@ -71,6 +86,7 @@ def calibrate(
     mesh: Mesh | None = None,
     budget: float = BUDGET,
     target_error: float = TARGET_ERROR,
+    maps: bool = False,
     **given: Unpack[Given],
 ) -> Calibration:
     r"""Settings that give $\hat\lambda$ of a checkpoint within a budget of seconds, and the reasons for them.
@@ -87,8 +103,9 @@ def calibrate(
         mesh: devices with an axis `chain`; default all that divide the work.
         budget: seconds for the estimate of one checkpoint, compilation aside.
         target_error: the standard error that lengths aim at, as a share of the coefficient; draws stay effective enough for R-hat in any case.
-        given: settings that are not to be found: `nbeta`, $n\beta$, by default $n / \ln n$; `localization`, $\gamma$, by default 1 or as much more as it takes to
-            mix within the budget; `num_chains`, by default 8.
+        maps: also run the grid around the choice that `plot` shows, in one program: γ and nβ, and of SGLD the step size; it takes about as long again.
+        given: settings that are not to be found: `nbeta`, $n\beta$, by default $n / \ln n$; `localization`, $\gamma$, by default 1 or as much more as it
+            takes to mix within the budget; `num_chains`, by default 8.
 
     Raises:
         TypeError: whatever `jaxllc.estimate` raises.
@@ -98,7 +115,8 @@ def calibrate(
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}.")
     request = Request(loss_fn, data, key, free, mesh, budget, target_error, **given)
-    return calibrated(request, some_checkpoints(params_or_checkpoints))[0]
+    checkpoints = some_checkpoints(params_or_checkpoints)
+    return calibrated(request, checkpoints, maps=maps)[0]
 
 
 def calibrates(settings: Settings | None, overrides: Mapping[str, Any]) -> bool:
@@ -129,11 +147,12 @@ def is_checkpoints(value: Any) -> bool:
     )
 
 
-def calibrated(request: Request, checkpoints: Mapping[Any, Params]) -> tuple[Calibration, Plan]:
+def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: bool = False) -> tuple[Calibration, Plan]:
     """The calibration, and the plan of its settings."""
     plan = hamiltonian_plan(request, checkpoints)
     began = time.perf_counter()
     gradient = gradient_seconds(plan, next(iter(checkpoints.values())))
     choice = hamiltonian(request, plan, checkpoints, gradient) or langevin(request, checkpoints, gradient, plan)
     seconds = time.perf_counter() - began - (choice.compilation if len(checkpoints) == 1 else 0.0)
-    return Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, seconds, choice.serves, tuple(choice.points)), choice.plan
+    points = choice.points + (map_points(choice, next(iter(checkpoints.values()))) if maps else [])
+    return Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, seconds, choice.serves, tuple(points)), choice.plan

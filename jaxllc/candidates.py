@@ -43,6 +43,8 @@ MAX_STEP_BIAS = 0.1
 """Share of the coefficient that a finite step may add, which is taken off."""
 RELAXATIONS = 3.0
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds."""
+MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300
+"""Around a choice, for its maps; of SGLD so many iterations."""
 POSITIONS = 512
 """Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 
@@ -124,10 +126,8 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     pilot = run_pilot(_with_steps(plan, affordable_steps), list(checkpoints.values()))
     per_iteration = pilot.seconds / len(checkpoints)
     slow, time_of_slow = pilot.slowest()
-    burn_in, draws = (
-        BURN_IN_TIMES * time_of_slow,
-        max(EFFECTIVE_DRAWS * time_of_slow / request.num_chains, plan.settings.num_draws * _lengthening(pilot, request.target_error)),
-    )
+    burn_in = BURN_IN_TIMES * time_of_slow
+    draws = max(EFFECTIVE_DRAWS * time_of_slow / request.num_chains, plan.settings.num_draws * _lengthening(pilot, request.target_error))
     affordable = request.budget / per_iteration
     if affordable < LEAST_ITERATIONS:
         return None
@@ -146,12 +146,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     serves = num_iterations >= wanted / 4
     if not serves:
         reasons.append(f"{_time(request.budget)} do not suffice for that; about {_time(wanted * per_iteration)} would, or a stronger localization.")
-    points = [
-        {"checkpoint": str(name), "sampler": "AdaptiveHMC", "nbeta": plan.nbeta, "localization": plan.settings.localization, "llc": pilot.llc[k],
-         "std_error": pilot.std_error[k], "acceptance_rate": pilot.acceptance_rate[k],
-         "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
-        for k, name in enumerate(checkpoints)
-    ]  # fmt: skip
+    points = pilot.points([{"checkpoint": str(name), **_described(plan)} for name in checkpoints])
     return Choice(chosen, reasons, cost, serves, points, pilot.compilation)
 
 
@@ -170,7 +165,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     largest = float(plan.facts["default_step_size"])
     guess = _localization(request, largest, 0.3 * request.budget / per_step, asked_localization)
     factors = np.repeat(SGLD_FACTORS, len(checkpoints))
-    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors, np.full(len(factors), guess))
+    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=np.full(len(factors), guess))
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = [float(np.max(np.abs(pilot.step_bias[x] / pilot.llc[x]))) for x in by_factor]
@@ -198,13 +193,42 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         reasons.append(f"For that the localization is {localization:.3g}; at {asked_localization:g} the estimate would take about {_time(needed)}.")
     if not serves:
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
-    points = [
-        {"checkpoint": str(name), "sampler": "SGLD", "step_size": largest * factor, "batch_size": size, "nbeta": plan.nbeta, "localization": guess,
-         "llc": pilot.llc[k], "std_error": pilot.std_error[k], "step_bias": pilot.step_bias[k],
-         "autocorrelation_time": max(x[k] for x in pilot.autocorrelation.values())}
-        for k, (factor, name) in enumerate((factor, name) for factor in SGLD_FACTORS for name in checkpoints)
-    ]  # fmt: skip
+    described = _described(plan) | {"localization": guess}
+    points = pilot.points([{"checkpoint": str(name), **described, "step_size": largest * factor} for factor in SGLD_FACTORS for name in checkpoints])
     return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points, 0.0)
+
+
+def _described(plan: Plan) -> dict[str, Any]:
+    return {"sampler": type(plan.sampler).__name__, "batch_size": plan.data.batch_size, "nbeta": plan.nbeta, "localization": plan.settings.localization}
+
+
+def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
+    r"""$\hat\lambda$ around the choice, in one program: at `MAP_FACTORS` times its $\gamma$ and its $n\beta$, and of SGLD its $\epsilon$."""
+    plan = choice.plan
+    step_size = plan.sampler.step_size if isinstance(plan.sampler, SGLD) else None
+    steps = (1.0,) if step_size is None else MAP_FACTORS
+    grid = [(step, gamma, beta) for step in steps for gamma in MAP_FACTORS for beta in MAP_FACTORS if step_size is None or 1 in (gamma, beta)]
+    factors, localizations, nbetas = (np.asarray(column) for column in zip(*grid, strict=True))
+    localizations, nbetas = localizations * plan.settings.localization, nbetas * plan.nbeta
+    if step_size is None:
+        plan = plan.with_settings(plan.settings.replace(num_burn_in=PILOT_BURN_IN, num_draws=PILOT_DRAWS))
+        plan = _with_steps(plan, float(plan.sampler.max_integration_steps))  # pyright: ignore[reportAttributeAccessIssue]
+    else:
+        plan = plan.with_settings(plan.settings.replace(num_burn_in=MAP_ITERATIONS // 3, num_draws=2 * MAP_ITERATIONS // 3, thinning=1))
+    pilot = run_pilot(plan, [params] * len(grid), factors=None if step_size is None else factors, localizations=localizations, nbetas=nbetas)
+    described = [_described(plan) | {"checkpoint": "map", "nbeta": float(nbetas[k]), "localization": float(localizations[k])} for k in range(len(grid))]
+    if step_size is not None:
+        described = [line | {"step_size": float(step_size) * factor} for line, factor in zip(described, factors, strict=True)]
+    return pilot.points(described)
+
+
+def longer(plan: Plan, factor: float) -> Plan:
+    """The same plan with longer chains."""
+    settings = plan.settings
+    longer = settings.replace(num_burn_in=round(factor * settings.num_burn_in), num_draws=round(factor * settings.num_draws))
+    if isinstance(plan.sampler, AdaptiveHMC):
+        longer = longer.replace(sampler=plan.sampler.replace(num_adaptation=None).with_burn_in(longer.num_burn_in))  # pyright: ignore[reportAttributeAccessIssue]
+    return plan.with_settings(longer)
 
 
 def _localization(request: Request, step_size: float, num_burn_in: float, least: float) -> float:

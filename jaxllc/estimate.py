@@ -14,11 +14,11 @@ from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
-from jaxllc.candidates import Request, given
+from jaxllc.candidates import Request, given, longer
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
-from jaxllc.plan import make_plan
+from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
@@ -165,16 +165,31 @@ def estimate(
             `free` that selects nothing.
     """
     described = as_probes(probes, RESERVED)
-    if calibrates(settings, overrides):
-        calibration, plan = calibrated(Request(loss_fn, data, key, free, mesh, **given(overrides)), {"params": params})
-        plan = plan.with_probes(described, params).with_facts(calibration=calibration.to_dict())
-    else:
+    reference = {} if reference_loss is None else {"reference_loss": float(reference_loss)}
+    if not calibrates(settings, overrides):
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
+        return _estimated(plan, params, progress, reference)
+    request = Request(loss_fn, data, key, free, mesh, **given(overrides))
+    calibration, plan = calibrated(request, {"params": params})
+    plan = plan.with_probes(described, params).with_facts(calibration=calibration.to_dict())
+    est, cost = _estimated(plan, params, progress, reference), calibration.cost
+    while LENGTHENING * cost <= request.budget and LONGER & {finding.code for finding in est.findings}:
+        plan, cost = longer(plan, LENGTHENING), LENGTHENING * cost
+        est = _estimated(plan, params, progress, reference)
+    return est
+
+
+LONGER = {"not-mixed", "few-effective-draws"}
+"""Findings of a calibrated estimate upon which it is made again with chains `LENGTHENING` times as long, where the budget allows it."""
+LENGTHENING = 4
+
+
+def _estimated(plan: Plan, params: Params, progress: bool, reference: dict[str, float]) -> Estimate:
+    """The estimate of a plan."""
     with progress_bar(plan.settings.num_iterations, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
     arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}
-    attributes = plan.attributes() | ({} if reference_loss is None else {"reference_loss": float(reference_loss)})
-    return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], attributes)))
+    return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], plan.attributes() | reference)))
 
 
 RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION, results.ITERATION)

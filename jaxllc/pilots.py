@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,15 @@ class Pilot(NamedTuple):
     compilation: float
     """Seconds until the first block had ended, less those of a block."""
 
+    def points(self, settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each point as plain values: the settings that are given for it, and what came out."""
+        lines = []
+        for k, line in enumerate(settings):
+            found = {"llc": self.llc[k], "std_error": self.std_error[k], "step_bias": self.step_bias[k], "acceptance_rate": self.acceptance_rate[k]}
+            found["autocorrelation_time"] = max(times[k] for times in self.autocorrelation.values())
+            lines.append({**line, **{name: float(value) for name, value in found.items()}})
+        return lines
+
     def slowest(self) -> tuple[str, float]:
         """The quantity that forgets most slowly at any point, and its autocorrelation time in iterations."""
         times = {name: float(np.nanmax(values, initial=1.0)) for name, values in self.autocorrelation.items()}
@@ -64,7 +73,7 @@ def gradient_seconds(plan: Plan, params: Params) -> float:
     return min(seconds) * plan.data.num_examples / count * plan.settings.num_chains / plan.num_devices
 
 
-def run_pilot(plan: Plan, centers: list[Params], factors: np.ndarray | None = None, localizations: np.ndarray | None = None) -> Pilot:
+def run_pilot(plan: Plan, centers: list[Params], *, factors: Any = None, localizations: Any = None, nbetas: Any = None) -> Pilot:
     """A run of the plan at K points in one program.
 
     Args:
@@ -72,23 +81,25 @@ def run_pilot(plan: Plan, centers: list[Params], factors: np.ndarray | None = No
         centers: weights, K of them.
         factors: of the step size at each point, `[K]`; None leaves it.
         localizations: at each point, `[K]`; None takes that of the settings.
+        nbetas: at each point, `[K]`; None takes that of the settings.
     """
     stamps: list[tuple[float, int]] = [(time.perf_counter(), 0)]
     sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(jnp.asarray(factors, jnp.float32))
     posterior = plan.posterior(stack([split_objects(params)[0] for params in centers]))
-    if localizations is not None:
-        posterior = dataclasses.replace(posterior, localization=np.asarray(localizations, np.float32))
+    localization = plan.settings.localization if localizations is None else np.asarray(localizations, np.float32)
+    nbeta = np.broadcast_to(np.float32(plan.nbeta if nbetas is None else nbetas), len(centers))
+    posterior = dataclasses.replace(posterior, localization=localization, nbeta=nbeta)
     trace = sample(
         plan.key, sampler, posterior, plan.data, stacked=True, mesh=plan.mesh, dispersion=plan.settings.dispersion,
         block=min(plan.sampler.block, -(-plan.settings.num_iterations // NUM_BLOCKS)),
         on_steps=lambda done: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
     )  # fmt: skip
-    return _read(trace, plan, stamps)
+    return _read(trace, plan, nbeta, stamps)
 
 
-def _read(trace: Trace, plan: Plan, stamps: list[tuple[float, int]]) -> Pilot:
+def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float, int]]) -> Pilot:
     settings = plan.settings
-    llc, error, _, ess = moments(plan.nbeta * trace.excess_loss - trace.step_bias)
+    llc, error, _, ess = moments(nbeta[:, None, None] * trace.excess_loss - trace.step_bias)
     with np.errstate(divide="ignore", invalid="ignore"):
         times = {"the loss": settings.num_chains * settings.num_draws * settings.thinning / ess}
         for name, values in (("the distance from w*", trace.squared_distance), ("the loss of a fixed batch", trace.probe_loss)):

@@ -1,5 +1,6 @@
 """Pictures of results; nothing is computed here."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,6 +101,38 @@ def plot_estimate(draws: np.ndarray, llc: float, std_error: float, thinning: int
     right.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     _bare(both)
     return both
+
+
+LABELS = {"nbeta": "inverse temperature nβ", "localization": "localization γ", "step_size": "step size ε"}
+
+
+def plot_calibration(points: "pandas.DataFrame", chosen: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
+    r"""Maps of $\\hat\\lambda$ over two settings each, with its values and errors; the choice has a frame.
+
+    Args:
+        points: one line a point, with `nbeta`, `localization`, perhaps `step_size`, `llc` and `std_error`.
+        chosen: the same settings of the choice.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    pairs = [("localization", "step_size"), ("nbeta", "step_size")] if "step_size" in points else [("localization", "nbeta")]
+    figure, axes = plt.subplots(1, len(pairs), figsize=(1 + 4 * len(pairs), 3.6), squeeze=False, layout="constrained")
+    for axis, (across, up) in zip(axes[0], pairs, strict=True):
+        others = [name for name in LABELS if name in points and name not in (across, up)]
+        here = points[np.all([np.isclose(points[name], chosen[name]) for name in others], axis=0)] if others else points
+        llc, error = (here.pivot_table(value, up, across) for value in ("llc", "std_error"))
+        axis.imshow(llc, origin="lower", cmap="Blues", aspect="auto", alpha=0.7)
+        for i, j in np.ndindex(llc.shape):
+            axis.text(j, i, f"{llc.iat[i, j]:.3g}\n± {error.iat[i, j]:.1g}", ha="center", va="center", fontsize="small")
+        at = [int(np.argmin(np.abs(np.asarray(index) - chosen[name]))) for name, index in ((across, llc.columns), (up, llc.index))]
+        axis.add_patch(Rectangle((at[0] - 0.48, at[1] - 0.48), 0.96, 0.96, fill=False, ec=ORANGE, lw=2))
+        axis.set_xticks(range(llc.shape[1]), [f"{x:.3g}" for x in llc.columns])
+        axis.set_yticks(range(llc.shape[0]), [f"{x:.3g}" for x in llc.index])
+        axis.set_xlabel(LABELS[across])
+        axis.set_ylabel(LABELS[up])
+    figure.suptitle("λ̂ around the choice (framed)", fontsize="medium")
+    return axes[0]
 
 
 def _log_time(ax: Any, step: np.ndarray) -> None:
