@@ -205,7 +205,7 @@ def _described(plan: Plan) -> dict[str, Any]:
 def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
     r"""$\hat\lambda$ around the choice, in one program: at `MAP_FACTORS` times its $\gamma$ and its $n\beta$, and of SGLD its $\epsilon$."""
     plan = choice.plan
-    step_size = plan.sampler.step_size if isinstance(plan.sampler, SGLD) else None
+    step_size = float(plan.sampler.step_size) if isinstance(plan.sampler, SGLD) else None  # pyright: ignore[reportArgumentType]
     steps = (1.0,) if step_size is None else MAP_FACTORS
     grid = [(step, gamma, beta) for step in steps for gamma in MAP_FACTORS for beta in MAP_FACTORS if step_size is None or 1 in (gamma, beta)]
     factors, localizations, nbetas = (np.asarray(column) for column in zip(*grid, strict=True))
@@ -218,7 +218,7 @@ def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
     pilot = run_pilot(plan, [params] * len(grid), factors=None if step_size is None else factors, localizations=localizations, nbetas=nbetas)
     described = [_described(plan) | {"checkpoint": "map", "nbeta": float(nbetas[k]), "localization": float(localizations[k])} for k in range(len(grid))]
     if step_size is not None:
-        described = [line | {"step_size": float(step_size) * factor} for line, factor in zip(described, factors, strict=True)]
+        described = [line | {"step_size": step_size * factor} for line, factor in zip(described, factors, strict=True)]
     return pilot.points(described)
 
 
