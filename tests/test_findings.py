@@ -246,14 +246,14 @@ def test_a_loss_that_the_prior_dominates_follows_the_localization(localization, 
 
 
 def test_a_chain_far_from_the_center_has_diverged_though_its_loss_is_low(key):
-    """A loss without curvature far out, which steps too large for its middle leave; near steps stay, and their distances are in proportion."""
+    """A loss without curvature far out, to which noise takes a chain, and steps that are unstable along the prior. Seen to fail with losses looked at alone."""
 
     def well(w, b):
         return 0 * b - jnp.exp(-50 * jnp.sum(w**2)) + 0 * jnp.sum(w)
 
     run = dict(key=key, nbeta=100.0, localization=1e-4, batch_size=None, num_draws=20, num_burn_in=0, progress=False)
-    far = jaxllc.estimate(well, jnp.full(2, 1e-3), jnp.zeros(8), sampler=SGLD(5e7), **run)
-    near = jaxllc.estimate(well, jnp.full(2, 1e-3), jnp.zeros(8), sampler=SGLD(1e-4), **run)
+    far = jaxllc.estimate(well, jnp.zeros(2), jnp.zeros(8), sampler=SGLD(1e5), **run)
+    near = jaxllc.estimate(well, jnp.zeros(2), jnp.zeros(8), sampler=SGLD(1e-4), **run)
     assert "diverged" in codes(far)
     assert "diverged" not in codes(near)
 
