@@ -1,5 +1,7 @@
 """Calibration: settings that were not set by hand give the exact coefficient, or it is said why they cannot."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -71,7 +73,7 @@ def test_a_localization_that_no_budget_mixes_is_said_not_to_serve():
 def test_one_setting_serves_all_checkpoints():
     """Of a run the first, the last and a middle one are looked at; the trajectory resumes with what was found."""
     weights, data, curvatures = linear_regression(COLUMN)
-    run = {step: weights + 0.01 / (1 + step) for step in range(4)}
+    run = {step: weights + 1e-4 / (1 + step) for step in range(4)}
     calibration = jaxllc.calibrate(squared_error, run, data, key=jax.random.key(0), budget=5.0)
     assert sorted(calibration.table()["checkpoint"]) == ["step 0", "step 2", "step 3"]
     assert abs(calibration.table()["llc"].mean() - exact(curvatures)) < 1
@@ -95,11 +97,11 @@ def test_longer_chains_where_the_first_did_not_mix(monkeypatch):
     monkeypatch.setattr("jaxllc.candidates.LEAST_ITERATIONS", 32)
     weights, data, _ = linear_regression(COLUMN)
     request = dict(key=jax.random.key(0), progress=False, num_chains=2)
-    monkeypatch.setattr("jaxllc.candidates.TARGET_ERROR", 10.0)
-    monkeypatch.setattr("jaxllc.estimate.LENGTHENING", 10**9)
+    monkeypatch.setattr("jaxllc.candidates._lengthening", lambda *_: 0.0)
+    monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 10**9)
     short = jaxllc.estimate(squared_error, weights, data, **request)
     assert {finding.code for finding in short.findings} & {"not-mixed", "few-effective-draws"}
-    monkeypatch.setattr("jaxllc.estimate.LENGTHENING", 4)
+    monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 4)
     est = jaxllc.estimate(squared_error, weights, data, **request)
     assert est.settings.num_draws >= 4 * short.settings.num_draws
     assert est.ess > 2 * short.ess
