@@ -70,7 +70,7 @@ def patched(timers: Timers) -> ExitStack:
     module = importlib.import_module("jaxllc.trajectory")  # the function hides the module of its name
     stack = ExitStack()
     for place, name, function in (
-        (engine, "_start", timers.around("start: losses at w*, Gaussian cloud", engine._start, wait=True)),
+        (engine, "start_chains", timers.around("start: losses at w*, Gaussian cloud", engine.start_chains, wait=True)),
         (engine, "_block", timers.around("chain-steps", engine._block)),
         (recording, "fetch", wait_and_fetch),
         (estimator, "stack", timers.around("stack", estimator.stack, wait=True)),

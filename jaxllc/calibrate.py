@@ -17,12 +17,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import BUDGET, TARGET_ERROR, Given, Request, hamiltonian, hamiltonian_plan, langevin, map_points
+from jaxllc.candidates import BUDGET, Aims, Given, Request, hamiltonian, hamiltonian_plan, langevin, map_points
 from jaxllc.data import InMemory
 from jaxllc.pilots import gradient_seconds
 from jaxllc.plan import Plan
 from jaxllc.results import Place
 from jaxllc.runs import checkpoint_runs, shared_steps
+from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import FreeLike
 from jaxllc.settings import Settings
 
@@ -65,7 +66,7 @@ class Calibration:
         if points.empty:
             raise ValueError("the maps were not run; pass maps=True to jaxllc.calibrate.")
         assert self.settings.nbeta is not None
-        step_size = getattr(self.settings.sampler, "step_size", None)
+        step_size = self.settings.sampler.step_size if isinstance(self.settings.sampler, SGLD) else None
         return plot_calibration(points, {"nbeta": self.settings.nbeta, "localization": self.settings.localization, "step_size": step_size})
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,9 +86,8 @@ def calibrate(
     free: FreeLike = None,
     mesh: Mesh | None = None,
     budget: float = BUDGET,
-    target_error: float = TARGET_ERROR,
     maps: bool = False,
-    **given: Unpack[Given],
+    **aims: Unpack[Aims],
 ) -> Calibration:
     r"""Settings that give $\hat\lambda$ of a checkpoint within a budget of seconds, and the reasons for them.
 
@@ -102,19 +102,19 @@ def calibrate(
         free: which weights move.
         mesh: devices with an axis `chain`; default all that divide the work.
         budget: seconds for the estimate of one checkpoint, compilation aside.
-        target_error: the standard error that lengths aim at, as a share of the coefficient; draws stay effective enough for R-hat in any case.
         maps: also run the grid around the choice that `plot` shows, in one program: γ and nβ, and of SGLD the step size; it takes about as long again.
-        given: settings that are not to be found: `nbeta`, $n\beta$, by default $n / \ln n$; `localization`, $\gamma$, by default 1 or as much more as it
-            takes to mix within the budget; `num_chains`, by default 8.
+        aims: settings that are not to be found: `nbeta`, $n\beta$, by default $n / \ln n$; `localization`, $\gamma$, by default 1 or as much more as it
+            takes to mix within the budget; `num_chains`, by default 8. And `target_error`, the standard error that lengths aim at, as a share of the
+            coefficient (0.02).
 
     Raises:
         TypeError: whatever `jaxllc.estimate` raises.
         ValueError: a budget that is not above 0, or whatever `jaxllc.estimate` raises.
     """
-    for name, value in (("budget", budget), ("target_error", target_error)):
+    request = Request(loss_fn, data, key, free, mesh, budget, **aims)
+    for name, value in (("budget", budget), ("target_error", request.target_error)):
         if not value > 0:
             raise ValueError(f"{name} must be above 0, got {value}.")
-    request = Request(loss_fn, data, key, free, mesh, budget, target_error, **given)
     checkpoints = some_checkpoints(params_or_checkpoints)
     return calibrated(request, checkpoints, maps=maps)[0]
 

@@ -58,6 +58,13 @@ class Given(TypedDict, total=False):
     num_chains: int
 
 
+class Aims(Given, total=False):
+    """What else a calibration aims at."""
+
+    target_error: float
+    """The standard error that lengths aim at, as a share of the coefficient."""
+
+
 def given(overrides: Mapping[str, Any]) -> Given:
     """Of the keywords of a call those that a calibration takes as given."""
     return Given(**{name: overrides[name] for name in Given.__annotations__ if name in overrides})

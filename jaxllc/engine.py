@@ -20,28 +20,17 @@ from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.data import InMemory
 from jaxllc.full_data import (
-    CenterLosses,
-    center_gradient,
-    center_hessian,
-    center_losses,
-    gaussian_cloud,
-    has_low_precision,
     paired,
     probe_loss,
-    rounding_cloud,
 )
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
 from jaxllc.posterior import LocalPosterior, squared_distance
 from jaxllc.probes import Probe, Probes
 from jaxllc.recording import Block, Recording, Trace
 from jaxllc.sampler import Sampler
-from jaxllc.samplers.noise import gaussian
 from jaxllc.settings import Counts, as_count
-from jaxllc.spectrum import Spectrum
+from jaxllc.starts import Inputs, Program, Start, kind_of, num_centers, specs, start_chains
 from jaxllc.timetable import Timetable, timetable
-
-_DISPERSED = 2**32 - 1024
-"""Where the noise of a start lies: iterations count from 0 upwards, and the clouds at the centre from the other end downwards."""
 
 
 class NotFiniteError(ValueError):
@@ -98,14 +87,14 @@ def sample(
     posterior = dataclasses.replace(
         posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None, center_hessian=None
     )
-    num_checkpoints = _num_centers(posterior)
+    num_checkpoints = num_centers(posterior)
     sampler.check(posterior, data)
     mesh = mesh or default_mesh(length.num_chains, num_checkpoints)
     check_mesh(mesh, length.num_chains, num_checkpoints)
-    program = Program(mesh, length.num_chains, kind_of(sampler))
+    program = Program(mesh, length.num_chains, kind_of(sampler), bool(dispersion))
     inputs, probe_data = _place(Inputs(key, sampler, posterior, data, jnp.asarray(dispersion, jnp.float32)), probes or {}, mesh, num_checkpoints)
 
-    start = _start(inputs, program=program)
+    start = start_chains(inputs, program=program)
     inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
     full_center_loss = fetch(start.losses.mean)
     if not np.isfinite(full_center_loss).all():
@@ -153,49 +142,6 @@ def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, 
     return state
 
 
-class Program(NamedTuple):
-    """What a compiled program depends on, beside the shapes and static fields of its inputs."""
-
-    mesh: Mesh
-    num_chains: int
-    kind: str
-    """The classes in the sampler (see `kind_of`)."""
-
-
-class Inputs(NamedTuple):
-    """What the programs read, of K checkpoints."""
-
-    key: Key
-    sampler: Sampler
-    posterior: LocalPosterior
-    data: InMemory
-    dispersion: jax.Array
-    """`float[]`."""
-
-
-class Start(NamedTuple):
-    """The chains before their first iteration, and full-data quantities at the centres."""
-
-    state: Any
-    """Of all chains, `[C, K, ...]`."""
-    losses: CenterLosses
-    center_grad: Params | None
-    center_hessian: Spectrum | None
-    gaussian_excess: jax.Array
-    """`[K, C]`."""
-    rounding_excess: jax.Array
-    """`[K]`."""
-
-
-def kind_of(sampler: Sampler) -> str:
-    """The classes in a sampler, for the programs' keys.
-
-    JAX takes two dataclasses with the same number of leaves and the same static fields for one structure whatever their classes (`SGHMC` and `SGNHT`,
-    `Minibatch` and `ControlVariate`), and only their hashes differ. Where these meet in one slot of `jax.jit`'s table, another sampler's program would run.
-    """
-    return str(jax.tree.structure(sampler))
-
-
 def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoints: int) -> tuple[Inputs, dict[str, Any]]:
     """Numbers as `[K]`, and everything on its devices once: a program that finds its arguments elsewhere copies them again at each call."""
     per_checkpoint = partial(jnp.broadcast_to, shape=(num_checkpoints,))
@@ -209,61 +155,6 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
     sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(axes_of(mesh)[0])))
     probe_data = {name: data if probe.data is inputs.data else jax.device_put(probe.data, everywhere) for name, probe in probes.items()}
     return inputs._replace(sampler=sampler, posterior=posterior, data=data), probe_data
-
-
-def _specs(kind: Any, *parts: Any) -> Any:
-    """Partition specs in the structure of a NamedTuple of arrays."""
-    return kind(*parts)
-
-
-def _num_centers(posterior: LocalPosterior) -> int:
-    return jax.tree.leaves(posterior.center)[0].shape[0]
-
-
-@partial(jax.jit, static_argnames="program")
-def _start(inputs: Inputs, *, program: Program) -> Start:
-    """States at the centres, the losses there, the gradient there if the sampler needs it, and the excess losses of clouds around them."""
-    step_axis, chain_axis = axes_of(program.mesh)
-    devices = 1 if chain_axis is None else program.mesh.shape[chain_axis]
-
-    def start(inputs: Inputs, chains: jax.Array) -> Start:
-        key, sampler, posterior, data, dispersion = inputs
-
-        def at_center(posterior: LocalPosterior) -> tuple[CenterLosses, Params | None, Spectrum | None]:
-            gradient = center_gradient(posterior, data, devices, chain_axis) if sampler.needs_center_grad else None
-            hessian = center_hessian(posterior, data, sampler.hessian_rank) if sampler.hessian_rank else None
-            return center_losses(posterior, data, devices, chain_axis), gradient, hessian
-
-        one = jax.tree.map(lambda leaf: leaf[0], posterior)
-        largest = largest_width(lambda p: p.losses(p.position(), data.batch(jnp.zeros((), jnp.int32))), one)
-        losses, gradient, hessian = batched(at_center, vmap_width(_num_centers(posterior), largest), posterior)
-
-        def clouds(posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-            def of_chain(chain: jax.Array) -> jax.Array:
-                return gaussian_cloud(key, chain, posterior, data, by_example)
-
-            rounding = rounding_cloud(key, posterior, data, by_example) if has_low_precision(posterior) else jnp.zeros(())
-            return batched(of_chain, vmap_width(chains.size, largest), chains), rounding
-
-        cloud, rounding = batched(clouds, vmap_width(_num_centers(posterior), largest // chains.size), posterior, losses.by_example)
-        knowing = dataclasses.replace(posterior, center_grad=gradient, center_hessian=hessian)
-
-        def states(chain: jax.Array) -> Any:
-            """Those of one chain at all checkpoints, which share the noise."""
-            noise = gaussian(jax.random.fold_in(jax.random.fold_in(key, chain), _DISPERSED), one.position())
-            scale = jnp.where(chain % 2 == 1, dispersion, 0)
-            return jax.vmap(lambda s, p: s.init(jax.tree.map(lambda x, w: x.astype(w.dtype), s.disperse(noise, p, scale), p.position())))(sampler, knowing)
-
-        return Start(jax.lax.map(states, chains), losses, gradient, hessian, cloud, rounding)
-
-    by_step = P(step_axis)
-    return jax.shard_map(
-        start,
-        mesh=program.mesh,
-        in_specs=(_specs(Inputs, P(), by_step, by_step, P(), P()), P(chain_axis)),
-        out_specs=_specs(Start, P(chain_axis, step_axis), _specs(CenterLosses, by_step, by_step), by_step, by_step, P(step_axis, chain_axis), by_step),
-        check_vma=False,
-    )(inputs, jnp.arange(program.num_chains))
 
 
 @partial(jax.jit, static_argnames=("program", "num_steps", "every"), donate_argnames="state")
@@ -301,7 +192,7 @@ def _block(
 
         on_all_data = data.batch_size == data.num_examples
         # Checkpoints come first, since they share batches and noise.
-        first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, by_example)), _num_centers(posterior)
+        first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, by_example)), num_centers(posterior)
         largest = largest_width(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.size, largest // num_checkpoints)
@@ -312,7 +203,7 @@ def _block(
     return jax.shard_map(
         block,
         mesh=program.mesh,
-        in_specs=(_specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
+        in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
         check_vma=False,
     )(inputs, state, by_example, first, jnp.arange(program.num_chains))

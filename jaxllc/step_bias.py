@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from jaxllc.absorbed import Law, absorbed_along_chains
-from jaxllc.engine import kind_of
 from jaxllc.error_bars import mean_and_error
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace
 from jaxllc.sampler import Sampler
+from jaxllc.starts import kind_of
 
 NUM_ITERATIONS = 32
 """At which a schedule is read."""

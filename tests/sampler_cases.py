@@ -9,7 +9,7 @@ import pytest
 from problems import CURVATURE, Frozen, Quadratic, quadratic_loss
 
 import jaxllc
-from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, RMSProp, engine
+from jaxllc import HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT, Adam, BlackJAX, ControlVariate, RMSProp, engine, starts
 
 ON_MINIBATCHES = {
     "sgld": SGLD(2e-3),
@@ -89,4 +89,4 @@ def run_chains(sampler, posterior, data, num_chains, num_steps):
 
 def num_programs():
     """Traces that the engine's two programs have made so far."""
-    return engine._start._cache_size(), engine._block._cache_size()
+    return starts.start_chains._cache_size(), engine._block._cache_size()

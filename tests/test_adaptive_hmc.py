@@ -189,3 +189,17 @@ def test_hessian_of_a_loss_whose_gradient_has_no_derivative():
 
     found = center_hessian(LocalPosterior(loss, weights, 1.0), InMemory.of(data), 64)
     np.testing.assert_allclose(np.sort(found.values), curvatures, rtol=2e-2)
+
+
+@pytest.mark.parametrize("sampler", [AdaptiveHMC(num_adaptation=0.0), jaxllc.SGLD(1e-6)], ids=["hmc", "sgld"])
+def test_a_dispersed_start_does_not_leave_the_basin(sampler):
+    """Flat at w*, a wall not far from it: the start is taken nearer, or it would have thousands of nats."""
+
+    def loss(w, batch):
+        return 0 * batch + (w**2).sum() ** 4
+
+    posterior = LocalPosterior(loss, jnp.zeros(8), 1000.0, 1.0)
+    trace = jaxllc.sample(jax.random.key(0), sampler, posterior, InMemory.of(jnp.zeros(10)), dispersion=1.0, num_chains=40, num_draws=1)
+    starts = trace.squared_distance[:, 0]
+    assert (starts[1::2] > 0).all()
+    assert (1000 * trace.excess_loss[:, 0] + starts / 2 < 30).all()

@@ -17,7 +17,7 @@ FLOORS = (
     ("_typing", "_tree", "_plain", "spectrum", "theory", "metrics", "smoothing"),
     ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
-    ("engine", "results", "recording"),
+    ("engine", "starts", "results", "recording"),
     ("plan", "store", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots"),
     ("estimator", "step_bias", "candidates", "stages", "boundaries", "recurrence", "plots"),
     ("calibrate", "estimate", "trajectory"),
