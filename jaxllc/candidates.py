@@ -168,7 +168,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=np.full(len(factors), guess))
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        share = [float(np.max(np.abs(pilot.step_bias[x] / pilot.llc[x]))) for x in by_factor]
+        share = [float(np.max(np.abs(pilot.step_bias[x])) / np.max(np.abs(pilot.llc[x]))) for x in by_factor]
     good = [i for i, value in enumerate(share) if value <= MAX_STEP_BIAS]
     index = good[0] if good else len(share) - 1
     step_size, per_iteration = largest * SGLD_FACTORS[index], pilot.seconds / num_points

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import optax
 from tqdm.auto import tqdm
 
 import jaxllc
+from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.models import text
 from jaxllc.models.train import Recipe, checkpoint_steps, train
 from jaxllc.models.transformer import Transformer, next_token_loss
@@ -27,16 +29,15 @@ class Size(NamedTuple):
     num_steps: int
     num_log: int
     num_linear: int
-    num_draws: int
-    num_burn_in: int
+    budget: float
+    """Seconds for a checkpoint."""
 
 
-FULL = Size(num_steps=3000, num_log=18, num_linear=17, num_draws=300, num_burn_in=100)
-QUICK = Size(num_steps=900, num_log=7, num_linear=5, num_draws=100, num_burn_in=60)
+FULL = Size(num_steps=3000, num_log=18, num_linear=17, budget=4.0)
+QUICK = Size(num_steps=900, num_log=7, num_linear=5, budget=2.0)
 
-# Chosen by a look at traces over the whole run: nbeta below n / ln n = 11 124 for the 131 072 tokens of the data, and a localization at which chains
-# of a few hundred steps equilibrate; at the sharpest checkpoint (curvature 20) ε (nβh + γ) = 0.8 of the 4 where SGLD becomes unstable.
-SETTINGS = jaxllc.Settings(sampler=jaxllc.SGLD(step_size=4e-5), nbeta=1000.0, localization=1000.0, batch_size=8, num_chains=8)
+NBETA = 1000.0
+"""Below n / ln n = 11 124 for the 131 072 tokens of the data; everything else is calibrated."""
 NUM_SEQUENCES = 2048
 
 
@@ -69,11 +70,13 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     held_out = jax.jit(loss_fn)(checkpoints[steps[-1]], text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)).mean()
     print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; at the last one the loss on held-out text is {held_out:.3f} nats a character.")
 
+    data = text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1)
+    settings = _settings(out / "settings.json", loss_fn, checkpoints, data, chain_key, size.budget)
     traj = jaxllc.trajectory(
         loss_fn,
         checkpoints,
-        text.windows(corpus.train, NUM_SEQUENCES, CONTEXT + 1),
-        SETTINGS.replace(num_draws=size.num_draws, num_burn_in=size.num_burn_in),
+        data,
+        settings,
         key=chain_key,
         store=out / "llc.zarr",
         progress=progress,
@@ -83,6 +86,16 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     _plot(traj, out / "llc.png")
     print(f"Draws in {out / 'llc.zarr'}, picture in {out / 'llc.png'}. {time.perf_counter() - began:.0f} s.")
     return traj
+
+
+def _settings(path: Path, loss_fn: LossFn, checkpoints: Mapping[int, Params], data: Batch, key: Key, budget: float) -> jaxllc.Settings:
+    """Those of an earlier call, or calibrated now, with the reasons printed."""
+    if path.exists():
+        return jaxllc.Settings.from_dict(json.loads(path.read_text()))
+    calibration = jaxllc.calibrate(loss_fn, checkpoints, data, key=key, nbeta=NBETA, budget=budget)
+    print(f"Calibrated in {calibration.seconds:.0f} s:", *(f"  {reason}" for reason in calibration.reasons), sep="\n")
+    path.write_text(json.dumps(calibration.settings.to_dict()) + "\n")
+    return calibration.settings
 
 
 def _claim(out: Path, run: dict[str, int]) -> None:
@@ -117,6 +130,8 @@ def _plot(traj: jaxllc.Trajectory, path: Path) -> None:
     mpl.use("agg")
     axes = traj.plot()
     axes[0].set_title(
-        f"A two-layer attention-only transformer learns Python (nβ = {SETTINGS.nbeta:.0f}, γ = {SETTINGS.localization:.0f})", loc="left", fontsize="medium"
+        f"A two-layer attention-only transformer learns Python (nβ = {traj.settings.nbeta:.0f}, γ = {traj.settings.localization:.0f})",
+        loc="left",
+        fontsize="medium",
     )
     axes[0].figure.savefig(path, dpi=150)

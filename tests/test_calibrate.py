@@ -1,0 +1,144 @@
+"""Calibration: settings that were not set by hand give the exact coefficient, or it is said why they cannot."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import matplotlib as mpl
+import numpy as np
+import pytest
+from test_adaptive_hmc import linear_regression, squared_error
+
+import jaxllc
+from jaxllc.calibrate import is_checkpoints
+from jaxllc.theory import quadratic_llc
+
+mpl.use("agg")
+COLUMN = np.array([30.0, 1, 1, 1, 1, 1])
+
+
+def exact(curvatures, n=500, localization=1.0):
+    return quadratic_llc(curvatures, jaxllc.default_nbeta(n), localization)
+
+
+def test_estimate_without_settings():
+    """One large column: SGLD's default step had given a quarter of it, without a finding."""
+    weights, data, curvatures = linear_regression(COLUMN)
+    est = jaxllc.estimate(squared_error, weights, data, key=jax.random.key(1), progress=False)
+    assert abs(est.llc - exact(curvatures)) < 4 * est.std_error
+    assert est.std_error < 0.04 * exact(curvatures)
+    assert not est.findings
+    assert isinstance(est.settings.sampler, jaxllc.AdaptiveHMC)
+    assert est.data.attrs["calibration"]["serves"]
+    again = jaxllc.estimate(squared_error, weights, data, est.settings, key=jax.random.key(1), progress=False)
+    assert again.llc == est.llc
+
+
+def test_what_is_given_is_kept():
+    weights, data, curvatures = linear_regression(COLUMN)
+    given = dict(nbeta=50.0, localization=3.0, num_chains=4)
+    est = jaxllc.estimate(squared_error, weights, data, key=jax.random.key(0), progress=False, **given)
+    assert {name: getattr(est.settings, name) for name in given} == given
+    assert abs(est.llc - quadratic_llc(curvatures, 50.0, 3.0)) < 4 * est.std_error
+
+
+def test_settings_of_ones_own_are_not_calibrated():
+    weights, data, _ = linear_regression(COLUMN)
+    est = jaxllc.estimate(squared_error, weights, data, key=jax.random.key(0), progress=False, num_draws=50, num_burn_in=10)
+    assert "calibration" not in est.data.attrs
+    assert isinstance(est.settings.sampler, jaxllc.SGLD)
+
+
+def test_a_small_budget_raises_the_localization_and_says_so():
+    """SGLD on minibatches, whose coefficient is that of the stronger localization."""
+    weights, data, curvatures = linear_regression(np.array([3.0, 1, 1]), n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02)
+    settings = calibration.settings
+    assert isinstance(settings.sampler, jaxllc.SGLD)
+    assert settings.localization > 1
+    assert 2 / (settings.sampler.step_size * settings.localization) < settings.num_burn_in / 2
+    assert any("For that the localization is" in reason for reason in calibration.reasons)
+    est = jaxllc.estimate(squared_error, weights, data, settings, key=jax.random.key(1), progress=False)
+    assert abs(est.llc - exact(curvatures, 3000, settings.localization)) < 4 * est.std_error
+
+
+def test_a_localization_that_no_budget_mixes_is_said_not_to_serve():
+    weights, data, _ = linear_regression(COLUMN, n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02, localization=1.0)
+    assert not calibration.serves
+    assert calibration.settings.localization == 1.0
+    assert any("do not suffice" in reason for reason in calibration.reasons)
+
+
+def test_one_setting_serves_all_checkpoints():
+    """Of a run the first, the last and a middle one are looked at; the trajectory resumes with what was found."""
+    weights, data, curvatures = linear_regression(COLUMN)
+    run = {step: weights + 1e-4 / (1 + step) for step in range(4)}
+    calibration = jaxllc.calibrate(squared_error, run, data, key=jax.random.key(0), budget=5.0)
+    assert sorted(calibration.table()["checkpoint"]) == ["step 0", "step 2", "step 3"]
+    assert abs(calibration.table()["llc"].mean() - exact(curvatures)) < 1
+
+
+def test_trajectory_without_settings_resumes_with_what_it_found(tmp_path):
+    weights, data, curvatures = linear_regression(COLUMN)
+    run = dict.fromkeys((0, 10), weights)
+    options = dict(key=jax.random.key(0), progress=False, store=tmp_path / "llc.zarr")
+    first = jaxllc.trajectory(squared_error, run, data, **options)
+    grown = jaxllc.trajectory(squared_error, {**run, 20: weights}, data, **options)
+    assert grown.settings == first.settings
+    assert grown.data.attrs["calibration"] == first.data.attrs["calibration"]
+    np.testing.assert_allclose(grown.table()["llc"][:2], first.table()["llc"])
+    assert (abs(grown.table()["llc"] - exact(curvatures)) < 4 * grown.table()["std_error"]).all()
+
+
+def test_longer_chains_where_the_first_did_not_mix(monkeypatch):
+    """A pilot that was misled, here by a budget of draws: the estimate is made again, four times as long."""
+    monkeypatch.setattr("jaxllc.candidates.EFFECTIVE_DRAWS", 8.0)
+    monkeypatch.setattr("jaxllc.candidates.LEAST_ITERATIONS", 32)
+    weights, data, _ = linear_regression(COLUMN)
+    request = dict(key=jax.random.key(0), progress=False, num_chains=2)
+    monkeypatch.setattr("jaxllc.candidates._lengthening", lambda *_: 0.0)
+    monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 10**9)
+    short = jaxllc.estimate(squared_error, weights, data, **request)
+    assert {finding.code for finding in short.findings} & {"not-mixed", "few-effective-draws"}
+    monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 4)
+    est = jaxllc.estimate(squared_error, weights, data, **request)
+    assert est.settings.num_draws >= 4 * short.settings.num_draws
+    assert est.ess > 2 * short.ess
+
+
+@pytest.mark.parametrize("budget", [60.0, 0.02])
+def test_maps_have_the_choice_in_the_middle(budget):
+    """Of each candidate; λ̂ falls with the localization."""
+    weights, data, _ = linear_regression(np.array([3.0, 1, 1]), n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=budget, maps=True)
+    table = calibration.table().query("checkpoint == 'map'")
+    middle = table[np.isclose(table.nbeta, calibration.settings.nbeta)]
+    middle = middle[np.isclose(middle.step_size, calibration.settings.sampler.step_size)] if "step_size" in middle else middle
+    assert len(middle) == 3
+    assert middle.sort_values("localization").llc.is_monotonic_decreasing
+    axes = calibration.plot()
+    assert [axis.get_xlabel() for axis in axes] == (["localization γ"] if budget > 1 else ["localization γ", "inverse temperature nβ"])
+    mpl.pyplot.close("all")
+
+
+def test_maps_that_were_not_run_are_asked_for():
+    weights, data, _ = linear_regression(COLUMN)
+    with pytest.raises(ValueError, match="pass maps=True"):
+        jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0)).plot()
+
+
+@pytest.mark.parametrize("wrong", [dict(budget=0.0), dict(target_error=-1.0), dict(budget=float("nan"))])
+def test_numbers_out_of_range(wrong):
+    weights, data, _ = linear_regression(COLUMN)
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be above 0"):
+        jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), **wrong)
+
+
+def test_weights_and_checkpoints_are_told_apart():
+    array = jnp.zeros(2)
+    assert is_checkpoints({0: array, 10: array})
+    assert is_checkpoints({"seed-1": {0: array}})
+    assert not is_checkpoints({"layer": {"kernel": array}})
+    assert not is_checkpoints(array)
+    assert not is_checkpoints({})
