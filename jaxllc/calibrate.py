@@ -119,9 +119,10 @@ def calibrate(
     return calibrated(request, checkpoints, maps=maps)[0]
 
 
-def calibrates(settings: Settings | None, overrides: Mapping[str, Any]) -> bool:
-    """Whether a call leaves it to `calibrate` how to sample: it names no setting but those that a calibration takes as given."""
-    return settings is None and set(overrides) <= set(Given.__annotations__)
+def calibrates(data: Any, settings: Settings | None, overrides: Mapping[str, Any]) -> bool:
+    """Whether a call leaves it to `calibrate` how to sample: it names no setting but those that a calibration takes as given, and data without a batch size."""
+    has_batch_size = isinstance(data, InMemory) and data.batch_size < data.num_examples
+    return settings is None and not has_batch_size and set(overrides) <= set(Given.__annotations__)
 
 
 def some_checkpoints(params_or_checkpoints: Any) -> dict[Any, Params]:

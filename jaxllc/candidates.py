@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.pilots import Pilot, run_pilot
+from jaxllc.pilots import Pilot, operations_of_example, run_pilot
 from jaxllc.plan import Plan, make_plan
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import FreeLike
 from jaxllc.settings import Settings
+from jaxllc.stepsize import curvature, default_step_size
 
 BUDGET = 120.0
 """Seconds of an estimate, by default."""
@@ -84,7 +85,11 @@ class Request:
 
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
-        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
+        data = self.data
+        if isinstance(data, InMemory):  # with a batch size of its own
+            num_examples = data.num_examples
+            data = jax.tree.map(lambda leaf: leaf[:num_examples], data.arrays)
+        return make_plan(self.loss_fn, checkpoints, data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
 
 
 class Choice(NamedTuple):
@@ -105,7 +110,12 @@ def hamiltonian_plan(request: Request, checkpoints: Mapping[Any, Params]) -> Pla
         sampler=AdaptiveHMC(), nbeta=request.nbeta, localization=request.least_localization, batch_size=None, num_chains=request.num_chains,
         num_draws=PILOT_DRAWS, num_burn_in=PILOT_BURN_IN, dispersion=DISPERSION,
     )  # fmt: skip
-    return request.plan(checkpoints, settings)
+    plan = request.plan(checkpoints, settings)
+    if settings.localization == 0:  # the metric would hide that nothing holds the weights
+        default_step_size(
+            SGLD(None), {name: curvature(plan.posterior(split_objects(params)[0]), plan.data, plan.devices) for name, params in checkpoints.items()}
+        )
+    return plan
 
 
 def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params], gradient: float) -> Choice | None:
@@ -241,12 +251,8 @@ def _localization(request: Request, step_size: float, num_burn_in: float, least:
 
 
 def _batch_size(plan: Plan, params: Params) -> int:
-    """Examples in which each weight is used about `POSITIONS` times: by the floating-point operations of the gradient of one example, six for each use."""
-    posterior = plan.posterior(split_objects(params)[0])
-    batch = jax.tree.map(lambda leaf: leaf[:8], plan.data.arrays)
-    lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
-    operations = float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0]
-    positions = max(operations / (6 * plan.facts["num_weights"]), 1)
+    """Examples in which each weight is used about `POSITIONS` times: by the operations of the gradient of one example, six for each use."""
+    positions = max(operations_of_example(plan, params) / (6 * plan.facts["num_weights"]), 1)
     return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
 
 

@@ -166,7 +166,7 @@ def estimate(
     """
     described = as_probes(probes, RESERVED)
     reference = {} if reference_loss is None else {"reference_loss": float(reference_loss)}
-    if not calibrates(settings, overrides):
+    if not calibrates(data, settings, overrides):
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
         return _estimated(plan, params, progress, reference)
     request = Request(loss_fn, data, key, free, mesh, **given(overrides))

@@ -13,14 +13,16 @@ from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
 from jaxllc.samplers.noise import gaussian, rademacher
 from jaxllc.select import take_free
-from jaxllc.spectrum import Spectrum, leading_spectrum
+from jaxllc.spectrum import DENSE, Spectrum, leading_spectrum
 
 CLOUD_DRAWS = 16
 """Draws of a cloud for each chain."""
 CHUNK = 2048
 """Examples whose activations are held at once by the gradient of all data."""
-HESSIAN_EXAMPLES = 2048
-"""Examples, evenly spread over the data, that the Hessian is taken of: it makes a metric, which need not be exact."""
+HESSIAN_EXAMPLES, MOST_HESSIAN_EXAMPLES = 256, 2048
+"""Examples, evenly spread over the data, that the Hessian is taken of: it makes a metric, which need not be exact. Small models can afford the most."""
+REACH = 1e-2
+"""Of a difference of gradients in the place of a derivative."""
 
 
 class CenterLosses(NamedTuple):
@@ -116,19 +118,34 @@ def losses_and_gradient(posterior: LocalPosterior, position: Params, batch: Batc
 
 
 def center_hessian(posterior: LocalPosterior, data: InMemory, rank: int) -> Spectrum:
-    r"""The leading eigenpairs of the Hessian of $L$ at $w^*$, over at most `HESSIAN_EXAMPLES` examples."""
-    rows = np.unique(np.linspace(0, data.num_examples - 1, HESSIAN_EXAMPLES).astype(int))
-    batch = jax.tree.map(lambda leaf: leaf[rows], data.arrays)
+    r"""The leading eigenpairs of the Hessian of $L$ at $w^*$, over some of the examples.
+
+    Products are by the reverse mode alone, which functions with a gradient of their own have too; where that gradient has none, they are differences.
+    """
     position = posterior.position()
+    small = sum(leaf.size for leaf in jax.tree.leaves(position)) <= DENSE
+    rows = np.unique(np.linspace(0, data.num_examples - 1, MOST_HESSIAN_EXAMPLES if small else HESSIAN_EXAMPLES).astype(int))
+    batch = jax.tree.map(lambda leaf: leaf[rows], data.arrays)
+
+    def gradient(position: Params) -> Params:
+        return jax.grad(lambda position: posterior.losses(position, batch).mean())(position)
 
     def product(vector: Params) -> Params:
         def along(position: Params) -> jax.Array:
-            grad = jax.grad(lambda position: posterior.losses(position, batch).mean())(position)
-            products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(vector), strict=True)]
+            products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(gradient(position)), jax.tree.leaves(vector), strict=True)]
             return jnp.asarray(sum(x.astype(products[0].dtype) for x in products))
 
-        return jax.grad(along)(position)  # the reverse mode alone, which functions with a gradient of their own have
+        return jax.grad(along)(position)
 
+    def difference(vector: Params) -> Params:
+        ahead = gradient(jax.tree.map(lambda w, v: w + REACH * v, position, vector))
+        behind = gradient(jax.tree.map(lambda w, v: w - REACH * v, position, vector))
+        return jax.tree.map(lambda a, b: (a - b) / (2 * REACH), ahead, behind)
+
+    try:
+        jax.eval_shape(product, position)
+    except Exception:  # whatever a function without second derivatives raises
+        product = difference
     return leading_spectrum(product, position, rank, jax.random.key(0))
 
 

@@ -17,8 +17,8 @@ from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace
 
-PROBED_EXAMPLES = 2048
-"""Examples whose gradient is timed."""
+PROBED_EXAMPLES, PROBED_OPERATIONS, COUNTED_EXAMPLES = 2048, 2e9, 8
+"""Examples whose gradient is timed, at most; floating-point operations of it, about; examples whose operations are counted."""
 NUM_TIMED = 5
 NUM_BLOCKS = 3
 """Of a pilot run at least; the first compiles."""
@@ -58,10 +58,19 @@ class Pilot(NamedTuple):
         return name, times[name]
 
 
-def gradient_seconds(plan: Plan, params: Params) -> float:
-    """Seconds of a gradient of all data for all chains: timed on one chain and at most `PROBED_EXAMPLES` examples."""
+def operations_of_example(plan: Plan, params: Params) -> float:
+    """Floating-point operations of the gradient of one example, as the compiler counts them; nothing is compiled."""
     posterior = plan.posterior(split_objects(params)[0])
-    count = min(plan.data.num_examples, PROBED_EXAMPLES)
+    batch = jax.tree.map(lambda leaf: leaf[:COUNTED_EXAMPLES], plan.data.arrays)
+    lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
+    return max(float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0], 1.0)
+
+
+def gradient_seconds(plan: Plan, params: Params) -> float:
+    """Seconds of a gradient of all data for all chains: timed on one chain, and on as many examples as about `PROBED_OPERATIONS` allow."""
+    posterior = plan.posterior(split_objects(params)[0])
+    count = int(np.clip(PROBED_OPERATIONS / operations_of_example(plan, params), COUNTED_EXAMPLES, PROBED_EXAMPLES))
+    count = min(plan.data.num_examples, count)
     batch = jax.tree.map(lambda leaf: leaf[:count], plan.data.arrays)
     function = jax.jit(lambda posterior, batch: losses_and_gradient(posterior, posterior.position(), batch))
     jax.block_until_ready(function(posterior, batch))

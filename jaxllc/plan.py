@@ -76,9 +76,14 @@ class Plan:
         return None if time is None else float(time)
 
     @property
+    def devices(self) -> Mesh:
+        """What the chains of one checkpoint run on."""
+        return self.mesh or default_mesh(self.settings.num_chains)
+
+    @property
     def num_devices(self) -> int:
-        """Devices that the chains run on."""
-        return (self.mesh or default_mesh(self.settings.num_chains)).size
+        """How many these are."""
+        return self.devices.size
 
     def with_settings(self, settings: Settings) -> "Plan":
         """The same plan with other settings, in which no field is open and batches are as large as before."""

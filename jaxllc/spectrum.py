@@ -14,7 +14,7 @@ from jaxllc._typing import Key, Params
 
 DENSE = 256
 """Up to so many weights all eigenpairs are found, by as many products."""
-NUM_ITERATIONS = 3
+NUM_ITERATIONS = 2
 """Of subspace iteration, each a product for every vector."""
 AT_ONCE = 8
 """Products that are made together."""

@@ -181,14 +181,14 @@ def trajectory(
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     stored = _stored(store)
     calibrated_before = stored is not None and "calibration" in stored
-    if calibrates(settings, overrides) and not calibrated_before:
+    if calibrates(data, settings, overrides) and not calibrated_before:
         budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
         request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
         examples = weights.some(few(places))
         calibration, plan = calibrated(request, examples)
         plan = plan.with_probes(described, next(iter(examples.values()))).with_facts(calibration=calibration.to_dict())
     else:
-        if calibrates(settings, overrides) and stored is not None:
+        if calibrates(data, settings, overrides) and stored is not None:
             settings = stored_settings(stored)
         settings = _with_stored_step_size(override(settings, overrides), stored)
         examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])

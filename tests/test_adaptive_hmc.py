@@ -163,3 +163,29 @@ def test_what_it_needs_is_named():
     sampler = AdaptiveHMC(num_adaptation=3.0)
     with pytest.raises(ValueError, match="needs LocalPosterior.center_hessian"):
         sampler.step(jax.random.key(0), sampler.init(posterior.position()), posterior, data.batch(jnp.zeros((), jnp.int32)))
+
+
+@jax.custom_vjp
+def _without_second_derivative(x):
+    return x**2 / 2
+
+
+def _forward(x):
+    return x**2 / 2, x
+
+
+def _backward(x, g):
+    return (g * jax.pure_callback(lambda x: np.asarray(x), jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential"),)
+
+
+_without_second_derivative.defvjp(_forward, _backward)
+
+
+def test_hessian_of_a_loss_whose_gradient_has_no_derivative():
+    weights, data, curvatures = linear_regression(np.array([3.0, 2, 1]))
+
+    def loss(w, batch):
+        return _without_second_derivative(batch[0] @ w - batch[1])
+
+    found = center_hessian(LocalPosterior(loss, weights, 1.0), InMemory.of(data), 64)
+    np.testing.assert_allclose(np.sort(found.values), curvatures, rtol=2e-2)
