@@ -146,10 +146,14 @@ def stored_lines(name: str) -> list[dict[str, Any]]:
 def short_tables() -> dict[str, str]:
     """Tables that stand in the pages, by the name in their mark: at most ten lines each."""
     from benchmarks import report_accuracy as accuracy
+    from benchmarks import report_calibration as calibration
 
     throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
     found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
+    calls = stored_lines("calibration"), stored_lines("calibration_references")
     return {
+        "no settings": calibration.summaries(*calls),
+        "before and after": calibration.before_and_after(*calls),
         "speed": speed(throughput["rows"]),
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),

@@ -113,6 +113,31 @@ def problems(lines: Lines, references: Lines, settings: str) -> str:
     return table(head, body)
 
 
+SHOWN = (
+    "quadratic-column", "diabetes-raw", "cancer-raw", "softmax", "crossing-22", "deep-linear", "tanh-20000", "mlp-4000", "cnn-4000", "transformer2-4000",
+)  # fmt: skip
+"""Problems of the short table."""
+
+
+def before_and_after(lines: Lines, references: Lines) -> str:
+    """A few problems by the first key: the default before, and no settings, each with its own reference where their settings differ."""
+    body = []
+    for name in SHOWN:
+        cells = [name]
+        for settings in ("sgld", "default"):
+            mine = judged([line for line in lines if (line["problem"], line["settings"], line["key"]) == (name, settings, 0)], references)
+            if not mine:
+                cells += ["", ""]
+                continue
+            line = mine[0]
+            found = "" if not line["findings"] else f" ({', '.join(line['findings'])})"
+            cells += [_value(line["reference"]) if "reference" in line else "", (_value(line) if line["has_number"] else "–") + found]
+            cells += [f"{line['seconds']:.0f}"] if settings == "default" else []
+        if any(cells[1:]):
+            body.append(cells + [""] * (6 - len(cells)))
+    return table(["problem", "reference", "before", "reference", "no settings", "seconds"], body)
+
+
 def _signed(value: float, spec: str) -> str:
     return f"{value:{spec}}" if math.isfinite(value) else "–"
 

@@ -1,9 +1,10 @@
-"""Local learning coefficients of neural networks, with many SGLD chains over many checkpoints at once.
+"""Local learning coefficients of neural networks, with many chains over many checkpoints at once.
 
 import jax, jaxllc
 
-est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))
-settings = jaxllc.Settings(nbeta=1000.0, localization=100.0, num_draws=500)
+est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))  # calibrates first
+cal = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0))  # the same choice as a value: cal.settings, cal.reasons
+settings = jaxllc.Settings(sampler=jaxllc.SGLD(1e-5), nbeta=1000.0, localization=100.0, num_draws=500)  # or by hand
 traj = jaxllc.trajectory(loss_fn, jaxllc.OrbaxCheckpoints("run/checkpoints", like=params), data, settings, key=jax.random.key(0))
 """
 

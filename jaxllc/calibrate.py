@@ -55,7 +55,7 @@ class Calibration:
         return pd.DataFrame(list(self.points))
 
     def plot(self) -> "np.ndarray[Any, Any]":
-        r"""Maps of $\\hat\\lambda$ around the choice, which is marked: over γ and nβ, or of SGLD over ε and either; gives the matplotlib axes.
+        r"""Maps of $\hat\lambda$ around the choice, which is marked: over γ and nβ, or of SGLD over ε and either; gives the matplotlib axes.
 
         Raises:
             ValueError: the calibration was made without `maps=True`.

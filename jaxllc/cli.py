@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "demo",
         help="train a small transformer on real text and follow λ̂ through its training",
         description="Train a two-layer attention-only transformer on the source of Python's standard library, keep its checkpoints, and estimate the "
-        "local learning coefficient at each with eight SGLD chains. Prints a table; writes checkpoints/, llc.zarr and llc.png. "
+        "local learning coefficient at each with eight chains, calibrated. Prints a table; writes checkpoints/, llc.zarr and llc.png. "
         "A second call with the same --out goes on where the first one stopped.",
     )
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything is written (default: %(default)s)")

@@ -28,7 +28,7 @@ class Pilot(NamedTuple):
     """What a pilot run tells, of K points (checkpoints, or settings of one)."""
 
     llc: np.ndarray
-    r"""`[K]`: $\\hat\\lambda$."""
+    r"""`[K]`: $\hat\lambda$."""
     std_error: np.ndarray
     """`[K]`."""
     step_bias: np.ndarray

@@ -107,7 +107,7 @@ LABELS = {"nbeta": "inverse temperature nβ", "localization": "localization γ",
 
 
 def plot_calibration(points: "pandas.DataFrame", chosen: Mapping[str, Any]) -> "np.ndarray[Any, Any]":
-    r"""Maps of $\\hat\\lambda$ over two settings each, with its values and errors; the choice has a frame.
+    r"""Maps of $\hat\lambda$ over two settings each, with its values and errors; the choice has a frame.
 
     Args:
         points: one line a point, with `nbeta`, `localization`, perhaps `step_size`, `llc` and `std_error`.

@@ -47,7 +47,7 @@ class Settings:
         Settings.from_dict(settings.to_dict()) == settings  # also through JSON and TOML
 
     Args:
-        sampler: how chains move; None is `SGLD(None)`. A step size of None is a share of the largest that is stable at $w^*$.
+        sampler: how chains move; None is `SGLD(None)`: settings are never calibrated. A step size of None is a share of the largest that is stable at $w^*$.
         nbeta: $n\beta$; None is $n / \ln n$ for the $n$ examples of the data. Where the loss is a mean over tokens, $n$ counts tokens: pass
             `default_nbeta(num_tokens)`.
         localization: $\gamma$, the strength of the Gaussian prior around $w^*$, in units of one over weights squared.
@@ -62,6 +62,8 @@ class Settings:
             "nbeta": $2 \hat\lambda(n\beta) - \hat\lambda(2 n\beta)$ at each draw, with half the step at $2 n\beta$: the slope of $E[L_n]$ in $1 / n\beta$, in
             which $L_n(w^*)$ drops out (Watanabe, arXiv:1208.6338). For the true weights of a model, where $L_n(w^*)$ lies about $\lambda / n$ above the least
             if the model is regular. The second set alone is in `sample_stats/twice_nbeta_llc`. See docs/estimator.md.
+        dispersion: every second chain starts at random around $w^*$, with so many times the standard deviations of the sampler's own law of starts (the
+            metric of `AdaptiveHMC`, for others the Gaussian prior); 0: all start at $w^*$.
 
     Raises:
         TypeError: a sampler that is none, or a number that is not one.

@@ -155,7 +155,8 @@ def trajectory(
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
 
     All checkpoints of all runs run in one compiled program with the same random numbers, so that differences between neighbours are known
-    far better than the values. For the arguments that are not below see `jaxllc.estimate`.
+    far better than the values. Without settings `jaxllc.calibrate` finds one for all of them first; a store that is resumed keeps its own. For the arguments
+    that are not below see `jaxllc.estimate`.
 
     Args:
         checkpoints: any mapping from the training step to the weights; each is read once, when its turn comes. Or a mapping from the

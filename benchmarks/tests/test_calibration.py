@@ -119,6 +119,19 @@ def test_silent_failures_and_coverage_of_made_up_lines():
     assert "error" in text
 
 
+def test_the_short_table_has_the_first_key_before_and_after():
+    """Each with the reference of its own settings, and nothing where nothing was measured."""
+    lines = [
+        line("softmax", 5.0, settings="sgld", findings=["not-mixed"]),
+        line("softmax", 8.0, settings="default", localization=100.0),
+        line("softmax", 9.0, settings="default", key=1),
+        line("crossing-22", None, settings="default"),
+    ]
+    references = [own("softmax", 10.0), own("softmax", 8.1) | {"localization": 100.0}]
+    text = report_calibration.before_and_after(lines, references)
+    assert text.splitlines()[2:] == ["| softmax | 10 | 5.00 ± 0.10 (not-mixed) | 8.1 | 8.00 ± 0.10 | 10 |", "| crossing-22 |  |  |  | – | 10 |"]
+
+
 def test_a_run_continues_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo_references, "PATH", tmp_path / "references.jsonl")
     calls = []
