@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -92,11 +91,7 @@ class Request:
 
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
-        data = self.data
-        if isinstance(data, InMemory):  # with a batch size of its own
-            num_examples = data.num_examples
-            data = jax.tree.map(lambda leaf: leaf[:num_examples], data.arrays)
-        return make_plan(self.loss_fn, checkpoints, data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
+        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
 
 
 class Choice(NamedTuple):

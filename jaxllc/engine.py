@@ -68,12 +68,10 @@ def sample(
         stacked: the leaves of `posterior.center` have a leading axis K, one entry a checkpoint.
         mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them; default all devices that divide the work.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
-        dispersion: every second chain starts at random around $w^*$, with so many times the standard deviations of the Gaussian prior or of the sampler's
-            own metric (`Sampler.disperse`); 0: all start at $w^*$.
+        dispersion: see `jaxllc.Settings`.
         block: iterations between two returns to the host, at most; default as the sampler suggests.
         on_steps: called with the number of iterations of each block that has ended.
-        counts: `num_chains`, C, at each checkpoint; `num_draws`, T, of each chain; `num_burn_in`, iterations before the first draw (default 0);
-            `thinning`, iterations from one draw to the next (default 1).
+        counts: `num_chains`, C, `num_draws`, T, and if wanted `num_burn_in` and `thinning` (see `jaxllc.Settings`).
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
@@ -81,9 +79,7 @@ def sample(
         ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or a posterior or batches that the
             sampler cannot sample.
     """
-    if missing := sorted({"num_chains", "num_draws"} - set(counts)):
-        raise TypeError(f"jaxllc.sample needs {missing[0]}=.")
-    length = Length(**{name: as_count(name, value) for name, value in counts.items()})
+    length = _length(counts)
     posterior = dataclasses.replace(
         posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None, center_hessian=None
     )
@@ -97,13 +93,13 @@ def sample(
     start = start_chains(inputs, program=program)
     inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
     full_center_loss = fetch(start.losses.mean)
-    if not np.isfinite(full_center_loss).all():
-        raise NotFiniteError(int(np.flatnonzero(~np.isfinite(full_center_loss))[0]))
+    _check_finite(full_center_loss)
     plan = timetable(probes or {}, length.num_burn_in, length.total, longest=block or sampler.block, full_batch=sampler.full_batch)
     recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
     state = _run(inputs, start, program, plan, probe_data, recording, on_steps)
-    share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(fetch(start.gaussian_excess).shape)
-    trace = recording.trace(full_center_loss, fetch(start.gaussian_excess), fetch(start.rounding_excess), share_moved)
+    gaussian_excess = fetch(start.gaussian_excess)
+    share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(gaussian_excess.shape)
+    trace = recording.trace(full_center_loss, gaussian_excess, fetch(start.rounding_excess), share_moved)
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
 
@@ -124,6 +120,17 @@ class Length(NamedTuple):
     def draws(self) -> range:
         """The iterations before which the position is a draw."""
         return range(self.num_burn_in, self.total, self.thinning)
+
+
+def _length(counts: Counts) -> Length:
+    if missing := sorted({"num_chains", "num_draws"} - set(counts)):
+        raise TypeError(f"jaxllc.sample needs {missing[0]}=.")
+    return Length(**{name: as_count(name, value) for name, value in counts.items()})
+
+
+def _check_finite(losses: np.ndarray) -> None:
+    if not np.isfinite(losses).all():
+        raise NotFiniteError(int(np.flatnonzero(~np.isfinite(losses))[0]))
 
 
 def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, probe_data: Mapping[str, Any], recording: Recording, on_steps: Any) -> Any:

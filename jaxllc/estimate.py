@@ -165,7 +165,7 @@ def estimate(
             `free` that selects nothing.
     """
     described = as_probes(probes, RESERVED)
-    reference = {} if reference_loss is None else {"reference_loss": float(reference_loss)}
+    reference = given_reference(reference_loss)
     if not calibrates(data, settings, overrides):
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
         return _estimated(plan, params, progress, reference)
@@ -194,6 +194,11 @@ def _estimated(plan: Plan, params: Params, progress: bool, reference: dict[str, 
 
 RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION, results.ITERATION)
 """Names that no probe may have."""
+
+
+def given_reference(reference_loss: float | None) -> dict[str, float]:
+    """What a result keeps of it."""
+    return {} if reference_loss is None else {"reference_loss": float(reference_loss)}
 
 
 def stored_settings(attributes: Mapping[Any, Any]) -> Settings:

@@ -17,9 +17,9 @@ from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, given
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.estimate import RESERVED, Estimate, progress_bar, save, stored_settings
+from jaxllc.estimate import RESERVED, Estimate, given_reference, progress_bar, save, stored_settings
 from jaxllc.estimator import estimate_group
-from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups, make_plan
+from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
@@ -179,23 +179,9 @@ def trajectory(
         as_count("group_size", group_size)
     weights = Weights(runs)
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
-    stored = _stored(store)
-    calibrated_before = stored is not None and "calibration" in stored
-    if calibrates(data, settings, overrides) and not calibrated_before:
-        budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
-        request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
-        examples = weights.some(few(places))
-        calibration, plan = calibrated(request, examples)
-        plan = plan.with_probes(described, next(iter(examples.values()))).with_facts(calibration=calibration.to_dict())
-    else:
-        if calibrates(data, settings, overrides) and stored is not None:
-            settings = stored_settings(stored)
-        settings = _with_stored_step_size(override(settings, overrides), stored)
-        examples = weights.some(_spread(places) if (settings.sampler or DEFAULT_SAMPLER).needs_step_size else places[:1])
-        plan = make_plan(loss_fn, examples, data, settings, key=key, free=free, probes=described, mesh=mesh)
-        plan = plan.with_facts(calibration=stored["calibration"]) if stored is not None and calibrated_before else plan
-    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"}
-    attributes |= {} if reference_loss is None else {"reference_loss": float(reference_loss)}
+    request = Request(loss_fn, data, key, free, mesh, max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET), **given(overrides))
+    plan = _plan(request, weights, places, settings, overrides, _stored(store)).with_probes(described, weights.peek(places[0]))
+    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"} | given_reference(reference_loss)
     results_store = Store(store, places, attributes) if store is not None else None
     done = results_store.done() if results_store else {}
     weights.check(places, done, store)
@@ -235,6 +221,21 @@ def _spread(places: list[Place]) -> list[Place]:
     steps = sorted({place.step for place in places})
     chosen = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}
     return [place for place in places if place.step in chosen]
+
+
+def _plan(request: Request, weights: Weights, places: list[Place], settings: Settings | None, overrides: Overrides, stored: Mapping[str, Any] | None) -> Plan:
+    """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""
+    before = None if stored is None else stored.get("calibration")
+    are_open = calibrates(request.data, settings, overrides)
+    if are_open and before is None:
+        calibration, plan = calibrated(request, weights.some(few(places)))
+        return plan.with_facts(calibration=calibration.to_dict())
+    if are_open and stored is not None:
+        settings = stored_settings(stored)
+    settings = _with_stored_step_size(override(settings, overrides), stored)
+    needs_step_size = (settings.sampler or DEFAULT_SAMPLER).needs_step_size
+    plan = request.plan(weights.some(_spread(places) if needs_step_size else places[:1]), settings)
+    return plan if before is None else plan.with_facts(calibration=before)
 
 
 def _stored(store: Any) -> Mapping[str, Any] | None:
