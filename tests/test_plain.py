@@ -63,7 +63,7 @@ def test_whole_numbers_may_be_written_as_floats():
     [
         ({"name": "NamedSchedule"}, "'NamedSchedule' is no Sampler"),
         ({"name": "BlackJAX"}, "BlackJAX needs 'algorithm', such as 'blackjax:barker'"),
-        ({"step_size": 1e-5}, "has no 'name'; the choices are BlackJAX, HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT"),
+        ({"step_size": 1e-5}, "has no 'name'; the choices are AdaptiveHMC, BlackJAX, HMC, MALA, MCLMC, NUTS, SGHMC, SGLD, SGNHT"),
     ],
 )
 def test_tables_that_lack_something_say_what(sampler, message):

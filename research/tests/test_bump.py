@@ -41,12 +41,13 @@ def development(event, lag, depth, *, formed=True, layers=2, rng):
         ("probes", "prefix_matching"): prefix,
         ("probes", "in_context"): -rise,
     }
-    sizes = {"chain": CHAINS, "draw": DRAWS}
+    sizes = {"chain": CHAINS, "draw": DRAWS, "iteration": DRAWS}
     zeros = {name: np.zeros((*llc.shape, *(sizes[axis] for axis in axes))) for name, axes in results.DIMS.items()}
     arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in (zeros | arrays).items()}
     places = [results.Place(f"seed_{i}", int(step)) for i in range(len(event)) for step in GRID]
     probes = {name: {"at_checkpoint": True} for group, name in arrays if group == "probes"}
-    return Trajectory(results.to_tree(arrays, places, {"nbeta": 1000.0, "num_chains": CHAINS, "num_draws": DRAWS, "probes": probes}))
+    lengths = {"localization": 1000.0, "relaxation_time": None, "num_chains": CHAINS, "num_draws": DRAWS, "num_burn_in": 0, "thinning": 1, "slow_every": 1}
+    return Trajectory(results.to_tree(arrays, places, {"nbeta": 1000.0, "probes": probes, **lengths}))
 
 
 @pytest.fixture(scope="module")
