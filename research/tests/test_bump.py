@@ -46,7 +46,18 @@ def development(event, lag, depth, *, formed=True, layers=2, rng):
     arrays = {name: array.reshape(-1, *array.shape[2:]) for name, array in (zeros | arrays).items()}
     places = [results.Place(f"seed_{i}", int(step)) for i in range(len(event)) for step in GRID]
     probes = {name: {"at_checkpoint": True} for group, name in arrays if group == "probes"}
-    lengths = {"localization": 1000.0, "relaxation_time": None, "num_chains": CHAINS, "num_draws": DRAWS, "num_burn_in": 0, "thinning": 1, "slow_every": 1}
+    lengths = {
+        "num_weights": 100,
+        "batch_size": 8,
+        "num_examples": 1024,
+        "localization": 1000.0,
+        "relaxation_time": None,
+        "num_chains": CHAINS,
+        "num_draws": DRAWS,
+        "num_burn_in": 0,
+        "thinning": 1,
+        "slow_every": 1,
+    }
     return Trajectory(results.to_tree(arrays, places, {"nbeta": 1000.0, "probes": probes, **lengths}))
 
 
