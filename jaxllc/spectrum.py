@@ -31,8 +31,7 @@ class Spectrum(NamedTuple):
     def apply(self, function: Callable[[jax.Array], jax.Array], rest: jax.Array, tree: Params) -> Params:
         """`function(A) @ tree`, where A has the value `rest` for whatever is not led."""
         leaves, structure = jax.tree.flatten(tree)
-        vectors = jax.tree.leaves(self.vectors)
-        along = sum(jnp.tensordot(v, x, axes=x.ndim) for v, x in zip(vectors, leaves, strict=True))
+        vectors, along = jax.tree.leaves(self.vectors), self._along(tree)
         if self.values.size == sum(leaf.size for leaf in leaves):  # nothing is left, and a difference that should vanish would be of rounding
             weights = function(self.values) * along
             moved = [jnp.tensordot(weights.astype(v.dtype), v, axes=1) for v in vectors]
@@ -41,6 +40,19 @@ class Spectrum(NamedTuple):
             weights = (function(self.values) - at_rest) * along
             moved = [at_rest.astype(x.dtype) * x + jnp.tensordot(weights.astype(v.dtype), v, axes=1) for v, x in zip(vectors, leaves, strict=True)]
         return structure.unflatten(moved)
+
+    def square(self, rest: jax.Array, tree: Params) -> jax.Array:
+        """`tree @ A @ tree` of a positive A, which is not negative by rounding either."""
+        along = jnp.square(self._along(tree))
+        leaves = jax.tree.leaves(tree)
+        left = jnp.asarray(sum(jnp.vdot(leaf, leaf).astype(along.dtype) for leaf in leaves)) - along.sum()
+        led = self.values.size == sum(leaf.size for leaf in leaves)
+        return jnp.vdot(self.values, along) + (0 if led else rest * jnp.maximum(left, 0))
+
+    def _along(self, tree: Params) -> jax.Array:
+        """The components along the eigenvectors, `[rank]`."""
+        pairs = zip(jax.tree.leaves(self.vectors), jax.tree.leaves(tree), strict=True)
+        return jnp.asarray(sum(jnp.tensordot(v, x, axes=x.ndim) for v, x in pairs))
 
 
 def leading_spectrum(product: Callable[[Params], Params], like: Params, rank: int, key: Key) -> Spectrum:

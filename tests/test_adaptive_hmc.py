@@ -203,3 +203,17 @@ def test_a_dispersed_start_does_not_leave_the_basin(sampler):
     starts = trace.squared_distance[:, 0]
     assert (starts[1::2] > 0).all()
     assert (1000 * trace.excess_loss[:, 0] + starts / 2 < 30).all()
+
+
+def test_a_trajectory_that_overflows_is_refused():
+    """A step far too long for a quartic wall: energies beyond float32, of either sign by rounding, and the chain stays where it is."""
+
+    def loss(w, batch):
+        return 0 * batch + 1e3 * ((w**2).sum() - 0.1) ** 2 + 1e6 * w[0] ** 2
+
+    center = jnp.zeros(18).at[1].set(0.1**0.5)
+    posterior = LocalPosterior(loss, center, 600.0, 1.0)
+    trace = jaxllc.sample(jax.random.key(0), AdaptiveHMC(num_adaptation=30.0), posterior, InMemory.of(jnp.zeros(10)), num_chains=64, num_draws=60)
+    assert np.isfinite(trace.excess_loss).all()
+    assert trace.squared_distance.max() < 100
+    assert (trace.acceptance_rate[:, :3] == 0).any()

@@ -27,6 +27,8 @@ r"""The logarithm of the step moves by $1.5\, (t + 1)^{-0.6}$ times the acceptan
 LARGEST_FACTOR = 1.25
 """Each trajectory has a step of its own, the adapted one times this times the root of a uniform number. With one step for all a direction could come back to
 where it was, and a chain that has entered a narrow part of the posterior would hardly leave it: one in twenty-five is below a quarter of the adapted one."""
+MAX_ENERGY_ERROR = 1000.0
+"""Of a trajectory: one that gains or loses more has left the numbers that its precision can add up, and is refused; so would be the way back."""
 LEAST_FLOOR = 1e-6
 """Of the largest curvature, where a localization of 0 leaves flat directions without any."""
 
@@ -125,7 +127,8 @@ class AdaptiveHMC(Sampler):
         better = (losses - new_losses).mean()
         gain = jnp.asarray(posterior.nbeta, better.dtype) * better + _prior(state.position, posterior) - _prior(position, posterior)
         gain += (_square(momentum) - metric.square(velocity)) / 2
-        rate = jnp.minimum(jnp.exp(jnp.where(jnp.isnan(gain), -jnp.inf, gain)), 1).astype(dtype)
+        stable = jnp.abs(gain) < MAX_ENERGY_ERROR  # NaN is not
+        rate = jnp.minimum(jnp.exp(jnp.where(stable, gain, -jnp.inf)), 1).astype(dtype)
         accepted = jax.random.uniform(accept_key, (), dtype) < rate
         position = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), position, state.position)
         log_step, log_step_sum = self._adapt(state, rate)
@@ -182,7 +185,7 @@ class Metric(NamedTuple):
 
     def square(self, velocity: Params) -> jax.Array:
         r"""$v^\top M v$."""
-        return _dot(velocity, self.spectrum.apply(lambda a: a, self.rest, velocity))
+        return self.spectrum.square(self.rest, velocity)
 
     def quarter_period(self) -> jax.Array:
         """Of the slowest direction, in units in which the metric is one."""
