@@ -9,8 +9,10 @@ where it is $F$ times what one without curvature has by then. What each still la
 $r = n\beta h / \gamma$ and $x = 2 t / \tau$; at the worst curvature, `lacking(x)` / 2. So `unmixed_llc` $= \frac F2$ `lacking(x)` bounds what is to come on
 a quadratic. Nothing in it tells whether the loss feels these directions: where it does not, as along the symmetries of a deep linear network, nothing comes.
 
-Where $\tau$ is not known, chains whose distances disagree may lack what equipartition asks for: $E[(w - w^*) \cdot \nabla U] = d$ for $d$ weights, of which
-the prior has $\gamma\, E\lVert w - w^*\rVert^2$ and the loss, where it is quadratic, $2 \hat\lambda$.
+Where $\tau$ is not known, as for samplers on all data, chains whose distances disagree (by R-hat) may lack what equipartition asks for:
+$E[(w - w^*) \cdot \nabla U] = d$ for $d$ weights, of which the prior has $\gamma\, E\lVert w - w^*\rVert^2$ and the loss, where it is quadratic,
+$2 \hat\lambda$. What is missing, $F$ directions, is felt by the loss as far as that follows the distance: with $s$ the slope of $n\beta L$ over
+$\lVert w - w^*\rVert^2$ in all draws, which is $n\beta h / 2$ of a direction that spreads, $\frac F2 \frac{2 s}{2 s + \gamma}$.
 
 *Localization.* $\partial \hat\lambda / \partial \ln \gamma = -\frac\gamma2 \mathrm{Cov}(n\beta L_n, \lVert w - w^*\rVert^2)$ under the stationary law.
 """
@@ -60,9 +62,9 @@ def columns(tree: "xarray.DataTree", draws: np.ndarray) -> dict[str, np.ndarray]
     _, _, distance_rhat, _ = moments(distance)
     free, lacks = _unmixed(at_center, iterations[drawn], attributes)
     if attributes["relaxation_time"] is None:
-        gamma, weights = attributes["localization"], attributes["num_weights"]
+        gamma, weights = float(attributes["localization"]), attributes["num_weights"]
         free = np.clip(weights - gamma * mean_and_error(distance.mean(-1))[0] - 2 * llc, 0, weights)
-        lacks = np.where(distance_rhat > MAX_SLOW_RHAT, free / 2, 0.0)
+        lacks = np.where(distance_rhat > MAX_SLOW_RHAT, free / 2 * _felt(distance, float(attributes["nbeta"]) * loss, gamma), 0.0)
     per_block, per_loss = (x.shape[-1] * x.shape[-2] * every for x, every in ((blocks, length * attributes["thinning"]), (loss, attributes["slow_every"])))
     slope, slope_error = _localization_slope(distance, loss, attributes)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -89,6 +91,14 @@ def _unmixed(distance: np.ndarray, iterations: np.ndarray, attributes: Mapping[s
     passed = 2 * iterations / time
     free = np.clip(gamma * mean / -np.expm1(-passed).mean(), 0, weights)
     return free, np.nan_to_num(free / 2 * lacking(passed).mean())
+
+
+def _felt(distance: np.ndarray, energy: np.ndarray, localization: float) -> np.ndarray:
+    """The share of its equilibrium energy that a direction which still spreads has in the loss, by the slope of the loss over the distance."""
+    off = [x - mean_and_error(x.mean(-1))[0][..., None, None] for x in (distance, energy)]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.fmax(np.nansum(off[0] * off[1], (-2, -1)) / np.nansum(off[0] ** 2, (-2, -1)), 0.0)
+        return np.nan_to_num(2 * slope / (2 * slope + localization))
 
 
 def _localization_slope(distance: np.ndarray, loss: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -89,11 +89,17 @@ def test_chains_that_began_elsewhere_do_not_tell_how_far_they_spread():
 
 
 def test_without_a_relaxation_time_equipartition_tells():
-    """Chains whose distances disagree, and whose prior and loss have a tenth of what 400 weights have in equilibrium; not those whose distances agree."""
+    """Chains whose distances disagree, and whose prior and loss have a tenth of what 400 weights have in equilibrium; not those whose distances agree.
+
+    Nor where the loss does not follow the distance, as along a symmetry.
+    """
     apart = 20 + np.linspace(-2, 2, CHAINS)[:, None] + 0.1 * evaluations()
-    assert codes(ar1(1), distance=apart, attributes={"num_weights": 400}) == ["not-mixed"]
-    assert codes(ar1(1), distance=apart, attributes={"num_weights": 41}) == []
-    assert codes(ar1(1), distance=20 + evaluations(), attributes={"num_weights": 400}) == []
+    follows = dict(distance=apart, probe=1e-3 * apart + evaluations(3))
+    assert codes(ar1(1), **follows, attributes={"num_weights": 41}) == []
+    follows["probe"] = apart + evaluations(3)
+    assert "not-mixed" in codes(ar1(1), **follows, attributes={"num_weights": 400})
+    assert codes(ar1(1), distance=apart, attributes={"num_weights": 400}) == []
+    assert codes(ar1(1), distance=20 + evaluations(), probe=20 + evaluations(), attributes={"num_weights": 400}) == []
 
 
 def test_what_a_direction_lacks_is_the_most_over_curvatures():
