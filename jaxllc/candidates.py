@@ -37,10 +37,10 @@ PILOT_BURN_IN, PILOT_DRAWS, FEWEST_PILOT_DRAWS = 16, 32, 16
 LEAST_ITERATIONS, MOST_ITERATIONS = 64, 4096
 LEAST_STEPS, MOST_STEPS = 6, 1000
 """Integration steps of a trajectory; with fewer Hamiltonian dynamics is no better than a random walk."""
-SGLD_FACTORS = (4.0, 1.0, 0.25)
-"""Of the default step size, that are tried."""
-MAX_STEP_BIAS = 0.1
-"""Share of the coefficient that a finite step may add, which is taken off."""
+SGLD_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.25)
+"""Of the default step size, that are tried, each at the localization that it allows."""
+MAX_STEP_BIAS = 0.2
+"""Share of the coefficient that a finite step may add, which is taken off; a finding comes at a quarter."""
 RELAXATIONS = 3.0
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds."""
 MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300
@@ -175,9 +175,9 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     )  # fmt: skip
     plan = request.plan(checkpoints, first)
     largest = float(plan.facts["default_step_size"])
-    guess = _localization(request, largest, 0.3 * request.budget / per_step, asked_localization)
-    factors = np.repeat(SGLD_FACTORS, len(checkpoints))
-    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=np.full(len(factors), guess))
+    guesses = [_localization(request, largest * factor, 0.3 * request.budget / per_step, asked_localization) for factor in SGLD_FACTORS]
+    factors, localizations = (np.repeat(values, len(checkpoints)) for values in (SGLD_FACTORS, guesses))
+    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations)
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = [float(np.max(np.abs(pilot.step_bias[x])) / np.max(np.abs(pilot.llc[x]))) for x in by_factor]
@@ -205,8 +205,8 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         reasons.append(f"For that the localization is {localization:.3g}; at {asked_localization:g} the estimate would take about {_time(needed)}.")
     if not serves:
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
-    described = _described(plan) | {"localization": guess}
-    points = pilot.points([{"checkpoint": str(name), **described, "step_size": largest * factor} for factor in SGLD_FACTORS for name in checkpoints])
+    tried = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(SGLD_FACTORS, guesses, strict=True)]
+    points = pilot.points([{"checkpoint": str(name), **_described(plan), **line} for line in tried for name in checkpoints])
     return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points, 0.0)
 
 
