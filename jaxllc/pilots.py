@@ -108,8 +108,9 @@ def run_pilot(plan: Plan, centers: list[Params], *, factors: Any = None, localiz
 
 def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float, int]]) -> Pilot:
     settings = plan.settings
-    llc, error, _, ess = moments(nbeta[:, None, None] * trace.excess_loss - trace.step_bias)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # chains that diverged
+        llc, error, _, ess = moments(nbeta[:, None, None] * trace.excess_loss - trace.step_bias)
+        step_bias = trace.step_bias.mean((-2, -1))
         times = {"the loss": settings.num_chains * settings.num_draws * settings.thinning / ess}
         for name, values in (("the distance from w*", trace.squared_distance), ("the loss of a fixed batch", trace.probe_loss)):
             burn_in = round(values.shape[-1] * settings.num_burn_in / settings.num_iterations)
@@ -119,4 +120,4 @@ def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float,
     first, last = stamps[1][0], stamps[-1][0]
     seconds = (last - first) / sum(done for _, done in stamps[2:])
     compilation = max(first - stamps[0][0] - seconds * stamps[1][1], 0.0)
-    return Pilot(llc, error, trace.step_bias.mean((-2, -1)), acceptance, times, seconds, compilation)
+    return Pilot(llc, error, step_bias, acceptance, times, seconds, compilation)
