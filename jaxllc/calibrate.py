@@ -3,7 +3,7 @@ r"""Settings for a loss, its data and one checkpoint or several: measured, not g
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
 posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a
 step whose bias is measured to be small. Along directions that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so
-$\gamma$ is raised until that is a third of the burn-in that the budget pays for.
+$\gamma$ is raised until that is a fifth of the burn-in that the budget pays for.
 
 Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of its slowest quantity.
 """

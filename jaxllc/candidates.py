@@ -41,8 +41,8 @@ SGLD_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.25)
 """Of the default step size, that are tried, each at the localization that it allows."""
 MAX_STEP_BIAS = 0.2
 """Share of the coefficient that a finite step may add, which is taken off; a finding comes at a quarter."""
-RELAXATIONS = 3.0
-"""Burn-in of SGLD, in relaxation times of a direction that the prior alone holds."""
+RELAXATIONS, BURN_IN_SHARE = 5.0, 0.25
+"""Burn-in of SGLD, in relaxation times of a direction that the prior alone holds, and its share of all iterations: fifteen are left for the draws."""
 MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300
 """Around a choice, for its maps; of SGLD so many iterations."""
 POSITIONS = 512
@@ -175,7 +175,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     )  # fmt: skip
     plan = request.plan(checkpoints, first)
     largest = float(plan.facts["default_step_size"])
-    guesses = [_localization(request, largest * factor, 0.3 * request.budget / per_step, asked_localization) for factor in SGLD_FACTORS]
+    guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / per_step, asked_localization) for factor in SGLD_FACTORS]
     factors, localizations = (np.repeat(values, len(checkpoints)) for values in (SGLD_FACTORS, guesses))
     pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations)
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
@@ -185,14 +185,14 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     index = good[0] if good else len(share) - 1
     step_size, per_iteration = largest * SGLD_FACTORS[index], pilot.seconds / num_points
     affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
-    num_burn_in = affordable * 3 // 10
+    num_burn_in = int(BURN_IN_SHARE * affordable)
     localization = _localization(request, step_size, num_burn_in, asked_localization)
     thinning = max(1, (affordable - num_burn_in) // MOST_ITERATIONS)
     settings = plan.settings.replace(
         sampler=SGLD(step_size), localization=localization, num_burn_in=num_burn_in, num_draws=(affordable - num_burn_in) // thinning, thinning=thinning
     )
     relaxation = 2 / (step_size * localization)
-    needed = RELAXATIONS * 2 / (step_size * asked_localization) / 0.3 * per_iteration if asked_localization else math.inf
+    needed = RELAXATIONS * 2 / (step_size * asked_localization) / BURN_IN_SHARE * per_iteration if asked_localization else math.inf
     serves = num_burn_in >= RELAXATIONS * relaxation * 0.99
     reasons = [
         f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "

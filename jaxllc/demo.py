@@ -33,7 +33,7 @@ class Size(NamedTuple):
     """Seconds for a checkpoint."""
 
 
-FULL = Size(num_steps=3000, num_log=18, num_linear=17, budget=6.0)
+FULL = Size(num_steps=3000, num_log=18, num_linear=17, budget=8.0)
 QUICK = Size(num_steps=900, num_log=7, num_linear=5, budget=2.0)
 
 NBETA = 1000.0
