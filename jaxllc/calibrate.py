@@ -20,6 +20,8 @@ from jax.sharding import Mesh
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.candidates import BUDGET, Aims, Given, Request, hamiltonian, hamiltonian_plan, langevin, map_points
 from jaxllc.data import InMemory
+from jaxllc.engine import NotFiniteError
+from jaxllc.estimator import why_not_finite
 from jaxllc.pilots import gradient_seconds
 from jaxllc.plan import Plan
 from jaxllc.results import Place
@@ -156,7 +158,10 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
     plan = hamiltonian_plan(request, checkpoints)
     began = time.perf_counter()
     gradient = gradient_seconds(plan, next(iter(checkpoints.values())))
-    choice = hamiltonian(request, plan, checkpoints, gradient) or langevin(request, checkpoints, gradient, plan)
+    try:
+        choice = hamiltonian(request, plan, checkpoints, gradient) or langevin(request, checkpoints, gradient, plan)
+    except NotFiniteError as error:
+        raise ValueError(why_not_finite(checkpoints, error.index % len(checkpoints))) from error
     seconds = time.perf_counter() - began - (choice.compilation if len(checkpoints) == 1 else 0.0)
     points = choice.points + (map_points(choice, next(iter(checkpoints.values()))) if maps else [])
     return Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, seconds, choice.serves, tuple(points)), choice.plan

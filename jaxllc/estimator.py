@@ -74,7 +74,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     try:
         trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
     except NotFiniteError as error:
-        raise ValueError(_why_not_finite(checkpoints, error.index % count)) from error
+        raise ValueError(why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
     good = not_diverged(trace, nbeta, plan)
     absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
@@ -86,7 +86,8 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     return _extrapolated(arrays, count, plan) if extrapolate else arrays
 
 
-def _why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
+def why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
+    """The message for a loss at w* that is not finite, with the weights that make it so."""
     name, params = list(checkpoints.items())[index]
     bad = [leaf for leaf, values in named_leaves(params).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
     why = f"these weights are not finite: {', '.join(bad[:6])}" if bad else "all weights are finite, so loss_fn or the data make it so"

@@ -142,3 +142,9 @@ def test_weights_and_checkpoints_are_told_apart():
     assert not is_checkpoints({"layer": {"kernel": array}})
     assert not is_checkpoints(array)
     assert not is_checkpoints({})
+
+
+def test_weights_that_are_not_finite_are_named():
+    weights, data, _ = linear_regression(COLUMN)
+    with pytest.raises(ValueError, match="these weights are not finite: w"):
+        jaxllc.estimate(lambda p, b: squared_error(p["w"], b), {"w": weights.at[0].set(jnp.nan)}, data, key=jax.random.key(0), progress=False)
