@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -153,8 +152,7 @@ def is_checkpoints(value: Any) -> bool:
 
 def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: bool = False) -> tuple[Calibration, Plan]:
     """The calibration, and the plan of its settings."""
-    if isinstance(data := request.data, InMemory):  # whose batch size is open too
-        request = dataclasses.replace(request, data=jax.tree.map(lambda leaf: leaf[: data.num_examples], data.arrays))
+    request = request.with_arrays()
     plan = hamiltonian_plan(request, checkpoints)
     began = time.perf_counter()
     gradient = gradient_seconds(plan, next(iter(checkpoints.values())))

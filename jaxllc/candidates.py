@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypedDict
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -89,6 +90,12 @@ class Request:
         r"""$\gamma$ as given, or what it is raised from."""
         return 1.0 if self.localization is None else self.localization
 
+    def with_arrays(self) -> "Request":
+        """The same of the arrays of an `InMemory`, whose batch size is open too."""
+        if not isinstance(data := self.data, InMemory):
+            return self
+        return dataclasses.replace(self, data=jax.tree.map(lambda leaf: leaf[: data.num_examples], data.arrays))
+
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
         return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
@@ -146,6 +153,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     wanted = float(np.clip(burn_in + draws, LEAST_ITERATIONS, MOST_ITERATIONS))
     num_iterations = _whole_blocks(min(wanted, affordable))
     num_burn_in = _whole_blocks(max(num_iterations * burn_in / (burn_in + draws), LEAST_ITERATIONS / 2 if num_iterations < 4 * LEAST_ITERATIONS else 100))
+    num_burn_in = min(num_burn_in, num_iterations - AdaptiveHMC.block)
     lengths = plan.settings.replace(num_burn_in=num_burn_in, num_draws=num_iterations - num_burn_in)
     chosen = _with_steps(plan.with_settings(lengths), 2 * request.budget / (num_iterations * gradient))
     cost = num_iterations * per_iteration
@@ -155,11 +163,13 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
         f"In a pilot of {plan.settings.num_iterations} iterations of {_time(per_iteration)} the slowest quantity, {slow}, forgot in {time_of_slow:.1f} "
         f"iterations: {num_burn_in} iterations of burn-in, {num_iterations - num_burn_in} draws a chain.",
     ]
-    serves = num_iterations >= wanted / 4
-    if not serves:
+    enough, accepts = num_iterations >= wanted / 4, bool((pilot.acceptance_rate >= AdaptiveHMC.min_acceptance).all())
+    if not accepts:
+        reasons.append(f"At some checkpoint the pilot accepted only {pilot.acceptance_rate.min():.0%}; a stronger localization would help.")
+    if not enough:
         reasons.append(f"{_time(request.budget)} do not suffice for that; about {_time(wanted * per_iteration)} would, or a stronger localization.")
     points = pilot.points([{"checkpoint": str(name), **_described(plan)} for name in checkpoints])
-    return Choice(chosen, reasons, cost, serves, points, pilot.compilation)
+    return Choice(chosen, reasons, cost, enough and accepts, points, pilot.compilation)
 
 
 def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: float, full: Plan) -> Choice:
@@ -191,9 +201,9 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     settings = plan.settings.replace(
         sampler=SGLD(step_size), localization=localization, num_burn_in=num_burn_in, num_draws=(affordable - num_burn_in) // thinning, thinning=thinning
     )
-    relaxation = 2 / (step_size * localization)
+    relaxation = 2 / (step_size * localization) if localization else math.inf
     needed = RELAXATIONS * 2 / (step_size * asked_localization) / BURN_IN_SHARE * per_iteration if asked_localization else math.inf
-    serves = num_burn_in >= RELAXATIONS * relaxation * 0.99
+    serves = bool(good) and num_burn_in >= RELAXATIONS * relaxation * 0.99
     reasons = [
         f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "
         f"all data in {_time(request.budget)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
@@ -201,9 +211,11 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
     ]
+    if not good:
+        reasons.append(f"No step that was tried adds at most {MAX_STEP_BIAS:.0%}; a smaller nbeta or larger batches would.")
     if localization > asked_localization:
         reasons.append(f"For that the localization is {localization:.3g}; at {asked_localization:g} the estimate would take about {_time(needed)}.")
-    if not serves:
+    if localization == asked_localization and num_burn_in < RELAXATIONS * relaxation * 0.99:
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
     tried = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(SGLD_FACTORS, guesses, strict=True)]
     points = pilot.points([{"checkpoint": str(name), **_described(plan), **line} for line in tried for name in checkpoints])

@@ -171,12 +171,13 @@ def estimate(
         return _estimated(plan, params, progress, reference)
     request = Request(loss_fn, data, key, free, mesh, **given(overrides))
     calibration, plan = calibrated(request, {"params": params})
-    plan = plan.with_probes(described, params).with_facts(calibration=calibration.to_dict())
-    est, cost = _estimated(plan, params, progress, reference), calibration.cost
-    while LENGTHENING * cost <= request.budget and LONGER & {finding.code for finding in est.findings}:
+    cost = calibration.cost
+    while True:
+        whole = plan.with_probes(described, params).with_facts(calibration={**calibration.to_dict(), "cost": cost})
+        est = _estimated(whole, params, progress, reference)
+        if LENGTHENING * cost > request.budget or not LONGER & {finding.code for finding in est.findings}:
+            return est
         plan, cost = longer(plan, LENGTHENING), LENGTHENING * cost
-        est = _estimated(plan, params, progress, reference)
-    return est
 
 
 LONGER = {"not-mixed", "few-effective-draws"}

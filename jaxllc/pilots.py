@@ -21,7 +21,8 @@ PROBED_EXAMPLES, PROBED_OPERATIONS, COUNTED_EXAMPLES = 2048, 2e9, 8
 """Examples whose gradient is timed, at most; floating-point operations of it, about; examples whose operations are counted."""
 NUM_TIMED = 5
 NUM_BLOCKS = 3
-"""Of a pilot run at least; the first compiles."""
+"""Of a pilot run, or two of `LEAST_BLOCK` iterations; the first compiles."""
+LEAST_BLOCK = 16
 
 
 class Pilot(NamedTuple):
@@ -61,7 +62,7 @@ class Pilot(NamedTuple):
 def operations_of_example(plan: Plan, params: Params) -> float:
     """Floating-point operations of the gradient of one example, as the compiler counts them; nothing is compiled."""
     posterior = plan.posterior(split_objects(params)[0])
-    batch = jax.tree.map(lambda leaf: leaf[:COUNTED_EXAMPLES], plan.data.arrays)
+    batch = jax.tree.map(lambda leaf: leaf[:COUNTED_EXAMPLES], plan.data.arrays) if plan.loss_kind.by_example else plan.data.arrays
     lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
     return max(float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0], 1.0)
 
@@ -70,7 +71,7 @@ def gradient_seconds(plan: Plan, params: Params) -> float:
     """Seconds of a gradient of all data for all chains: timed on one chain, and on as many examples as about `PROBED_OPERATIONS` allow."""
     posterior = plan.posterior(split_objects(params)[0])
     count = int(np.clip(PROBED_OPERATIONS / operations_of_example(plan, params), COUNTED_EXAMPLES, PROBED_EXAMPLES))
-    count = min(plan.data.num_examples, count)
+    count = min(plan.data.num_examples, count) if plan.loss_kind.by_example else plan.data.num_examples
     batch = jax.tree.map(lambda leaf: leaf[:count], plan.data.arrays)
     function = jax.jit(lambda posterior, batch: losses_and_gradient(posterior, posterior.position(), batch))
     jax.block_until_ready(function(posterior, batch))
@@ -98,9 +99,10 @@ def run_pilot(plan: Plan, centers: list[Params], *, factors: Any = None, localiz
     localization = plan.settings.localization if localizations is None else np.asarray(localizations, np.float32)
     nbeta = np.broadcast_to(np.float32(plan.nbeta if nbetas is None else nbetas), len(centers))
     posterior = dataclasses.replace(posterior, localization=localization, nbeta=nbeta)
+    mesh = None if plan.mesh is not None and plan.mesh.shape.get("step", 1) > 1 else plan.mesh  # which need not divide the points
     trace = sample(
-        plan.key, sampler, posterior, plan.data, stacked=True, mesh=plan.mesh, dispersion=plan.settings.dispersion,
-        block=min(plan.sampler.block, -(-plan.settings.num_iterations // NUM_BLOCKS)),
+        plan.key, sampler, posterior, plan.data, stacked=True, mesh=mesh, dispersion=plan.settings.dispersion,
+        block=min(plan.sampler.block, max(LEAST_BLOCK, -(-plan.settings.num_iterations // NUM_BLOCKS))),
         on_steps=lambda done: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
     )  # fmt: skip
     return _read(trace, plan, nbeta, stamps)

@@ -225,17 +225,17 @@ def _spread(places: list[Place]) -> list[Place]:
 
 def _plan(request: Request, weights: Weights, places: list[Place], settings: Settings | None, overrides: Overrides, stored: Mapping[str, Any] | None) -> Plan:
     """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""
-    before = None if stored is None else stored.get("calibration")
     are_open = calibrates(request.data, settings, overrides)
-    if are_open and before is None:
+    if are_open and stored is None:
         calibration, plan = calibrated(request, weights.some(few(places)))
         return plan.with_facts(calibration=calibration.to_dict())
     if are_open and stored is not None:
-        settings = stored_settings(stored)
+        request, settings = request.with_arrays(), stored_settings(stored)
+        overrides = Overrides(**{name: value for name, value in overrides.items() if value is not None})  # pyright: ignore[reportArgumentType]
     settings = _with_stored_step_size(override(settings, overrides), stored)
     needs_step_size = (settings.sampler or DEFAULT_SAMPLER).needs_step_size
     plan = request.plan(weights.some(_spread(places) if needs_step_size else places[:1]), settings)
-    return plan if before is None else plan.with_facts(calibration=before)
+    return plan.with_facts(calibration=stored["calibration"]) if stored is not None and "calibration" in stored else plan
 
 
 def _stored(store: Any) -> Mapping[str, Any] | None:

@@ -96,7 +96,7 @@ def test_longer_chains_where_the_first_did_not_mix(monkeypatch):
     monkeypatch.setattr("jaxllc.candidates.EFFECTIVE_DRAWS", 8.0)
     monkeypatch.setattr("jaxllc.candidates.LEAST_ITERATIONS", 32)
     weights, data, _ = linear_regression(COLUMN)
-    request = dict(key=jax.random.key(0), progress=False, num_chains=2)
+    request = dict(key=jax.random.key(0), progress=False, num_chains=2, probes={"square": jaxllc.Probe(lambda w: (w**2).sum(), every=16)})
     monkeypatch.setattr("jaxllc.candidates._lengthening", lambda *_: 0.0)
     monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 10**9)
     short = jaxllc.estimate(squared_error, weights, data, **request)
@@ -105,6 +105,7 @@ def test_longer_chains_where_the_first_did_not_mix(monkeypatch):
     est = jaxllc.estimate(squared_error, weights, data, **request)
     assert est.settings.num_draws >= 4 * short.settings.num_draws
     assert est.ess > 2 * short.ess
+    assert est.data["along_chains/square"].sizes["evaluation"] > 2 * short.data["along_chains/square"].sizes["evaluation"]
 
 
 @pytest.mark.parametrize("budget", [60.0, 0.02])
@@ -148,3 +149,16 @@ def test_weights_that_are_not_finite_are_named():
     weights, data, _ = linear_regression(COLUMN)
     with pytest.raises(ValueError, match="these weights are not finite: w"):
         jaxllc.estimate(lambda p, b: squared_error(p["w"], b), {"w": weights.at[0].set(jnp.nan)}, data, key=jax.random.key(0), progress=False)
+
+
+def test_a_loss_of_means_alone_is_calibrated():
+    weights, data, curvatures = linear_regression(COLUMN)
+    est = jaxllc.estimate(lambda w, b: squared_error(w, b).mean(), weights, data, key=jax.random.key(2), progress=False)
+    assert abs(est.llc - exact(curvatures)) < 4 * est.std_error
+
+
+def test_no_localization_on_a_small_budget_does_not_serve():
+    weights, data, _ = linear_regression(np.array([3.0, 1, 1]), n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02, localization=0.0)
+    assert calibration.settings.localization == 0
+    assert not calibration.serves
