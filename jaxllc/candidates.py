@@ -14,6 +14,7 @@ from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.pilots import Pilot, operations_of_example, run_pilot
 from jaxllc.plan import Plan, make_plan
+from jaxllc.probes import Probe
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import FreeLike
@@ -92,9 +93,8 @@ class Request:
 
     def with_arrays(self) -> "Request":
         """The same of the arrays of an `InMemory`, whose batch size is open too."""
-        if not isinstance(data := self.data, InMemory):
-            return self
-        return dataclasses.replace(self, data=jax.tree.map(lambda leaf: leaf[: data.num_examples], data.arrays))
+        data = self.data
+        return dataclasses.replace(self, data=jax.tree.map(lambda leaf: leaf[: data.num_examples], data.arrays)) if isinstance(data, InMemory) else self
 
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
@@ -244,6 +244,12 @@ def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
     if step_size is not None:
         described = [line | {"step_size": step_size * factor} for line, factor in zip(described, factors, strict=True)]
     return pilot.points(described)
+
+
+def reaching(plan: Plan, probes: Mapping[str, Probe]) -> Plan:
+    """The same plan with as many draws as it takes to evaluate each probe along the chains."""
+    fewest = max((probe.every or 0 for probe in probes.values()), default=0) // plan.settings.thinning + 2
+    return plan if plan.settings.num_draws >= fewest else plan.with_settings(plan.settings.replace(num_draws=fewest))
 
 
 def longer(plan: Plan, factor: float) -> Plan:

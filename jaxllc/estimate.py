@@ -14,7 +14,7 @@ from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
-from jaxllc.candidates import Request, given, longer
+from jaxllc.candidates import Request, given, longer, reaching
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
@@ -171,7 +171,7 @@ def estimate(
         return _estimated(plan, params, progress, reference)
     request = Request(loss_fn, data, key, free, mesh, **given(overrides))
     calibration, plan = calibrated(request, {"params": params})
-    cost = calibration.cost
+    plan, cost = reaching(plan, described), calibration.cost
     while True:
         whole = plan.with_probes(described, params).with_facts(calibration={**calibration.to_dict(), "cost": cost})
         est = _estimated(whole, params, progress, reference)

@@ -14,13 +14,13 @@ from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates, few
-from jaxllc.candidates import Request, given
+from jaxllc.candidates import Request, given, reaching
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, progress_bar, save, stored_settings
 from jaxllc.estimator import estimate_group
 from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
-from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
+from jaxllc.probes import Probe, ProbesLike, as_probes, at_checkpoints
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
@@ -180,7 +180,7 @@ def trajectory(
     weights = Weights(runs)
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     request = Request(loss_fn, data, key, free, mesh, max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET), **given(overrides))
-    plan = _plan(request, weights, places, settings, overrides, _stored(store)).with_probes(described, weights.peek(places[0]))
+    plan = _plan(request, weights, places, settings, overrides, _stored(store), described).with_probes(described, weights.peek(places[0]))
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"} | given_reference(reference_loss)
     results_store = Store(store, places, attributes) if store is not None else None
     done = results_store.done() if results_store else {}
@@ -223,12 +223,20 @@ def _spread(places: list[Place]) -> list[Place]:
     return [place for place in places if place.step in chosen]
 
 
-def _plan(request: Request, weights: Weights, places: list[Place], settings: Settings | None, overrides: Overrides, stored: Mapping[str, Any] | None) -> Plan:
+def _plan(
+    request: Request,
+    weights: Weights,
+    places: list[Place],
+    settings: Settings | None,
+    overrides: Overrides,
+    stored: Mapping[str, Any] | None,
+    probes: Mapping[str, Probe],
+) -> Plan:
     """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""
     are_open = calibrates(request.data, settings, overrides)
     if are_open and stored is None:
         calibration, plan = calibrated(request, weights.some(few(places)))
-        return plan.with_facts(calibration=calibration.to_dict())
+        return reaching(plan.with_facts(calibration=calibration.to_dict()), probes)
     if are_open and stored is not None:
         request, settings = request.with_arrays(), stored_settings(stored)
         overrides = Overrides(**{name: value for name, value in overrides.items() if value is not None})  # pyright: ignore[reportArgumentType]

@@ -162,3 +162,12 @@ def test_no_localization_on_a_small_budget_does_not_serve():
     calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02, localization=0.0)
     assert calibration.settings.localization == 0
     assert not calibration.serves
+
+
+def test_chains_are_long_enough_for_their_probes():
+    weights, data, _ = linear_regression(COLUMN)
+    options = dict(key=jax.random.key(0), progress=False, probes={"square": jaxllc.Probe(lambda w: (w**2).sum(), every=1000)})
+    est = jaxllc.estimate(squared_error, weights, data, **options)
+    assert est.data["along_chains/square"].sizes["evaluation"] >= 1
+    traj = jaxllc.trajectory(squared_error, {0: weights}, data, **options)
+    assert traj.data["along_chains/square"].sizes["evaluation"] >= 1
