@@ -25,7 +25,6 @@ BUDGET = 120.0
 """Seconds of an estimate, by default."""
 PILOT_SHARE = 0.2
 """Of the budget, that pilot runs may take."""
-NUM_CHAINS = 8
 EFFECTIVE_DRAWS = 400.0
 """Of the slowest quantity that lengths aim at: R-hat is then known to about a per cent."""
 BURN_IN_TIMES = 8
@@ -84,7 +83,7 @@ class Request:
     target_error: float = TARGET_ERROR
     nbeta: float | None = None
     localization: float | None = None
-    num_chains: int = NUM_CHAINS
+    num_chains: int = Settings.num_chains
 
     @property
     def least_localization(self) -> float:
@@ -185,7 +184,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     )  # fmt: skip
     plan = request.plan(checkpoints, first)
     largest = float(plan.facts["default_step_size"])
-    guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / per_step, asked_localization) for factor in SGLD_FACTORS]
+    guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / per_step) for factor in SGLD_FACTORS]
     factors, localizations = (np.repeat(values, len(checkpoints)) for values in (SGLD_FACTORS, guesses))
     pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations)
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
@@ -196,14 +195,15 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     step_size, per_iteration = largest * SGLD_FACTORS[index], pilot.seconds / num_points
     affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
     num_burn_in = int(BURN_IN_SHARE * affordable)
-    localization = _localization(request, step_size, num_burn_in, asked_localization)
+    localization = _localization(request, step_size, num_burn_in)
     thinning = max(1, (affordable - num_burn_in) // MOST_ITERATIONS)
     settings = plan.settings.replace(
         sampler=SGLD(step_size), localization=localization, num_burn_in=num_burn_in, num_draws=(affordable - num_burn_in) // thinning, thinning=thinning
     )
-    relaxation = 2 / (step_size * localization) if localization else math.inf
+    chosen = plan.with_settings(settings)
+    relaxation = chosen.relaxation_time or math.inf
     needed = RELAXATIONS * 2 / (step_size * asked_localization) / BURN_IN_SHARE * per_iteration if asked_localization else math.inf
-    serves = bool(good) and num_burn_in >= RELAXATIONS * relaxation * 0.99
+    mixes = num_burn_in >= RELAXATIONS * relaxation * 0.99  # the localization is rounded
     reasons = [
         f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "
         f"all data in {_time(request.budget)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
@@ -215,11 +215,11 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         reasons.append(f"No step that was tried adds at most {MAX_STEP_BIAS:.0%}; a smaller nbeta or larger batches would.")
     if localization > asked_localization:
         reasons.append(f"For that the localization is {localization:.3g}; at {asked_localization:g} the estimate would take about {_time(needed)}.")
-    if localization == asked_localization and num_burn_in < RELAXATIONS * relaxation * 0.99:
+    if not mixes:
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
     tried = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(SGLD_FACTORS, guesses, strict=True)]
     points = pilot.points([{"checkpoint": str(name), **_described(plan), **line} for line in tried for name in checkpoints])
-    return Choice(plan.with_settings(settings), reasons, affordable * per_iteration, serves, points, 0.0)
+    return Choice(chosen, reasons, affordable * per_iteration, bool(good) and mixes, points, 0.0)
 
 
 def _described(plan: Plan) -> dict[str, Any]:
@@ -261,13 +261,13 @@ def longer(plan: Plan, factor: float) -> Plan:
     return plan.with_settings(longer)
 
 
-def _localization(request: Request, step_size: float, num_burn_in: float, least: float) -> float:
+def _localization(request: Request, step_size: float, num_burn_in: float) -> float:
     r"""$\gamma$ at which burn-in has `RELAXATIONS` relaxation times, rounded up to two digits; as asked where that was given."""
     if request.localization is not None:
         return request.localization
     wanted = 2 * RELAXATIONS / (step_size * num_burn_in)
     digits = 1 - math.floor(math.log10(wanted))
-    return max(least, math.ceil(wanted * 10**digits) / 10**digits)
+    return max(request.least_localization, math.ceil(wanted * 10**digits) / 10**digits)
 
 
 def _batch_size(plan: Plan, params: Params) -> int:

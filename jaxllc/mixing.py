@@ -95,7 +95,7 @@ def _unmixed(distance: np.ndarray, iterations: np.ndarray, attributes: Mapping[s
 
 def _felt(distance: np.ndarray, energy: np.ndarray, localization: float) -> np.ndarray:
     """The share of its equilibrium energy that a direction which still spreads has in the loss, by the slope of the loss over the distance."""
-    off = [x - mean_and_error(x.mean(-1))[0][..., None, None] for x in (distance, energy)]
+    off = _about_their_means(distance, energy)
     with np.errstate(divide="ignore", invalid="ignore"):
         slope = np.fmax(np.nansum(off[0] * off[1], (-2, -1)) / np.nansum(off[0] ** 2, (-2, -1)), 0.0)
         return np.nan_to_num(2 * slope / (2 * slope + localization))
@@ -105,11 +105,15 @@ def _localization_slope(distance: np.ndarray, loss: np.ndarray, attributes: Mapp
     r"""$\partial \hat\lambda / \partial \ln \gamma$ and its error by the spread of the chains; NaN where chains at two temperatures are combined."""
     if attributes.get("extrapolate") == "nbeta":
         return np.full(loss.shape[:-2], np.nan), np.full(loss.shape[:-2], np.nan)
-    off = [x - mean_and_error(x.mean(-1))[0][..., None, None] for x in (distance, loss)]
+    off = _about_their_means(distance, loss)
     products = (off[0] * off[1]).mean(-1)
     mean, error = mean_and_error(products)
     factor = float(attributes["localization"]) * float(attributes["nbeta"]) / 2
     return -factor * mean, factor * error
+
+
+def _about_their_means(*series: np.ndarray) -> list[np.ndarray]:
+    return [x - mean_and_error(x.mean(-1))[0][..., None, None] for x in series]
 
 
 def lacking(passed: np.ndarray | float) -> np.ndarray:

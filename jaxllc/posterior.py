@@ -95,6 +95,12 @@ class LocalPosterior:
         grad, losses = jax.grad(mean_loss, has_aux=True)(position)
         return losses, grad
 
+    def potential(self, position: Params, losses: jax.Array) -> jax.Array:
+        r"""$n\beta$ times the mean of losses at a position, or of their differences from others, plus $\frac{\gamma}{2} \lVert w - w^* \rVert^2$, `float[]`."""
+        loss = losses.mean()
+        nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (self.nbeta, self.localization))
+        return nbeta * loss + localization / 2 * squared_distance(position, self).astype(loss.dtype)
+
     def slope(self, position: Params, grad: Params) -> Params:
         r"""$\nabla U = n\beta\, g + \gamma (w - w^*)$ at a position, of an estimate $g$ of the mean loss's gradient there."""
 

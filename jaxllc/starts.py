@@ -17,7 +17,7 @@ from jaxllc._typing import Key, Params, Scalar
 from jaxllc.data import InMemory
 from jaxllc.full_data import CenterLosses, center_gradient, center_hessian, center_losses, gaussian_cloud, has_low_precision, rounding_cloud
 from jaxllc.placement import axes_of, batched, largest_width, vmap_width
-from jaxllc.posterior import LocalPosterior, squared_distance
+from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.noise import gaussian
 from jaxllc.spectrum import Spectrum
@@ -146,9 +146,7 @@ def dispersed(noise: Params, sampler: Sampler, posterior: LocalPosterior, data: 
 
     def rise(scale: jax.Array) -> jax.Array:
         position = start(scale)
-        loss = (posterior.losses(position, batch) - at_center).mean()
-        prior = squared_distance(position, posterior).astype(loss.dtype) / 2
-        return jnp.asarray(posterior.nbeta, loss.dtype) * loss + jnp.asarray(posterior.localization, loss.dtype) * prior
+        return posterior.potential(position, posterior.losses(position, batch) - at_center)
 
     scales = jnp.asarray(scale, jnp.float32) * 0.5 ** jnp.arange(HALVINGS, dtype=jnp.float32)
     rises = jax.lax.map(rise, scales)

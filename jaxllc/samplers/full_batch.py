@@ -69,7 +69,7 @@ class FullBatchSampler(Sampler):
 
         def log_density(position: Params) -> jax.Array:
             with as_asked():
-                return -_potential(position, posterior, batch).astype(masses.dtype)
+                return -posterior.potential(position, posterior.losses(position, batch)).astype(masses.dtype)
 
         own_key, start_key, step_key = jax.random.split(key, 3)
         with _strictness("standard", "allow")():
@@ -118,16 +118,6 @@ def _strictness(dtypes: str | None = None, ranks: str | None = None) -> Callable
 def _raw(key: Key) -> jax.Array:
     """An untyped key: the checker of key reuse takes BlackJAX's loops over typed ones, once batched, for reuse."""
     return jax.random.bits(key, jax.random.key_data(jax.random.key(0)).shape, jnp.uint32)
-
-
-def _potential(position: Params, posterior: LocalPosterior, batch: Batch) -> jax.Array:
-    loss = posterior.losses(position, batch).mean()
-    nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (posterior.nbeta, posterior.localization))
-    squares = [
-        jnp.sum(jnp.square(w - c.astype(w.dtype))).astype(loss.dtype)
-        for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
-    ]
-    return nbeta * loss + localization / 2 * jnp.asarray(sum(squares))
 
 
 def _masses(position: Params) -> jax.Array:
