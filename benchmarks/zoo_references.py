@@ -1,5 +1,6 @@
 """References of the zoo by problem, nbeta and localization, kept as lines of results/calibration_references.jsonl; what is missing is made."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from benchmarks.report import RESULTS
 PATH = RESULTS / "calibration_references.jsonl"
 WIDE = 200_000
 """Chains run in float64 where weights times examples are at most so many."""
+ACCELERATED_CHAINS = 64
 DIGITS = 6
 """To which nbeta and localization are compared."""
 SAME_LOSS = 1e-4
@@ -67,12 +69,15 @@ def compute(name: str, made: zoo.Made, nbeta: float, localization: float) -> dic
 
 
 def chains(made: zoo.Made, nbeta: float, localization: float, length: whitened_hmc.Length) -> dict[str, Any]:
-    """Long chains, in float64 where there are few weights."""
+    """Long chains, in float64 where there are few weights; more of them, all at once, on an accelerator."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        length = dataclasses.replace(length, chains=ACCELERATED_CHAINS, together=True)
     loss_fn, params, data = made
     wide = sum(leaf.size for leaf in jax.tree.leaves(params)) * len(jax.tree.leaves(data)[0]) <= WIDE
     with jax.enable_x64(wide):
         params, data = (jax.tree.map(lambda leaf: _in_precision(leaf, wide), tree) for tree in (params, data))
-        return whitened_hmc.sample(loss_fn, params, data, nbeta, localization, length)
+        return whitened_hmc.sample(loss_fn, params, data, nbeta, localization, length) | {"device": device.device_kind}
 
 
 def _in_precision(leaf: Any, wide: bool) -> jax.Array:

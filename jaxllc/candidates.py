@@ -141,7 +141,8 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
         affordable_steps = PILOT_SHARE * request.budget / (plan.settings.num_iterations * gradient) - 1
     if affordable_steps < LEAST_STEPS:
         return None
-    pilot = run_pilot(_with_steps(plan, affordable_steps), list(checkpoints.values()))
+    plan = _with_steps(plan, affordable_steps)
+    pilot = run_pilot(plan, list(checkpoints.values()))
     per_iteration = pilot.seconds / len(checkpoints)
     slow, time_of_slow = pilot.slowest()
     burn_in = BURN_IN_TIMES * time_of_slow
@@ -154,8 +155,9 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     num_burn_in = _whole_blocks(max(num_iterations * burn_in / (burn_in + draws), LEAST_ITERATIONS / 2 if num_iterations < 4 * LEAST_ITERATIONS else 100))
     num_burn_in = min(num_burn_in, num_iterations - AdaptiveHMC.block)
     lengths = plan.settings.replace(num_burn_in=num_burn_in, num_draws=num_iterations - num_burn_in)
-    chosen = _with_steps(plan.with_settings(lengths), 2 * request.budget / (num_iterations * gradient))
-    cost = num_iterations * per_iteration
+    chosen = _with_steps(plan.with_settings(lengths), max(affordable_steps, request.budget / (num_iterations * gradient)))
+    longer_trajectories = chosen.sampler.max_integration_steps / plan.sampler.max_integration_steps  # pyright: ignore[reportAttributeAccessIssue]
+    cost = num_iterations * per_iteration * float(longer_trajectories)
     reasons = [
         f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}: Hamiltonian Monte Carlo on all data, "
         f"which has no bias of steps or batches, fits into {_time(request.budget)}.",
