@@ -61,12 +61,12 @@ def layout_of(params: Params, leading: int = 0) -> Layout | None:
     """
     split = {name: leaf.sharding for name, leaf in named_leaves(params).items() if is_split(leaf)}
     specs = tuple(P(*leaf.sharding.spec[leading:]) if is_split(leaf) else P() for leaf in jax.tree.leaves(params))
-    axes = {axis for spec in specs for entry in spec if entry is not None for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    axes = {axis for spec in specs for axis in _axes(spec)}
     if not axes:
         return None
     (first, sharding), *others = split.items()
     for name, other in others:
-        if (other.mesh.axis_names, list(other.mesh.devices.flat)) != (sharding.mesh.axis_names, list(sharding.mesh.devices.flat)):
+        if (other.mesh.axis_names, other.mesh.devices.tolist()) != (sharding.mesh.axis_names, sharding.mesh.devices.tolist()):
             raise ValueError(f"the weights {name!r} and {first!r} lie on different meshes; place all weights on one.")
     if taken := axes & {CHAIN, STEP}:
         raise ValueError(f"weights are split over the mesh axis {min(taken)!r}, which is that of {'chains' if CHAIN in taken else 'checkpoints'}; rename it.")

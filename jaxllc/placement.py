@@ -45,9 +45,7 @@ def check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int, layout: Layout
     unknown = set(mesh.axis_names) - {CHAIN, STEP, *axes}
     if unknown:
         known = f", beside {', '.join(map(repr, axes))} of the weights," if axes else ""
-        raise ValueError(
-            f"mesh has the axes {mesh.axis_names}; only 'chain' and 'step' (checkpoints){known} are known, {sorted(map(str, unknown))} are not."
-        )
+        raise ValueError(f"mesh has the axes {mesh.axis_names}; only 'chain' and 'step' (checkpoints){known} are known, {sorted(map(str, unknown))} are not.")
     if missing := set(axes) - set(mesh.axis_names):
         raise ValueError(f"the weights are split over {sorted(missing)}, and mesh has the axes {mesh.axis_names}; give it these too, or pass mesh=None.")
     if axes and not {CHAIN, STEP} & set(mesh.axis_names):

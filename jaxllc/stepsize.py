@@ -15,10 +15,10 @@ from jaxllc._plain import Plain
 from jaxllc._tree import at_least_float32, is_real
 from jaxllc._typing import Batch, Params
 from jaxllc.data import InMemory
+from jaxllc.layout import is_split
 from jaxllc.placement import on_devices
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Sampler
-from jaxllc.samplers.noise import gaussian
 
 NUM_ITERATIONS = 20
 """Of power iteration, a Hessian-vector product each."""
@@ -70,20 +70,21 @@ def curvature(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> float:
         data: what the batch is taken from.
         mesh: the devices of the chains.
     """
-    direction = None
-    if posterior.layout is None:
-        rng = np.random.default_rng(0)  # on the host: a normal draw would have to be compiled
-        direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), posterior.position())
+    rng = np.random.default_rng(0)  # on the host: a normal draw would have to be compiled
+
+    def draw(leaf: jax.Array) -> Any:
+        values = rng.normal(size=leaf.shape).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding) if is_split(leaf) else values
+
+    direction = jax.tree.map(draw, posterior.position())
     return float(_on_mesh(posterior, data, direction, mesh=mesh))
 
 
 @partial(jax.jit, static_argnames="mesh")
-def _on_mesh(posterior: LocalPosterior, data: InMemory, direction: Params | None, *, mesh: Mesh) -> jax.Array:
-    def measure(posterior: LocalPosterior, data: InMemory, direction: Params | None) -> jax.Array:
-        direction = gaussian(jax.random.key(0), posterior.position()) if direction is None else direction
-        return largest_curvature(posterior, direction, data.batch(jnp.zeros((), jnp.int32)))
-
-    return on_devices(measure, mesh, in_specs=P(), out_specs=P())(posterior, data, direction)
+def _on_mesh(posterior: LocalPosterior, data: InMemory, direction: Params, *, mesh: Mesh) -> jax.Array:
+    at = jnp.zeros((), jnp.int32)
+    measure = on_devices(lambda p, d, v: largest_curvature(p, v, d.batch(at)), mesh, in_specs=P(), out_specs=P())
+    return measure(posterior, data, direction)
 
 
 def largest_curvature(posterior: LocalPosterior, direction: Params, batch: Batch) -> jax.Array:

@@ -24,41 +24,31 @@ _MIDDLE, _TAIL = (2 / 3) ** 0.5, (14 / 3) ** 0.5
 
 def gaussian(key: Key, like: Params) -> Params:
     """Standard normal numbers in the structure, shapes and dtypes of `like`, from one draw that is split over the leaves."""
-    return _drawn(key, like, 1, lambda key, shape: jax.random.normal(key, shape, jnp.float32), lambda draws, leaf: draws.astype(leaf.dtype))
+    return _drawn(key, like, 1, lambda key, shape: jax.random.normal(key, shape, jnp.float32), lambda draws, dtype: draws.astype(dtype))
 
 
 def rademacher(key: Key, like: Params) -> Params:
     """Independent signs ±1 in the structure, shapes and dtypes of `like`, unpacked from the bits of one draw."""
-    return _drawn(key, like, _BITS, _words, _signs)
+    return _drawn(key, like, _BITS, _words, lambda bits, dtype: bits.astype(dtype) * 2 - 1)
 
 
 def five_point(key: Key, like: Params) -> Params:
     r"""Independent numbers $0, \pm\sqrt{2/3}, \pm\sqrt{14/3}$ that share the moments of a standard normal up to the fifth, from four bits of one draw each."""
-    return _drawn(key, like, 8, _words, _five_points)
+    return _drawn(key, like, _BITS // 4, _words, _five_points)
 
 
 def _words(key: Key, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.bits(key, shape, jnp.uint32)
 
 
-def _five_points(words: jax.Array, like: jax.Array) -> jax.Array:
-    fours = (words[..., None] >> (4 * _last_index(words, 8))) & jnp.uint32(15)
-    middle, tail, zero = (jnp.asarray(x, like.dtype) for x in (_MIDDLE, _TAIL, 0.0))
+def _five_points(fours: jax.Array, dtype: Any) -> jax.Array:
+    middle, tail, zero = (jnp.asarray(x, dtype) for x in (_MIDDLE, _TAIL, 0.0))
     size = jnp.where(fours < 2, tail, jnp.where(fours < 12, middle, zero))
-    return jnp.where(fours & jnp.uint32(1), -size, size)
+    return jnp.where(fours & 1, -size, size)
 
 
-def _signs(words: jax.Array, like: jax.Array) -> jax.Array:
-    bits = (words[..., None] >> _last_index(words, _BITS)) & jnp.uint32(1)
-    return bits.astype(like.dtype) * 2 - 1
-
-
-def _last_index(words: jax.Array, count: int) -> jax.Array:
-    return jax.lax.broadcasted_iota(jnp.uint32, (1,) * words.ndim + (count,), words.ndim)
-
-
-def _drawn(key: Key, like: Params, count: int, draw: Callable[[Key, tuple[int, ...]], jax.Array], read: Callable[[jax.Array, jax.Array], jax.Array]) -> Params:
-    """Numbers for each leaf, `count` of them `read` from each element of one `draw` for all leaves.
+def _drawn(key: Key, like: Params, count: int, draw: Callable[[Key, tuple[int, ...]], jax.Array], read: Callable[[jax.Array, Any], jax.Array]) -> Params:
+    """Numbers for each leaf, `count` of them in each element of one `draw` for all leaves, to be `read` in the leaf's dtype.
 
     Where the compiler cuts the weights over devices, each leaf has a draw of its own that begins where its share of the whole one does and has the leaf's
     axes, so that a device makes its own shard's numbers alone; they are the same.
@@ -69,7 +59,17 @@ def _drawn(key: Key, like: Params, count: int, draw: Callable[[Key, tuple[int, .
         draws = [draw(_beginning_at(first, key), _shape(leaf, count)) for first, leaf in zip([0, *_ends(sizes)], leaves, strict=True)]
     else:
         draws = jnp.split(draw(key, (sum(sizes),)), _ends(sizes))
-    return structure.unflatten([_fitted(read(values, leaf), leaf) for values, leaf in zip(draws, leaves, strict=True)])
+    return structure.unflatten([read(_fitted(_unpacked(values, count), leaf), leaf.dtype) for values, leaf in zip(draws, leaves, strict=True)])
+
+
+def _unpacked(words: jax.Array, count: int) -> jax.Array:
+    """The numbers in each word, of which there are `count`, on a further axis; in bytes where weights are large, and what is not fused takes room."""
+    if count == 1:
+        return words
+    bits = jnp.uint32(_BITS // count)
+    places = jax.lax.broadcasted_iota(jnp.uint32, (1,) * words.ndim + (count,), words.ndim)
+    numbers = (words[..., None] >> (bits * places)) & (jnp.uint32(1) << bits) - jnp.uint32(1)
+    return numbers.astype(jnp.uint8) if is_cut() else numbers
 
 
 def _shape(leaf: jax.Array, count: int) -> tuple[int, ...]:
@@ -84,7 +84,10 @@ def _fitted(numbers: jax.Array, leaf: jax.Array) -> jax.Array:
         numbers = numbers.reshape(-1)[: leaf.size]
         if is_cut():  # the part of something that is split would move between devices
             numbers = jax.lax.with_sharding_constraint(numbers, P(None))
-    return numbers.reshape(leaf.shape)
+    numbers = numbers.reshape(leaf.shape)
+    if is_cut() and jnp.issubdtype(numbers.dtype, jnp.integer):  # else what is done to them next would be done before, in four bytes
+        numbers = jax.lax.optimization_barrier(numbers)
+    return numbers
 
 
 def _ends(sizes: list[int]) -> list[int]:
