@@ -209,7 +209,8 @@ def _block(
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.size, largest // num_checkpoints)
         state, (running, slow) = batched(one_group, chain_width, chains, state)
-        return state, *(jnp.transpose(values, (3, 1, 0, 2, *range(4, values.ndim))) for values in (running, slow))
+        running, slow = (jnp.transpose(values, (3, 1, 0, 2, *range(4, values.ndim))) for values in (running, slow))
+        return state, running, slow
 
     by_step, by_chain = P(step_axis), P(chain_axis, step_axis)
     return on_devices(

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
     ("_typing", "_tree", "_plain", "spectrum", "theory", "metrics", "smoothing"),
-    ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
+    ("layout", "posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "starts", "results", "recording"),
     ("plan", "store", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots"),
