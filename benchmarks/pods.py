@@ -74,8 +74,8 @@ class Case(NamedTuple):
 
 
 def decoder(name: str, model: Decoder, batch: tuple[int, int], work: dict[int, tuple[int, int]], shards: int = 1) -> Case:
-    """A decoder with weights in float32."""
-    shapes = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in model.shapes().items()}
+    """A decoder, whose weights are saved in float32 where a chip holds them whole, and in bfloat16 where they are split."""
+    shapes = {leaf: jax.ShapeDtypeStruct(shape, jnp.bfloat16 if shards > 1 else jnp.float32) for leaf, shape in model.shapes().items()}
     return Case(name, model.loss_fn(), shapes, model.specs() if shards > 1 else None, batch, work, shards)
 
 
@@ -121,22 +121,24 @@ def inputs_of(case: Case, mesh: Mesh, num_checkpoints: int) -> Inputs:
 
 
 def compiled(case: Case, chips: int) -> dict[str, Any]:
-    """What the compiler says of the programs of one case."""
+    """What the compiler says of the programs of one case; `weights_bytes` are those of w* on a chip, of which the caller has a copy too."""
     num_checkpoints, num_chains = case.work[chips]
     mesh = mesh_of(case, chips)
     if not case.specs:
         mesh = Mesh(mesh.devices[..., 0], ("step", "chain"), axis_types=(AxisType.Auto,) * 2)
     inputs = inputs_of(case, mesh, num_checkpoints)
-    program = Program(mesh, num_chains, starts.kind_of(inputs.sampler), disperses=False)
-    plan = timetable({}, 500, ITERATIONS, longest=inputs.sampler.block, full_batch=False)
+    itemsize = max(leaf.dtype.itemsize for leaf in jax.tree.leaves(case.shapes))
     found: dict[str, Any] = {
         "case": case.name,
         "num_weights": case.num_weights,
+        "weights_bytes": num_checkpoints // mesh.shape["step"] * case.num_weights * itemsize / case.shards,
         "chips": chips,
         "mesh": dict(mesh.shape),
         "checkpoints": num_checkpoints,
         "chains": num_chains,
     }
+    program = Program(mesh, num_chains, starts.kind_of(inputs.sampler), disperses=False)
+    plan = timetable({}, 500, ITERATIONS, longest=inputs.sampler.block, full_batch=False)
     # The rule for vmap widths looks at the machine that compiles, a CPU.
     with mock.patch.object(placement, "CACHE_BYTES", int(placement.MEMORY_SHARE * MEMORY)):
         begun, found["start"] = timed(starts.start_chains.lower(inputs, program=program))

@@ -118,7 +118,7 @@ def pods(rows: Sequence[Mapping[str, Any]]) -> str:
 
     lines = []
     for line in rows:
-        held = " · ".join(f"{line[name]['bytes'] / 2**30:.1f}" for name in ("start", "block"))
+        held = " · ".join(f"{size / 2**30:.1f}" for size in (line["start"]["bytes"], line["block"]["bytes"], line["weights_bytes"]))
         seconds = " · ".join(f"{line[name]['seconds']:.0f}" for name in ("start", "block"))
         communicates = " · ".join(counts(line[name]) for name in ("block", "gradient", "losses"))
         mesh = " × ".join(str(size) for size in line["mesh"].values())
@@ -128,7 +128,7 @@ def pods(rows: Sequence[Mapping[str, Any]]) -> str:
         "chips",
         "checkpoints × chains",
         "mesh",
-        "GiB a chip, start · block",
+        "GiB a chip, start · block · w\\*",
         "collectives, block · gradient · losses",
         "seconds to compile, start · block",
     ]

@@ -45,9 +45,9 @@ def test_specs_split_what_is_large():
 
 def test_tables_of_pods_sum_collectives():
     program = {"bytes": 2**31, "seconds": 3.2, "collectives": {"all-reduce": 2, "all-gather": 1}}
-    line = {"case": "tiny", "chips": 8, "checkpoints": 1, "chains": 2, "mesh": {"step": 1, "chain": 1, "model": 8}}
+    line = {"case": "tiny", "chips": 8, "checkpoints": 1, "chains": 2, "mesh": {"step": 1, "chain": 1, "model": 8}, "weights_bytes": 2**29}
     text = pods([line | dict.fromkeys(("start", "block", "gradient", "losses"), program)])
-    assert text.splitlines()[-1] == "| tiny | 8 | 1 × 2 | 1 × 1 × 8 | 2.0 · 2.0 | 3 · 3 · 3 | 3 · 3 |"
+    assert text.splitlines()[-1] == "| tiny | 8 | 1 × 2 | 1 × 1 × 8 | 2.0 · 2.0 · 0.5 | 3 · 3 · 3 | 3 · 3 |"
 
 
 @pytest.mark.slow
@@ -68,4 +68,5 @@ def test_a_tiny_decoder_compiles_for_a_pod():
     counts = {name: sum(found[name]["collectives"].values()) for name in ("block", "gradient", "losses")}
     assert 0 < counts["block"] <= counts["gradient"] + counts["losses"]
     shard = 4 * found["num_weights"] / 4
-    assert 2 * shard < found["block"]["bytes"] < 6 * shard
+    assert found["weights_bytes"] == shard / 2
+    assert 1.5 * shard < found["block"]["bytes"] < 6 * shard
