@@ -67,6 +67,11 @@ class Arrays:
                 self._opened[name] = self.group[name]
         return self._opened[name]
 
+    def are_even(self) -> bool:
+        """Whether no growth was cut: all arrays are as long as the names of steps and runs."""
+        size = tuple(self[axis].shape[0] for axis in (results.RUN, results.STEP) if axis in self.group)
+        return all(self[name].shape[: len(size)] == size for name in (*NOTES, *(f"{group}/{name}" for group, name in self.names)))
+
     def records(self) -> dict[Place, Record]:
         """What is noted of every place."""
         notes = {name: self[name][:] for name in NOTES}

@@ -46,9 +46,11 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
     records, damaged = arrays.records(), arrays.damaged(location.sizes())
     failures = {place: record.failure for place, record in records.items() if record.failure and not record.done} | damaged
     asked = set(records if places is None else places)
-    done = np.zeros(arrays["done"].shape, bool)
+    done = np.zeros([tree.sizes[axis] for axis in results.place_axes(tree.coords)], bool)
     for place in asked & set(records):
-        done[arrays.index[place]] = records[place].done and place not in damaged
+        at = arrays.index[place]
+        if all(i < size for i, size in zip(at, done.shape, strict=True)):  # the store may have grown since
+            done[at] = records[place].done and place not in damaged
     steps = done.any(0) if done.ndim > 1 else done
     runs = done.any(1) if done.ndim > 1 else None
     if not steps.any():

@@ -191,7 +191,8 @@ class Store:
                 time.sleep(POLL)
 
     def _holds(self, places: Sequence[Place]) -> bool:
-        return not set(places) - set(Arrays(self.location).index)
+        arrays = Arrays(self.location)
+        return not set(places) - set(arrays.index) and arrays.are_even()
 
     def _wait(self, places: Sequence[Place]) -> None:
         """Until the first process has laid the store out."""

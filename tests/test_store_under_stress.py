@@ -213,6 +213,18 @@ def test_stopped_and_resumed_is_one_run_to_the_last_bit(tmp_path, monkeypatch):
     np.testing.assert_array_equal(draws(follow(store=store, group_size=1)), draws(once))
 
 
+def table_of(store):
+    """The table of a store, None where no place is written, or a growth was cut."""
+    try:
+        return jaxllc.open(store).table()
+    except ValueError as error:
+        if "no place" in str(error) or "differ in length" in str(error):
+            return None
+        raise
+    except FileNotFoundError:
+        return None
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost(tmp_path):
     """Twelve kills of a run that lays out, fills and grows its store, each after a random time."""
@@ -228,10 +240,8 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         if store.exists():
-            try:
-                table = jaxllc.open(store).table()
-            except ValueError as error:
-                assert "no place" in str(error) or "differ in length" in str(error)
+            table = table_of(store)
+            if table is None:
                 continue
             assert seen <= set(table.index)
             seen = set(table.index)
@@ -242,7 +252,7 @@ def test_killed_at_random_moments_nothing_is_lost(tmp_path):
 
 @pytest.mark.slow
 def test_two_writers_of_a_growing_store_mix_nothing(tmp_path):
-    """Ten trials: one process makes the store grow step by step while a second one begins at a random moment; it is refused, or goes on where the first ended."""
+    """Ten trials: while one process makes the store grow step by step a second one begins at a random moment; it is refused, or goes on."""
     rng, expected = random.Random(1), follow(group_size=1).table().llc
     for trial in range(10):
         store = tmp_path / f"{trial}.zarr"
