@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.pilots import Pilot, operations_of_example, run_pilot
+from jaxllc.pilots import Pilot, run_pilot, suitable_batch_size
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import Probe
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
@@ -46,8 +46,6 @@ RELAXATIONS, BURN_IN_SHARE = 5.0, 0.25
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds, and its share of all iterations: fifteen are left for the draws."""
 MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300
 """Around a choice, for its maps; of SGLD so many iterations."""
-POSITIONS = 512
-"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 
 
 class Given(TypedDict, total=False):
@@ -156,8 +154,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     num_burn_in = min(num_burn_in, num_iterations - AdaptiveHMC.block)
     lengths = plan.settings.replace(num_burn_in=num_burn_in, num_draws=num_iterations - num_burn_in)
     chosen = _with_steps(plan.with_settings(lengths), max(affordable_steps, request.budget / (num_iterations * gradient)))
-    longer_trajectories = chosen.sampler.max_integration_steps / plan.sampler.max_integration_steps  # pyright: ignore[reportAttributeAccessIssue]
-    cost = num_iterations * per_iteration * float(longer_trajectories)
+    cost = num_iterations * per_iteration * _most_steps(chosen) / _most_steps(plan)
     reasons = [
         f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}: Hamiltonian Monte Carlo on all data, "
         f"which has no bias of steps or batches, fits into {_time(request.budget)}.",
@@ -175,7 +172,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
 
 def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: float, full: Plan) -> Choice:
     """SGLD on minibatches, with the step that a pilot over several allows, and a localization at which chains forget their start within burn-in."""
-    size = _batch_size(full, next(iter(checkpoints.values())))
+    size = suitable_batch_size(full, next(iter(checkpoints.values())))
     asked_localization = request.least_localization
     num_points = len(SGLD_FACTORS) * len(checkpoints)
     per_step = gradient * size / full.data.num_examples  # of one checkpoint
@@ -238,7 +235,7 @@ def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
     localizations, nbetas = localizations * plan.settings.localization, nbetas * plan.nbeta
     if step_size is None:
         plan = plan.with_settings(plan.settings.replace(num_burn_in=PILOT_BURN_IN, num_draws=PILOT_DRAWS))
-        plan = _with_steps(plan, float(plan.sampler.max_integration_steps))  # pyright: ignore[reportAttributeAccessIssue]
+        plan = _with_steps(plan, _most_steps(plan))
     else:
         plan = plan.with_settings(plan.settings.replace(num_burn_in=MAP_ITERATIONS // 3, num_draws=2 * MAP_ITERATIONS // 3, thinning=1))
     pilot = run_pilot(plan, [params] * len(grid), factors=None if step_size is None else factors, localizations=localizations, nbetas=nbetas)
@@ -272,17 +269,15 @@ def _localization(request: Request, step_size: float, num_burn_in: float) -> flo
     return max(request.least_localization, math.ceil(wanted * 10**digits) / 10**digits)
 
 
-def _batch_size(plan: Plan, params: Params) -> int:
-    """Examples in which each weight is used about `POSITIONS` times: by the operations of the gradient of one example, six for each use."""
-    positions = max(operations_of_example(plan, params) / (6 * plan.facts["num_weights"]), 1)
-    return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
-
-
 def _lengthening(pilot: Pilot, target_error: float) -> float:
     """By how much longer than the pilot the draws must be for the target error."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = pilot.std_error / (target_error * np.maximum(np.abs(pilot.llc), LEAST_LLC))
     return float(np.nanmax(ratio**2, initial=0.0))
+
+
+def _most_steps(plan: Plan) -> float:
+    return float(plan.sampler.max_integration_steps)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _with_steps(plan: Plan, most: float) -> Plan:

@@ -21,7 +21,8 @@ from jaxllc.reading import open_tree
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights
 from jaxllc.settings import Overrides, Settings, as_count, override
-from jaxllc.store import Store, checksum, made_by
+from jaxllc.source import made_by
+from jaxllc.store import Store, checksum
 from jaxllc.writers import Part
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Job:
             for group in found:
                 yield group
                 if self.strict and (failed := [one for one in group if one.failure]):
-                    raise ValueError(failed[0].failure)
+                    raise ValueError(f"{failed[0].place}: {failed[0].failure}")
 
         with progress_bar(plan.settings.num_iterations * math.ceil(len(pending) / count), self.progress) as on_steps:
 

@@ -1,6 +1,7 @@
 """Pilot runs: short chains that tell what an iteration costs, what a finite step adds, and how slowly the slowest quantity forgets."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace
 
+POSITIONS = 512
+"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 PROBED_EXAMPLES, PROBED_OPERATIONS, COUNTED_EXAMPLES = 2048, 2e9, 8
 """Examples whose gradient is timed, at most; floating-point operations of it, about; examples whose operations are counted."""
 NUM_TIMED = 5
@@ -65,6 +68,12 @@ def operations_of_example(plan: Plan, params: Params) -> float:
     batch = jax.tree.map(lambda leaf: leaf[:COUNTED_EXAMPLES], plan.data.arrays) if plan.loss_kind.by_example else plan.data.arrays
     lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
     return max(float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0], 1.0)
+
+
+def suitable_batch_size(plan: Plan, params: Params) -> int:
+    """Examples in which each weight is used about `POSITIONS` times: by the operations of the gradient of one example, six for each use."""
+    positions = max(operations_of_example(plan, params) / (6 * plan.facts["num_weights"]), 1)
+    return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
 
 
 def gradient_seconds(plan: Plan, params: Params) -> float:

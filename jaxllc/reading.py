@@ -1,23 +1,68 @@
-"""A store as a result, whose arrays are read when they are needed."""
+"""A store as a result, whose arrays are read when they are needed, and how far a store is."""
 
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxllc import results
-from jaxllc.layout import NOTES, Arrays
 from jaxllc.locations import Location
 from jaxllc.results import Place
 from jaxllc.store import stored_attributes
+from jaxllc.store_arrays import NOTES, Arrays
+from jaxllc.writers import Membership, Part
 
 if TYPE_CHECKING:
     import xarray
 
 GROWING = 5.0
 """Seconds within which a store that is growing has grown."""
+
+
+class Overview(NamedTuple):
+    """How far a store is."""
+
+    attributes: dict[str, Any]
+    places: list[Place]
+    done: list[Place]
+    failed: dict[Place, str]
+    """Why a place has no numbers."""
+    written: dict[Place, float]
+    """Unix seconds."""
+    writers: list["SeenWriter"]
+
+
+class SeenWriter(NamedTuple):
+    """A process that writes a store, or wrote it when it died."""
+
+    host: str
+    pid: int
+    part: Part
+    alive: bool
+
+
+def overview(path: str | os.PathLike[str]) -> Overview:
+    """How far the store at a path is, and who writes it; nothing is changed.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no store of ours.
+    """
+    attributes = stored_attributes(path)
+    if attributes is None:
+        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store=.")
+    location = Location(path)
+    records = Arrays(location).records()
+    found = Membership(location, (0, 1))
+    living = found.living()
+    return Overview(
+        attributes, list(records), [place for place, record in records.items() if record.done],
+        {place: record.failure for place, record in records.items() if record.failure and not record.done},
+        {place: record.written for place, record in records.items() if record.done},
+        [SeenWriter(writer.host, writer.pid, writer.part, writer in living) for writer in found.others()],
+    )  # fmt: skip
 
 
 def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] | None = None) -> "xarray.DataTree":
@@ -52,17 +97,21 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
         if all(i < size for i, size in zip(at, done.shape, strict=True)):  # the store may have grown since
             done[at] = records[place].done and place not in damaged
     steps = done.any(0) if done.ndim > 1 else done
-    runs = done.any(1) if done.ndim > 1 else None
     if not steps.any():
         why = f"; {next(iter(failures.values()))}" if failures else ""
         raise ValueError(f"no place of {location} is written yet{why}; open it again when the first group has ended.")
     tree = results.with_done(tree, done.ravel().tolist())
     order = np.flatnonzero(steps)
     order = order[np.argsort(np.asarray(tree[results.STEP].values)[order])]  # a store that grew holds later steps in the order in which they came
-    tree = tree.isel({results.STEP: order} | ({} if runs is None else {results.RUN: np.flatnonzero(runs)}))
+    tree = tree.isel({results.STEP: order})
+    if done.ndim > 1:
+        written = {str(run) for run, any_step in zip(tree[results.RUN].values, done.any(1), strict=True) if any_step}
+        tree = tree.sel({results.RUN: [run for run in dict.fromkeys(place.run for place in places or records) if run in written]})
     known = {place: why for place, why in failures.items() if place in asked}
+    del attributes["id"]
     attrs = {**attributes, "failures": results.listed(known)} if known else attributes
-    root = tree.to_dataset().drop_vars([name for name in NOTES if name != "done"]).assign_attrs(attrs)
+    root = tree.to_dataset().drop_vars([name for name in NOTES if name != "done"])
+    root.attrs = attrs
     return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
 
 

@@ -1,7 +1,8 @@
-"""What a function is made of: its text, and the arrays and functions that it closes over, as one number that another run can be compared by."""
+"""Where numbers come from, so that runs can be compared: the software, and the text of a function with what it closes over."""
 
 import functools
 import hashlib
+import importlib.metadata
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,12 @@ def fingerprint(function: Callable[..., Any]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, function, DEPTH)
     return digest.hexdigest()
+
+
+def made_by() -> str:
+    """The software and the kind of device that numbers are computed by here."""
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jaxllc", "jax", "jaxlib"))
+    return f"{packages}, on {jax.local_devices()[0].device_kind}"
 
 
 def _add(digest: Any, value: Any, depth: int) -> None:

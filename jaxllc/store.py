@@ -7,23 +7,23 @@ and runs, so that no chunk ever moves. Several training runs add a leading axis 
 
 import contextlib
 import hashlib
-import importlib.metadata
 import logging
 import os
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
-from jaxllc.layout import Arrays, grow, lay_out
 from jaxllc.locations import Location
 from jaxllc.results import Name, Place
+from jaxllc.source import made_by
+from jaxllc.store_arrays import Arrays, grow, lay_out
 from jaxllc.writers import POLL, InUseError, Membership, Part
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Store:
 
     @property
     def _whole(self) -> Arrays:
-        assert self._arrays is not None, "lay_out() comes first"
+        assert self._arrays is not None
         return self._arrays
 
 
@@ -234,12 +234,6 @@ def checksum(params: Params) -> int:
             leaf = jax.random.key_data(leaf)
         digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
-
-
-def made_by() -> str:
-    """The software and the kind of device that numbers are computed by here."""
-    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jaxllc", "jax", "jaxlib"))
-    return f"{packages}, on {jax.local_devices()[0].device_kind}"
 
 
 def stored_attributes(path: str | os.PathLike[str] | Location) -> dict[str, Any] | None:
@@ -265,50 +259,6 @@ def stored_attributes(path: str | os.PathLike[str] | Location) -> dict[str, Any]
             return None
         raise ValueError(f"{location} is a Zarr store of something else; pass another store=.")
     return attributes
-
-
-class Overview(NamedTuple):
-    """How far a store is."""
-
-    attributes: dict[str, Any]
-    places: list[Place]
-    done: list[Place]
-    failed: dict[Place, str]
-    """Why a place has no numbers."""
-    written: dict[Place, float]
-    """Unix seconds."""
-    writers: list["LivingWriter"]
-
-
-class LivingWriter(NamedTuple):
-    """A process that writes a store, or wrote it when it died."""
-
-    host: str
-    pid: int
-    part: Part
-    alive: bool
-
-
-def overview(path: str | os.PathLike[str]) -> Overview:
-    """How far the store at a path is, and who writes it; nothing is changed.
-
-    Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: it is no store of ours.
-    """
-    attributes = stored_attributes(path)
-    if attributes is None:
-        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store=.")
-    location = Location(path)
-    records = Arrays(location).records()
-    found = Membership(location, (0, 1))
-    living = found.living()
-    return Overview(
-        attributes, list(records), [place for place, record in records.items() if record.done],
-        {place: record.failure for place, record in records.items() if record.failure and not record.done},
-        {place: record.written for place, record in records.items() if record.done},
-        [LivingWriter(writer.host, writer.pid, writer.part, writer in living) for writer in found.others()],
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

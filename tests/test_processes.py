@@ -12,7 +12,8 @@ from trajectories import RUN, draws, follow
 import jaxllc
 from jaxllc import writers
 from jaxllc.locations import Location
-from jaxllc.store import Store, overview
+from jaxllc.reading import overview
+from jaxllc.store import Store
 from jaxllc.writers import InUseError, Membership, Writer
 
 

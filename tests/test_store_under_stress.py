@@ -18,10 +18,10 @@ from processes import ROOT, ended, start
 from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
-from jaxllc import layout
-from jaxllc.layout import Arrays
+from jaxllc import store_arrays
 from jaxllc.results import Place
 from jaxllc.store import Store
+from jaxllc.store_arrays import Arrays
 
 
 def whole():
@@ -109,7 +109,7 @@ def test_a_flipped_bit_is_an_error(tmp_path):
 def test_a_layout_that_was_cut_is_made_anew(tmp_path, monkeypatch):
     store = tmp_path / "llc.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr(layout.results, "shapes", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(store_arrays.results, "shapes", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         patch.setattr("jaxllc.writers.Membership.__exit__", lambda *_: None)  # as a kill leaves it
         with pytest.raises(KeyboardInterrupt):
             follow(store=store)
