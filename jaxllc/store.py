@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
-UNCOMPARED = ("versions", "loss_fn", "loss_dtype", "reference_loss", "default_step_size", "statistics", "fixed_statistics", "verb")
+UNCOMPARED = ("config", "versions", "loss_fn", "loss_dtype", "reference_loss", "default_step_size", "statistics", "fixed_statistics", "verb")
 """Attributes in which a resumed run may differ."""
 
 
@@ -146,6 +146,42 @@ def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if "schema" not in attributes:
         raise ValueError(f"{path} is a Zarr store of something else; pass another store=.")
     return attributes
+
+
+class Writer(NamedTuple):
+    """A process that writes a store, or did."""
+
+    host: str
+    pid: int
+    part: tuple[int, int]
+    alive: bool
+
+
+class Overview(NamedTuple):
+    """How far a store is: its attributes, its places, which of them are done, which failed and why, when each was written, and who writes."""
+
+    attributes: dict[str, Any]
+    places: list[Place]
+    done: list[Place]
+    failed: dict[Place, str]
+    written: dict[Place, float]
+    writers: list[Writer]
+
+
+def overview(path: str | os.PathLike[str]) -> Overview:
+    """How far the store at a path is.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: the path holds something that is no store of ours.
+    """
+    attributes = stored_attributes(path)
+    if attributes is None:
+        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store=.")
+    arrays, flags = _Arrays(Path(path)), Path(path) / "done" / "c"
+    done = arrays.done()
+    written = {place: flags.joinpath(*map(str, arrays.index[place])).stat().st_mtime for place in done}
+    return Overview(attributes, list(arrays.index), done, {}, written, [])
 
 
 def repair(path: str | os.PathLike[str]) -> None:

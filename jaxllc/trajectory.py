@@ -17,10 +17,11 @@ from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, given, reaching
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
-from jaxllc.estimate import RESERVED, Estimate, given_reference, progress_bar, save, stored_settings
+from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
 from jaxllc.estimator import estimate_group
 from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
 from jaxllc.probes import Probe, ProbesLike, as_probes, at_checkpoints
+from jaxllc.progress import logged, progress_bar
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
@@ -36,9 +37,6 @@ PROBED = 5
 
 BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 """Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
-
-WELL_ABOVE = 0.1
-"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
 
 COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
 """What a table has of every checkpoint, beside the acceptance rate where there is one, probes and findings."""
@@ -63,7 +61,7 @@ class Trajectory:
     def reference_loss(self) -> float | None:
         """The loss of an uninformed model: as it was given, or that at an initialisation among the checkpoints (see `trajectory`); None if there is none."""
         given = self.data.attrs.get("reference_loss")
-        return _reference_loss(self.summary) if given is None else float(given)
+        return diagnostics.reference_loss(self.summary) if given is None else float(given)
 
     @property
     def settings(self) -> Settings:
@@ -150,6 +148,7 @@ def trajectory(
     reference_loss: float | None = None,
     store: str | os.PathLike[str] | None = None,
     group_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
     **overrides: Unpack[_Keywords],
 ) -> Trajectory:
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
@@ -167,6 +166,7 @@ def trajectory(
             resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
             were ever written. That `loss_fn` or a probe is still the same function cannot be seen.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
+        config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
 
     Raises:
         TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
@@ -182,6 +182,7 @@ def trajectory(
     request = Request(loss_fn, data, key, free, mesh, max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET), **given(overrides))
     plan = _plan(request, weights, places, settings, overrides, _stored(store), described).with_probes(described, weights.peek(places[0]))
     attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"} | given_reference(reference_loss)
+    attributes |= {} if config is None else {"config": dict(config)}
     results_store = Store(store, places, attributes) if store is not None else None
     done = results_store.done() if results_store else {}
     weights.check(places, done, store)
@@ -269,7 +270,7 @@ def _run(plan: Plan, weights: Weights, pending: list[Place], group_size: int | N
     num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(split_objects(weights.peek(pending[0]))[0]))
     with progress_bar(plan.settings.num_iterations * len(pending), progress) as on_steps:
         size = 0
-        for group in groups(pending, num_weights, plan.settings.num_chains, group_size):
+        for group in logged(groups(pending, num_weights, plan.settings.num_chains, group_size), len(pending)):
             size = size or len(group)
             checkpoints = {place: weights.take(place) for place in group}
             yield from _run_group(plan, checkpoints, size, lambda done, group=group: on_steps(done * len(group)))
@@ -286,14 +287,3 @@ def _run_group(
     values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, arrays).items()}
     for i, (place, params) in enumerate(checkpoints.items()):
         yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
-
-
-def _reference_loss(summary: "xarray.Dataset") -> float | None:
-    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
-    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
-    first = loss[:, step == 0]
-    if not first.size:
-        return None
-    highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
-    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
-    return float(begins.min()) if begins.size else None

@@ -1,0 +1,73 @@
+"""A batch run as one process, alone or of many: what `jaxllc run` does."""
+
+import logging
+import os
+import platform
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxllc import stopping
+from jaxllc.config import RunConfig
+from jaxllc.store import overview, stored_attributes
+from jaxllc.trajectory import trajectory
+
+HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 30, 10
+"""Seconds after which JAX takes a process for dead, and for which one that ends waits for others."""
+
+_logger = logging.getLogger("jaxllc")
+
+
+class Cluster(NamedTuple):
+    """The processes of `jax.distributed`; None leaves it to JAX to find out from SLURM, a TPU pod, Open MPI or Kubernetes."""
+
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def join(cluster: Cluster) -> None:
+    """Become one of the processes of a cluster, before JAX starts its devices, so that no process depends on another one from here on.
+
+    The processes need no collective, only their number and their devices. So all but the first leave JAX's coordination service once they know these: else
+    the death of the first would abort them, and the end of each would wait for the slowest. With recoverable tasks the first survives theirs. Without the
+    preemption service SIGTERM reaches the process.
+    """
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.config.update("jax_enable_recoverability", True)
+    jax.distributed.initialize(*cluster, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
+    jax.local_devices()
+    if jax.process_index() > 0:
+        jax.distributed.shutdown()
+
+
+def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Cluster | None = None, progress: bool = True) -> None:
+    """Follow the checkpoints of a configuration, or a share of them.
+
+    Args:
+        config: what to run.
+        part: which share, `(index, count)`, where other processes that know nothing of each other do the others.
+        cluster: the processes that share the work, where `jax.distributed` connects them.
+        progress: show a bar.
+
+    Raises:
+        Stopped: SIGTERM or SIGINT came; what was done is written.
+        ValueError: several processes would calibrate, each for itself.
+    """
+    with stopping.on_signals():
+        if cluster is not None:
+            join(cluster)
+        store = config.at(config.store)
+        if config.calibrates and (part or jax.process_count() > 1) and stored_attributes(store) is None:
+            raise ValueError(
+                "several processes need the same settings, and each would calibrate its own; write [settings] into the configuration, or start one process "
+                f"alone, stop it when its first group is written, and start all of them: they go on with what {store} was begun with."
+            )
+        which = f"part {part[0] + 1} of {part[1]}" if part else f"process {jax.process_index()} of {jax.process_count()}"
+        _logger.info("%s, on %s (pid %d) with %d devices, writes %s", which, platform.node(), os.getpid(), jax.local_device_count(), store)
+        share: dict[str, Any] = {"part": part} if part else {}
+        trajectory(**config.arguments(), progress=progress, **share)
+    _, places, done, failed, *_ = overview(store)
+    _logger.info("%d of %d places of %s are done", len(done), len(places), store)
+    for place, reason in failed.items():
+        _logger.warning("%s failed: %s", place, reason)

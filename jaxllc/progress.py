@@ -1,0 +1,54 @@
+"""How far a run is: a bar over iterations, and a line in the log for each group of places."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_logger = logging.getLogger("jaxllc")
+
+
+class progress_bar:
+    """A bar over iterations, as a context that gives the function to call with iterations done."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        from tqdm.auto import tqdm  # loaded when there is something to show
+
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def logged(groups: Iterable[Sequence[_T]], total: int) -> Iterator[Sequence[_T]]:
+    """The groups, each of which counts as done, and is told in the log, when the next one is asked for.
+
+    Args:
+        groups: of places.
+        total: how many places they have together.
+    """
+    began, done = time.monotonic(), 0
+    for group in groups:
+        yield group
+        done += len(group)
+        hours = (time.monotonic() - began) / 3600
+        _logger.info("%d of %d places done, %s an hour, %s left", done, total, rounded(done / hours), duration(3600 * (total - done) * hours / done))
+
+
+def rounded(rate: float) -> str:
+    """A rate to two digits below a hundred, else as a whole number: 0.32, 8.1, 240."""
+    return f"{rate:.2g}" if rate < 99.5 else f"{rate:,.0f}".replace(",", " ")
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 40 s, 3 min 20 s, 5 h 10 min, 2 d 4 h."""
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((i for i, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"
