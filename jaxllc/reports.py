@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxllc import results
 from jaxllc.estimate import Estimate
 from jaxllc.progress import duration, rounded
-from jaxllc.store import Overview, overview
+from jaxllc.store import Overview, Writer, overview
 from jaxllc.trajectory import Trajectory, open_store
 
 if TYPE_CHECKING:
@@ -29,11 +29,10 @@ def status(path: str | os.PathLike[str]) -> str:
         ValueError: it is no store of this library.
     """
     seen, now = overview(path), time.time()
-    lines = {"done": _done(seen), **_speed(seen, now), "findings": _findings(path) if seen.done else "none yet"}
-    lines |= {f"failed {place}": reason for place, reason in seen.failed.items()}
-    lines["writers"] = "; ".join(f"part {w.part[0] + 1} of {w.part[1]}, pid {w.pid} on {w.host}{'' if w.alive else ', dead'}" for w in seen.writers) or "none"
-    width = max(map(len, lines)) + 2
-    return "\n".join([str(path), *(f"  {name:{width}}{text}" for name, text in lines.items())])
+    lines = [("done", _done(seen)), *_speed(seen, now), ("findings", _findings(path) if seen.done else "none yet")]
+    lines += [("failed", f"{place}: {reason}") for place, reason in seen.failed.items()]
+    lines += [("writer", _writer(writer)) for writer in seen.writers] or [("writer", "none")]
+    return "\n".join([str(path), *(f"  {name:11}{text}" for name, text in lines)])
 
 
 def table(path: str | os.PathLike[str]) -> "pandas.DataFrame":
@@ -70,14 +69,19 @@ def _done(seen: Overview) -> str:
     return f"{len(seen.done)} of {len(seen.places)} places{failed}"
 
 
-def _speed(seen: Overview, now: float) -> dict[str, str]:
+def _writer(writer: Writer) -> str:
+    index, count = writer.part
+    return f"part {index + 1} of {count}, pid {writer.pid} on {writer.host}{'' if writer.alive else ', dead'}"
+
+
+def _speed(seen: Overview, now: float) -> list[tuple[str, str]]:
     """Rate and time left of a store that is not finished."""
     left = len(seen.places) - len(seen.done) - len(seen.failed)
     speed = rate(list(seen.written.values()), now)
     if not left or speed is None:
-        return {}
+        return []
     last = duration(now - max(seen.written.values()))
-    return {"rate": f"{rounded(3600 * speed)} places an hour, the last one written {last} ago", "time left": f"{duration(left / speed)} at this rate"}
+    return [("rate", f"{rounded(3600 * speed)} places an hour, the last one written {last} ago"), ("time left", f"{duration(left / speed)} at this rate")]
 
 
 def _findings(path: str | os.PathLike[str]) -> str:

@@ -1,0 +1,134 @@
+"""One process of many: which share it takes, and that it depends on no other."""
+
+import inspect
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from batch_runs import ENVIRONMENT, EXAMPLE, LONG, ROOT, Running, assert_same_numbers, jaxllc, run
+
+from jaxllc import cli, launch
+from jaxllc.config import RunConfig
+from jaxllc.trajectory import trajectory
+
+SHARES = "part" in inspect.signature(trajectory).parameters
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_part_is_counted_from_one():
+    assert cli._part("3/8") == (2, 8)
+    assert cli._part("1/1") == (0, 1)
+    for text in ("0/8", "9/8", "3", "3/", "a/b", "-1/2", "1/0"):
+        with pytest.raises(cli.argparse.ArgumentTypeError, match=re.escape(f"{text!r} is no part; write 3/8")):
+            cli._part(text)
+
+
+def test_a_part_reaches_the_trajectory(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(launch, "trajectory", lambda **arguments: calls.append(arguments))
+    monkeypatch.setattr(launch, "overview", lambda _: ({}, [], [], {}, {}, []))
+    config = RunConfig.from_toml(EXAMPLE).with_store(str(tmp_path / "llc.zarr"))
+    launch.run(config, part=(2, 8), progress=False)
+    launch.run(config, progress=False)
+    assert [call.get("part") for call in calls] == [(2, 8), None]
+    assert calls[0]["store"] == str(tmp_path / "llc.zarr")
+
+
+def test_parts_do_not_calibrate_each_for_itself(tmp_path):
+    config = RunConfig.from_toml(EXAMPLE, ["settings={nbeta = 263.1}"]).with_store(str(tmp_path / "llc.zarr"))
+    with pytest.raises(ValueError, match="several processes need the same settings"):
+        launch.run(config, part=(0, 2), progress=False)
+
+
+@pytest.mark.skipif(not SHARES, reason="trajectories are not shared yet")
+def test_two_parts_are_the_whole(tmp_path):
+    """One after the other: each ends with 0 once its own share is done, and the numbers are those of one process."""
+    whole, shared = tmp_path / "whole.zarr", tmp_path / "shared.zarr"
+    size = ("--set", "group_size=1")
+    assert run(whole, *size).returncode == 0
+    first = run(shared, *size, "--part", "1/2")
+    assert first.returncode == 0, first.stderr
+    done = int(re.search(r"(\d) of 9 places of", first.stderr)[1])
+    assert 0 < done < 9
+    assert run(shared, *size, "--part", "2/2").returncode == 0
+    assert_same_numbers(whole, shared)
+
+
+def test_parts_and_distributed_exclude_each_other(tmp_path):
+    refused = run(tmp_path / "llc.zarr", "--part", "1/2", "--distributed")
+    assert refused.returncode == 2
+    assert "not allowed with" in refused.stderr
+    assert "--distributed, which is missing" in jaxllc("run", EXAMPLE, "--num-processes", 2).stderr
+
+
+ALONE = ("--distributed", "--num-processes", 1, "--process-id", 0)
+
+
+def test_sigterm_reaches_a_process_of_a_cluster(tmp_path):
+    """JAX's preemption service would swallow it. Seen to fail with that service left on."""
+    running = Running(tmp_path / "llc.zarr", *LONG, *ALONE, "--coordinator", f"127.0.0.1:{free_port()}").until("1 of 9 places done")
+    asked = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    code, log = running.ended()
+    assert code == 75, log
+    assert time.monotonic() - asked < 15
+
+
+def test_an_error_in_a_cluster_ends_the_process(tmp_path):
+    failed = run(tmp_path / "llc.zarr", *ALONE, "--coordinator", f"127.0.0.1:{free_port()}", "--set", 'data="regression:none"')
+    assert failed.returncode == 1
+    assert "data: the module 'regression' has no 'none'" in failed.stderr
+
+
+MEMBER = """
+import sys, time
+import jax
+from jaxllc.launch import Cluster, join
+
+port, index, dies, seconds = map(int, sys.argv[1:])
+jax.config.update("jax_platforms", "cpu")
+join(Cluster(f"127.0.0.1:{port}", 2, index))
+print(jax.process_count(), jax.process_index(), len(jax.local_devices()), flush=True)
+time.sleep(300 if dies else seconds)
+print(int(jax.jit(lambda x: x + 1)(1)), flush=True)
+"""
+
+
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_process_dies_with_another(dies):
+    """The first one kept by JAX's service hears of the other's death when its heartbeats have been missed long enough.
+
+    Seen to fail without the shutdown in `join` (the first dies), and without recoverable tasks (the second dies).
+    """
+    port, seconds = free_port(), (5, launch.HEARTBEAT_TIMEOUT + 15)[dies]
+    members = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEMBER, *map(str, (port, index, int(index == dies), seconds))],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=ENVIRONMENT,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        assert [member.stdout.readline().split() for member in members] == [["2", str(index), "1"] for index in range(2)]
+        members[dies].kill()
+        assert members[1 - dies].communicate(timeout=120)[0] == "2\n"
+        assert members[1 - dies].returncode == 0
+    finally:
+        for member in members:
+            with member:
+                member.kill()
+
+
+def test_a_process_alone_uses_the_cores_it_may(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 7}, raising=False)
+    assert cli._cores() == 3

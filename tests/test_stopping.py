@@ -1,0 +1,79 @@
+"""Signals that ask a run to stop, in this process and in ones that cannot hear."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from batch_runs import ENVIRONMENT, ROOT
+from trajectories import RUN, draws, follow
+
+from jaxllc import stopping
+from jaxllc.store import overview
+
+
+def wait_until_asked():
+    for _ in range(500):
+        if stopping._asked.is_set():
+            return
+        time.sleep(0.01)
+    pytest.fail("the signal was not heard")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_and_a_check_leaves(number):
+    before = signal.getsignal(number)
+    with stopping.on_signals():
+        stopping.check()
+        os.kill(os.getpid(), number)
+        wait_until_asked()
+        with pytest.raises(stopping.Stopped):
+            stopping.check()
+    assert signal.getsignal(number) is before
+    stopping.check()
+
+
+def test_stopped_is_no_exception_that_others_take_for_a_failure():
+    assert not issubclass(stopping.Stopped, Exception)
+
+
+def test_a_trajectory_leaves_what_is_whole(tmp_path):
+    """Asked within its third group, it writes two, and the next call has the numbers of one go."""
+    from jaxllc.store import Store
+
+    write, written = Store.write, []
+
+    def asking(self, place, *rest):
+        write(self, place, *rest)
+        written.append(place)
+        if len(written) == 2:
+            stopping._asked.set()
+
+    with pytest.MonkeyPatch.context() as patch, stopping.on_signals():
+        patch.setattr(Store, "write", asking)
+        with pytest.raises(stopping.Stopped):
+            follow(store=tmp_path / "llc.zarr", group_size=1)
+    assert [place.step for place in overview(tmp_path / "llc.zarr").done] == list(RUN)[:2]
+    resumed = follow(store=tmp_path / "llc.zarr", group_size=1)
+    assert (draws(resumed) == draws(follow(group_size=1))).all()
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_a_process_that_cannot_stop_is_ended(second):
+    """Within the grace, or at the second signal; `time.sleep` goes on after a signal, as a compilation does."""
+    code = (
+        "import time\nfrom jaxllc import stopping\n"
+        f"with stopping.on_signals(grace={60 if second else 0.5}):\n    print('ready', flush=True)\n    time.sleep(120)\n"
+    )
+    began = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=ENVIRONMENT) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        if second:
+            process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == stopping.RESUMABLE
+    assert time.monotonic() - began < 50
