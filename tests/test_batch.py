@@ -1,12 +1,15 @@
 """Batch runs as a scheduler starts and ends them: `jaxllc run`, `status`, `table` and `plot` in processes of their own."""
 
+import importlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +17,7 @@ import zarr
 from batch_runs import ENVIRONMENT, EXAMPLE, LONG, ROOT, Running, arrays, assert_same_numbers, jaxllc, run
 
 from jaxllc.config import RunConfig
+from jaxllc.settings import Settings
 from jaxllc.theory import quadratic_llc
 from jaxllc.trajectory import open_store, trajectory
 
@@ -44,10 +48,12 @@ def test_the_example_runs(example):
     assert len(done.stderr.splitlines()) == 5
 
 
-def test_the_numbers_are_those_of_a_call_in_python(example):
+def test_the_numbers_are_those_of_a_call_in_python(example, monkeypatch):
     """To rounding, as this process has other devices. Seen to fail with another seed in `RunConfig.arguments`."""
-    config = RunConfig.from_toml(EXAMPLE, ["key=0"])
-    called = trajectory(**config.arguments() | {"store": None}, progress=False)
+    monkeypatch.syspath_prepend(EXAMPLE.parent)
+    regression = importlib.import_module("regression")
+    settings = Settings.from_dict(tomllib.loads(EXAMPLE.read_text())["settings"])
+    called = trajectory(regression.loss, regression.checkpoints(), regression.data(), settings, key=jax.random.key(0), progress=False)
     np.testing.assert_allclose(called.data["posterior/llc"].values, open_store(example[1]).data["posterior/llc"].values, rtol=2e-3, atol=2e-3)
 
 

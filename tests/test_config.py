@@ -1,8 +1,11 @@
 """Configurations of batch runs: what they mean, and what they refuse."""
 
+import dataclasses
 import json
 import re
+import shlex
 import sys
+import tomllib
 
 import jax
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from batch_runs import EXAMPLE
 
 import jaxllc
+from jaxllc import cli
 from jaxllc.config import RunConfig
 from jaxllc.models.train import Recipe, train
 
@@ -161,3 +165,22 @@ def test_a_module_that_fails_is_named(folder):
     (folder / f"fails_{folder.name}.py").write_text("1 / 0\n")
     with pytest.raises(ValueError, match="its module cannot be imported .ZeroDivisionError: division by zero"):
         config_of(folder, loss=f"fails_{folder.name}:loss").arguments()
+
+
+DOCUMENT = EXAMPLE.parents[2] / "docs" / "batch.md"
+
+
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="a source distribution holds no documents")
+def test_the_document_shows_lines_and_a_configuration_that_are_understood():
+    text = DOCUMENT.read_text()
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    config = RunConfig.from_dict(tomllib.loads(shown), DOCUMENT.parent)
+    assert set(config.to_dict()) == {field.name for field in dataclasses.fields(RunConfig)} - {"folder"}
+    jaxllc.Settings.from_dict(config.settings)
+    blocks = "".join(re.findall(r"```(?:sh|yaml)\n(.*?)```", text, re.S))
+    lines = re.findall(
+        r"jaxllc (?:run|status|table|plot) [^#;&>')\n]+", blocks.replace("$SLURM_ARRAY_TASK_ID", "1").replace("$((JOB_COMPLETION_INDEX + 1))", "2")
+    )
+    parsed = [cli._parser().parse_args(shlex.split(line)[1:]) for line in lines]
+    assert {options.part for options in parsed if options.verb is cli._run} == {None, (0, 2), (1, 2), (0, 8), (1, 8)}
+    assert len(parsed) > 12

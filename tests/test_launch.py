@@ -106,9 +106,9 @@ print(int(jax.jit(lambda x: x + 1)(1)), flush=True)
 
 @pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_process_dies_with_another(dies):
-    """The first one kept by JAX's service hears of the other's death when its heartbeats have been missed long enough.
+    """Of the second one's death the first would hear when its heartbeats have been missed long enough.
 
-    Seen to fail without the shutdown in `join` (the first dies), and without recoverable tasks (the second dies).
+    Seen to fail without the shutdown in `join`, and without recoverable tasks.
     """
     port, seconds = free_port(), (5, launch.HEARTBEAT_TIMEOUT + 15)[dies]
     members = [
