@@ -169,8 +169,16 @@ def _metadata(folder: Path) -> Any:
     import orbax.checkpoint as ocp
     from etils import epath
 
-    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder))
+    metadata: Any = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone()).metadata(epath.Path(folder))
     return metadata.tree
+
+
+def _alone() -> Any:
+    """Options by which this process reads without waiting for others, which read other checkpoints."""
+    import orbax.checkpoint as ocp
+
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process_{process}")
 
 
 def _children(tree: Any) -> list[str]:
@@ -270,7 +278,7 @@ def _restore(folder: Path, part: _Subtree, like: Params | None) -> Params:
     for key in reversed(part.keys):
         item, restore_args = {key: item}, {key: restore_args}
     request = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-    return _descend(ocp.PyTreeCheckpointHandler().restore(epath.Path(folder / part.item), args=request), part.keys)
+    return _descend(ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone()).restore(epath.Path(folder / part.item), args=request), part.keys)
 
 
 def _as_like(saved: Params, like: Params, place: str) -> Params:

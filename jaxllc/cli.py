@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -136,6 +137,7 @@ def _logger(debug: bool) -> logging.Logger:
     logger = logging.getLogger("jaxllc")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    warnings.showwarning = lambda message, *_: logger.warning("%s", message)
     logging.getLogger("absl").setLevel(logging.DEBUG if debug else logging.ERROR)
     return logger
 

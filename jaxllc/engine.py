@@ -37,8 +37,8 @@ from jaxllc.timetable import Timetable, timetable
 class NotFiniteError(ValueError):
     """The loss at a centre is not finite; `index` says at which one of the stack."""
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"the loss at w* is not finite for checkpoint {index} of the stack.")
+    def __init__(self, index: int, message: str | None = None) -> None:
+        super().__init__(message or f"the loss at w* is not finite for checkpoint {index} of the stack.")
         self.index = index
 
 

@@ -18,6 +18,7 @@ from jaxllc.candidates import Request, given, longer, reaching
 from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
+from jaxllc.locations import Location
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.progress import progress_bar
@@ -222,13 +223,13 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     Raises:
         ValueError: the path exists.
     """
-    if os.path.exists(path):  # noqa: PTH110 - a string will do
+    if Location(path).exists():
         raise ValueError(f"{path} exists; save to a new path.")
-    places = results.places_of(tree)
-    store = Store(path, places, {**results.attributes(tree), "verb": verb})
-    arrays = results.from_tree(tree)
-    for i in np.flatnonzero(results.is_done(tree)):
-        store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
+    places, arrays = results.places_of(tree), results.from_tree(tree)
+    with Store(path) as store, store.laying_out(places):
+        store.lay_out(places, {**results.attributes(tree), "verb": verb})
+        for i in np.flatnonzero(results.is_done(tree)):
+            store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
 
 
 def with_error(value: float, error: float) -> str:

@@ -74,7 +74,7 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     try:
         trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
     except NotFiniteError as error:
-        raise ValueError(why_not_finite(checkpoints, error.index % count)) from error
+        raise NotFiniteError(error.index % count, why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
     good = not_diverged(trace, nbeta, plan)
     absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)

@@ -9,7 +9,7 @@ import jax
 
 from jaxllc import stopping
 from jaxllc.config import RunConfig
-from jaxllc.store import overview, stored_attributes
+from jaxllc.store import overview
 from jaxllc.trajectory import trajectory
 
 HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 30, 10
@@ -52,17 +52,11 @@ def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Clus
 
     Raises:
         Stopped: SIGTERM or SIGINT came; what was done is written.
-        ValueError: several processes would calibrate, each for itself.
     """
     with stopping.on_signals():
         if cluster is not None:
             join(cluster)
         store = config.at(config.store)
-        if config.calibrates and (part or jax.process_count() > 1) and stored_attributes(store) is None:
-            raise ValueError(
-                "several processes need the same settings, and each would calibrate its own; write [settings] into the configuration, or start one process "
-                f"alone, stop it when its first group is written, and start all of them: they go on with what {store} was begun with."
-            )
         which = f"part {part[0] + 1} of {part[1]}" if part else f"process {jax.process_index()} of {jax.process_count()}"
         _logger.info("%s, on %s (pid %d) with %d devices, writes %s", which, platform.node(), os.getpid(), jax.local_device_count(), store)
         share: dict[str, Any] = {"part": part} if part else {}

@@ -20,11 +20,11 @@ RESIDENT_ON_ACCELERATOR = 2**28
 
 
 def default_mesh(num_chains: int, num_checkpoints: int = 1) -> Mesh:
-    """As many devices as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first."""
-    available = jax.device_count()
+    """As many devices of this process as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first."""
+    available = jax.local_device_count()
     shapes = [(s, c) for c in range(1, available + 1) for s in range(1, available // c + 1) if num_chains % c == 0 and num_checkpoints % s == 0]
     step_devices, chain_devices = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]))
-    devices = np.asarray(jax.devices()[: chain_devices * step_devices]).reshape(step_devices, chain_devices)
+    devices = np.asarray(jax.local_devices()[: chain_devices * step_devices]).reshape(step_devices, chain_devices)
     return Mesh(devices, ("step", "chain"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

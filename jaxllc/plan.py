@@ -24,6 +24,7 @@ from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
+from jaxllc.source import fingerprint
 from jaxllc.stepsize import curvature, default_step_size
 from jaxllc.timetable import timetable
 
@@ -119,9 +120,7 @@ class Plan:
             settings = self.settings.to_dict()
         except ValueError:  # a schedule or a class without a name: what it gives is kept, and cannot be read back
             settings = self.settings.replace(sampler=None).to_dict() | {"sampler": self.sampler.describe(self.settings.num_iterations)}
-        inner = self.loss_fn
-        while isinstance(inner, WithObjects | MeanOverBatch):
-            inner = inner.loss_fn
+        inner = _innermost(self.loss_fn)
         return settings | {
             "batch_size": self.data.batch_size,
             "loss_fn": f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__name__)}",
@@ -129,6 +128,13 @@ class Plan:
             "by_example": self.loss_kind.by_example,
             "depends_on_batch": self.loss_kind.depends_on_batch,
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "numerics": {
+                "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
+                "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore[reportAttributeAccessIssue]
+                "threefry_partitionable": bool(jax.config.jax_threefry_partitionable),  # pyright: ignore[reportAttributeAccessIssue]
+                "random": str(jax.random.key_impl(self.key)),
+            },
+            "source": {"loss_fn": fingerprint(inner)} | {f"probe {name}": fingerprint(_innermost(probe.fn)) for name, probe in self.probes.items()},
             "free": repr(self.free),
             "num_examples": self.data.num_examples,
             "slow_every": self.slow_every,
@@ -137,6 +143,13 @@ class Plan:
             "versions": {name: importlib.metadata.version(name) for name in ("jaxllc", "jax", "numpy")},
             **self.facts,
         }
+
+
+def _innermost(function: Any) -> Any:
+    """The user's own function."""
+    while isinstance(function, WithObjects | MeanOverBatch):
+        function = function.loss_fn
+    return function
 
 
 def make_plan(

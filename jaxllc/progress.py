@@ -2,10 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-_T = TypeVar("_T")
 _logger = logging.getLogger("jaxllc")
 
 
@@ -24,19 +23,22 @@ class progress_bar:
         self._bar.close()
 
 
-def logged(groups: Iterable[Sequence[_T]], total: int) -> Iterator[Sequence[_T]]:
-    """The groups, each of which counts as done, and is told in the log, when the next one is asked for.
+class Tally:
+    """Counts places, and says in the log how many are done, how many an hour, and how long the others take.
 
     Args:
-        groups: of places.
-        total: how many places they have together.
+        total: places to do; a process that takes over those of others does more.
     """
-    began, done = time.monotonic(), 0
-    for group in groups:
-        yield group
-        done += len(group)
-        hours = (time.monotonic() - began) / 3600
-        _logger.info("%d of %d places done, %s an hour, %s left", done, total, rounded(done / hours), duration(3600 * (total - done) * hours / done))
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def add(self, count: int) -> None:
+        """To be called when a group of so many places is written."""
+        self._done += count
+        total, hours = max(self._total, self._done), (time.monotonic() - self._began) / 3600
+        left = duration(3600 * (total - self._done) * hours / self._done)
+        _logger.info("%d of %d places done, %s an hour, %s left", self._done, total, rounded(self._done / hours), left)
 
 
 def rounded(rate: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxllc import results
 from jaxllc.estimate import Estimate
 from jaxllc.progress import duration, rounded
-from jaxllc.store import Overview, Writer, overview
+from jaxllc.store import LivingWriter, Overview, overview
 from jaxllc.trajectory import Trajectory, open_store
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _done(seen: Overview) -> str:
     return f"{len(seen.done)} of {len(seen.places)} places{failed}"
 
 
-def _writer(writer: Writer) -> str:
+def _writer(writer: LivingWriter) -> str:
     index, count = writer.part
     return f"part {index + 1} of {count}, pid {writer.pid} on {writer.host}{'' if writer.alive else ', dead'}"
 

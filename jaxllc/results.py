@@ -25,6 +25,7 @@ A result of several training runs has an axis `run` before `step`; one of a sing
 `Place`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +50,7 @@ CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
 Name = tuple[str, str]
 """Of an array: its group, and its name there."""
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
 DIMS: Mapping[Name, tuple[str, ...]] = {
@@ -130,6 +131,27 @@ def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str
     raise KeyError(f"no array {name!r} in /{group}.")
 
 
+def shapes(attributes: Mapping[str, Any]) -> dict[Name, tuple[int, ...]]:
+    """The shape of each array at one checkpoint, of a result with these attributes."""
+    burn_in, draws, thinning = (int(attributes[name]) for name in ("num_burn_in", "num_draws", "thinning"))
+    chains, iterations = int(attributes["num_chains"]), burn_in + (draws - 1) * thinning + 1
+    sizes = {CHAIN: chains, DRAW: draws, ITERATION: -(-iterations // int(attributes["slow_every"]))}
+    found = {name: tuple(sizes[axis] for axis in {**DIMS, **OPTIONAL}[name]) for name in names(attributes) if name[0] not in (PROBES, ALONG_CHAINS)}
+    for probe, description in attributes.get(PROBES, {}).items():
+        own = tuple(description["shape"])
+        size = (math.prod(own),)
+        parts = {CHAIN: (chains,), "chain_other": (chains,), "values": own, "element": size, "element_other": size}
+        for group, name in _probe_names(probe, description):
+            if group == PROBES:
+                found[group, name] = own
+            elif description.get("reduce"):
+                axes = REDUCTIONS[description["reduce"]].dims[name.removeprefix(f"{probe}_")]
+                found[group, name] = tuple(size for axis in axes for size in parts[axis])
+            else:
+                found[group, name] = (chains, len(description["evaluations"]), *own)
+    return found
+
+
 def _own_axes(probe: str, count: int) -> tuple[str, ...]:
     return tuple(f"{probe}_dim_{i}" for i in range(count))
 
@@ -201,6 +223,19 @@ def places_of(tree: "xarray.DataTree") -> list[Place]:
 def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
     """The settings of a result, and all else that was noted of it."""
     return {str(name): value for name, value in tree.attrs.items()}
+
+
+def listed(failures: Mapping[Place, str]) -> list[list[Any]]:
+    """Why places have no numbers, as plain values: run, step, reason."""
+    return [[place.run, place.step, why] for place, why in failures.items()]
+
+
+def with_done(tree: "xarray.DataTree", done: Sequence[bool]) -> "xarray.DataTree":
+    """The result with which of its places hold one, run after run."""
+    axes = place_axes(tree.coords)
+    import xarray as xr
+
+    return tree.assign(done=xr.DataArray(np.reshape(np.asarray(done, np.int8), [tree.sizes[axis] for axis in axes]), dims=axes))
 
 
 def is_done(tree: "xarray.DataTree") -> np.ndarray:

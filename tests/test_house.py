@@ -27,7 +27,7 @@ FLOORS = (
 
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
-MAX_ARGUMENTS = {("estimate.py", "estimate"): 10, ("trajectory.py", "trajectory"): 13, ("engine.py", "sample"): 10}
+MAX_ARGUMENTS = {("estimate.py", "estimate"): 10, ("trajectory.py", "trajectory"): 15, ("engine.py", "sample"): 10}
 """Own arguments, beside which keywords may override settings; of any other function at most 8."""
 
 

@@ -1,6 +1,5 @@
 """One process of many: which share it takes, and that it depends on no other."""
 
-import inspect
 import os
 import re
 import signal
@@ -14,9 +13,6 @@ from batch_runs import ENVIRONMENT, EXAMPLE, LONG, ROOT, Running, assert_same_nu
 
 from jaxllc import cli, launch
 from jaxllc.config import RunConfig
-from jaxllc.trajectory import trajectory
-
-SHARES = "part" in inspect.signature(trajectory).parameters
 
 
 def free_port():
@@ -44,23 +40,26 @@ def test_a_part_reaches_the_trajectory(tmp_path, monkeypatch):
     assert calls[0]["store"] == str(tmp_path / "llc.zarr")
 
 
-def test_parts_do_not_calibrate_each_for_itself(tmp_path):
-    config = RunConfig.from_toml(EXAMPLE, ["settings={nbeta = 263.1}"]).with_store(str(tmp_path / "llc.zarr"))
-    with pytest.raises(ValueError, match="several processes need the same settings"):
-        launch.run(config, part=(0, 2), progress=False)
-
-
-@pytest.mark.skipif(not SHARES, reason="trajectories are not shared yet")
 def test_two_parts_are_the_whole(tmp_path):
-    """One after the other: each ends with 0 once its own share is done, and the numbers are those of one process."""
+    """At once: each ends with 0 when nothing is left for it, and the numbers are those of one process."""
     whole, shared = tmp_path / "whole.zarr", tmp_path / "shared.zarr"
-    size = ("--set", "group_size=1")
-    assert run(whole, *size).returncode == 0
-    first = run(shared, *size, "--part", "1/2")
-    assert first.returncode == 0, first.stderr
-    done = int(re.search(r"(\d) of 9 places of", first.stderr)[1])
-    assert 0 < done < 9
-    assert run(shared, *size, "--part", "2/2").returncode == 0
+    assert run(whole, *LONG).returncode == 0
+    parts = [Running(shared, *LONG, "--part", f"{part}/2") for part in (1, 2)]
+    logs = [part.ended() for part in parts]
+    assert [code for code, _ in logs] == [0, 0], logs
+    assert sum(log.count("places done") for _, log in logs) == 9
+    assert min(log.count("places done") for _, log in logs) > 0
+    assert_same_numbers(whole, shared)
+
+
+def test_two_processes_of_a_cluster_are_the_whole(tmp_path):
+    """The same by `jax.distributed`; both end with 0 though no one waits for the other."""
+    whole, shared, port = tmp_path / "whole.zarr", tmp_path / "shared.zarr", free_port()
+    assert run(whole, *LONG).returncode == 0
+    cluster = ("--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", 2, "--process-id")
+    logs = [process.ended() for process in [Running(shared, *LONG, *cluster, index) for index in range(2)]]
+    assert [code for code, _ in logs] == [0, 0], logs
+    assert "9 of 9 places of" in logs[0][1]
     assert_same_numbers(whole, shared)
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from jaxllc import progress
-from jaxllc.progress import duration, logged, rounded
+from jaxllc.progress import Tally, duration, rounded
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_a_rate(rate, text):
 
 
 def test_each_group_is_told_when_it_is_done(monkeypatch, caplog):
-    """Three places in 60 seconds are 180 an hour, and the two others take 40 more."""
-    now = iter([100.0, 160.0, 200.0])
+    """Three places in 60 seconds are 180 an hour, and the two others take 40 more; one that was another process's share comes on top."""
+    now = iter([100.0, 160.0, 200.0, 220.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-    groups = logged([[1, 2, 3], [4, 5]], 5)
     with caplog.at_level(logging.INFO, "jaxllc"):
-        assert next(groups) == [1, 2, 3]
-        assert caplog.messages == []
-        assert list(groups) == [[4, 5]]
-    assert caplog.messages == ["3 of 5 places done, 180 an hour, 40 s left", "5 of 5 places done, 180 an hour, 0 s left"]
+        tally = Tally(5)
+        for count in (3, 2, 1):
+            tally.add(count)
+    ends = ["3 of 5 places done, 180 an hour, 40 s left", "5 of 5 places done, 180 an hour, 0 s left", "6 of 6 places done, 180 an hour, 0 s left"]
+    assert caplog.messages == ends

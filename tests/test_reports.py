@@ -9,7 +9,7 @@ from trajectories import PROBLEM, RUN, SHORT, follow, stopped
 import jaxllc
 from jaxllc import reports
 from jaxllc.results import Place
-from jaxllc.store import Overview, Writer, overview
+from jaxllc.store import LivingWriter, Overview, overview
 
 
 def test_a_steady_rate_is_found():
@@ -41,7 +41,7 @@ def test_a_status_line_by_line(monkeypatch):
     """Of a store half done, with a failure, a writer that lives and a dead one."""
     places = [Place("a", 10 * i) for i in range(10)]
     written = {place: 60.0 * i for i, place in enumerate(places[:5])}
-    writers = [Writer("node1", 17, (0, 2), True), Writer("node2", 18, (1, 2), False)]
+    writers = [LivingWriter("node1", 17, (0, 2), True), LivingWriter("node2", 18, (1, 2), False)]
     seen = Overview({}, places, places[:5], {places[9]: "the weights are NaN"}, written, writers)
     monkeypatch.setattr(reports, "overview", lambda _: seen)
     monkeypatch.setattr(reports, "_findings", lambda _: "not-mixed 2")

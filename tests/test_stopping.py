@@ -40,7 +40,7 @@ def test_stopped_is_no_exception_that_others_take_for_a_failure():
 
 
 def test_a_trajectory_leaves_what_is_whole(tmp_path):
-    """Asked within its third group, it writes two, and the next call has the numbers of one go."""
+    """Asked when two groups are written, it ends what it can, and the next call has the numbers of one go."""
     from jaxllc.store import Store
 
     write, written = Store.write, []
@@ -55,7 +55,9 @@ def test_a_trajectory_leaves_what_is_whole(tmp_path):
         patch.setattr(Store, "write", asking)
         with pytest.raises(stopping.Stopped):
             follow(store=tmp_path / "llc.zarr", group_size=1)
-    assert [place.step for place in overview(tmp_path / "llc.zarr").done] == list(RUN)[:2]
+    steps = [place.step for place in overview(tmp_path / "llc.zarr").done]
+    assert 2 <= len(steps) < len(RUN)
+    assert steps == list(RUN)[: len(steps)]
     resumed = follow(store=tmp_path / "llc.zarr", group_size=1)
     assert (draws(resumed) == draws(follow(group_size=1))).all()
 
