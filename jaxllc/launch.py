@@ -29,15 +29,17 @@ class Cluster(NamedTuple):
 def join(cluster: Cluster) -> None:
     """Become one of the processes of a cluster, before JAX starts its devices, so that no process depends on another one from here on.
 
-    The processes need no collective, only their number and their devices. So all but the first leave JAX's coordination service once they know these: else
-    the death of the first would abort them, and the end of each would wait for the slowest. With recoverable tasks the first survives theirs. Without the
-    preemption service SIGTERM reaches the process.
+    Processes need their number and their own devices, and no collective between them. So all but the first leave JAX's coordination service once they know
+    these: else the death of the first would abort them, and the end of each would wait for the slowest. The first survives theirs, as tasks are recoverable.
+    Several GPUs of one process find each other through the service, so such a process stays, and ends with the first; host devices need not, without Gloo.
+    SIGTERM reaches the process, as the preemption service is off.
     """
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_enable_recoverability", True)
+    jax.config.update("jax_cpu_collectives_implementation", None)
     jax.distributed.initialize(*cluster, heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT, shutdown_timeout_seconds=SHUTDOWN_TIMEOUT)
-    jax.local_devices()
-    if jax.process_index() > 0:
+    needs_service = jax.default_backend() == "gpu" and jax.local_device_count() > 1
+    if jax.process_index() > 0 and not needs_service:
         jax.distributed.shutdown()
 
 
