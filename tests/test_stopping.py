@@ -11,7 +11,9 @@ from batch_runs import ENVIRONMENT, ROOT
 from trajectories import RUN, draws, follow
 
 from jaxllc import stopping
-from jaxllc.store import overview
+from jaxllc.locations import Location
+from jaxllc.store import Store, overview
+from jaxllc.writers import Membership
 
 
 def wait_until_asked():
@@ -41,8 +43,6 @@ def test_stopped_is_no_exception_that_others_take_for_a_failure():
 
 def test_a_trajectory_leaves_what_is_whole(tmp_path):
     """Asked when two groups are written, it ends what it can, and the next call has the numbers of one go."""
-    from jaxllc.store import Store
-
     write, written = Store.write, []
 
     def asking(self, place, *rest):
@@ -60,6 +60,19 @@ def test_a_trajectory_leaves_what_is_whole(tmp_path):
     assert steps == list(RUN)[: len(steps)]
     resumed = follow(store=tmp_path / "llc.zarr", group_size=1)
     assert (draws(resumed) == draws(follow(group_size=1))).all()
+
+
+def test_a_process_that_waits_for_another_leaves(tmp_path):
+    """For one that lays the store out, and for a first one that never came. Seen to fail without the checks there."""
+    location = Location(tmp_path / "llc.zarr")
+    with Membership(location, (0, 2)) as first, Membership(location, (1, 2)) as second, first.alone("layout"), stopping.on_signals():
+        stopping._asked.set()
+        with pytest.raises(stopping.Stopped), second.alone("layout"):
+            pass
+    with stopping.on_signals(), Store(tmp_path / "other.zarr", (1, 2), first_lays_out=True) as store:
+        stopping._asked.set()
+        with pytest.raises(stopping.Stopped), store.laying_out([]):
+            pass
 
 
 @pytest.mark.parametrize("second", [False, True])
