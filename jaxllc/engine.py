@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllc import stopping
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.data import InMemory
@@ -137,6 +138,7 @@ def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, 
     """All blocks of a run, each recorded while the next one runs; gives the last states."""
     state, pending = start.state, None
     for first in range(0, recording.draws[-1] + 1, plan.block):
+        stopping.check()
         iterations = range(first, first + plan.block)
         state, running, slow = _block(inputs, state, start.losses.by_example, first, program=program, num_steps=plan.block, every=plan.every)
         due = plan.due(iterations.stop)

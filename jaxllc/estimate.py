@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -21,6 +21,7 @@ from jaxllc.estimator import estimate_group
 from jaxllc.locations import Location
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
+from jaxllc.progress import progress_bar
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
@@ -235,18 +236,3 @@ def with_error(value: float, error: float) -> str:
     """A value to the digits that its error leaves: 70.31 ± 0.42."""
     digits = max(0, 1 - math.floor(math.log10(error))) if np.isfinite(error) and error > 0 else 2
     return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-class progress_bar:
-    """A bar over iterations, as a context that gives the function to call with iterations done."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        from tqdm.auto import tqdm  # loaded when there is something to show
-
-        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -13,10 +13,11 @@ from jaxllc import results
 from jaxllc._typing import Params
 from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, reaching
-from jaxllc.estimate import progress_bar, stored_settings
+from jaxllc.estimate import stored_settings
 from jaxllc.pipeline import Outcome, handed_on, outcomes
 from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
 from jaxllc.probes import Probe
+from jaxllc.progress import Tally, progress_bar
 from jaxllc.reading import open_tree
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights
@@ -42,7 +43,8 @@ class Job:
     settings: Settings | None
     overrides: Overrides
     probes: Mapping[str, Probe]
-    reference: Mapping[str, float]
+    noted: Mapping[str, Any]
+    """Attributes that the result has besides."""
     group_size: int | None
     strict: bool
     progress: bool
@@ -106,7 +108,7 @@ class Job:
     def _planned(self, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
         first = self.places[:1] if self.strict else self.weights.readable(self.places[:1], self.places)
         plan = self._plan(stored).with_probes(self.probes, self.weights.peek(first[0]))
-        return plan, plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory", **self.reference}
+        return plan, plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory", **self.noted}
 
     def _plan(self, stored: Mapping[str, Any] | None) -> Plan:
         """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""
@@ -139,8 +141,8 @@ class Job:
         """Sample this process's share of what is pending, and keep each group."""
         if not pending:
             return
-        num_weights = plan.facts["num_weights"]
-        size = len(next(groups(pending[: math.ceil(len(pending) / count)], num_weights, plan.settings.num_chains, self.group_size)))
+        num_weights, share = plan.facts["num_weights"], math.ceil(len(pending) / count)
+        size = len(next(groups(pending[:share], num_weights, plan.settings.num_chains, self.group_size)))
 
         def checked(found: Iterator[list[Outcome]]) -> Iterator[list[Outcome]]:
             for group in found:
@@ -148,13 +150,19 @@ class Job:
                 if self.strict and (failed := [one for one in group if one.failure]):
                     raise ValueError(f"{failed[0].place}: {failed[0].failure}")
 
-        with progress_bar(plan.settings.num_iterations * math.ceil(len(pending) / count), self.progress) as on_steps:
+        tally = Tally(share)
+
+        def kept(found: list[Outcome]) -> None:
+            keep(found)
+            tally.add(len(found))
+
+        with progress_bar(plan.settings.num_iterations * share, self.progress) as on_steps:
 
             def moved(steps: int) -> None:
                 on_steps(steps)
                 progressed()
 
-            handed_on(checked(outcomes(plan, self.weights, groups_of(size), size, moved)), keep)
+            handed_on(checked(outcomes(plan, self.weights, groups_of(size), size, moved)), kept)
 
 
 def checked_part(part: Part | None, store: Any) -> Part:

@@ -50,7 +50,7 @@ def outcomes(plan: Plan, weights: Weights, groups: Iterator[Sequence[Place]], si
             began = time.perf_counter()
             found = list(_sampled(plan, group[0], group[1], size, on_steps))
             yield found
-            _LOG.info("%s: %.1f s", ", ".join(str(one.place) for one in found), time.perf_counter() - began)
+            _LOG.debug("%s: %.1f s", ", ".join(str(one.place) for one in found), time.perf_counter() - began)
 
 
 def handed_on(found: Iterator[list[Outcome]], write: Callable[[list[Outcome]], None]) -> None:

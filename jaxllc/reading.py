@@ -105,7 +105,8 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
     order = order[np.argsort(np.asarray(tree[results.STEP].values)[order])]  # a store that grew holds later steps in the order in which they came
     tree = tree.isel({results.STEP: order})
     if done.ndim > 1:
-        written = {str(run) for run, any_step in zip(tree[results.RUN].values, done.any(1), strict=True) if any_step}
+        names = [str(run) for run in np.asarray(tree[results.RUN].values)]
+        written = {names[i] for i in np.flatnonzero(done.any(1))}
         tree = tree.sel({results.RUN: [run for run in dict.fromkeys(place.run for place in places or records) if run in written]})
     known = {place: why for place, why in failures.items() if place in asked}
     del attributes["id"]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxllc import stopping
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 from jaxllc.locations import Location
@@ -43,6 +44,7 @@ UNCOMPARED = (
     "id",
     "calibration",
     "source",
+    "config",
 )
 """Attributes in which a resumed run may differ."""
 PATIENCE = 120.0
@@ -188,6 +190,7 @@ class Store:
             elif not stay or time.monotonic() - since > LONGEST_GROUP:
                 return
             else:
+                stopping.check()
                 time.sleep(POLL)
 
     def _holds(self, places: Sequence[Place]) -> bool:
@@ -210,6 +213,7 @@ class Store:
                 told = now
                 _LOG.info("waiting for process 0 to lay out %s", self.location)
             self.members.progressed()
+            stopping.check()
             time.sleep(POLL)
 
     def _check_there(self) -> None:

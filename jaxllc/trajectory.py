@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 """Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
 
-WELL_ABOVE = 0.1
-"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
-
 COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
 """What a table has of every checkpoint, beside the acceptance rate where there is one, probes and findings."""
 
@@ -58,7 +55,7 @@ class Trajectory:
     def reference_loss(self) -> float | None:
         """The loss of an uninformed model: as it was given, or that at an initialisation among the checkpoints (see `trajectory`); None if there is none."""
         given = self.data.attrs.get("reference_loss")
-        return _reference_loss(self.summary) if given is None else float(given)
+        return diagnostics.reference_loss(self.summary) if given is None else float(given)
 
     @property
     def failures(self) -> dict[Place, str]:
@@ -152,6 +149,7 @@ def trajectory(
     part: tuple[int, int] | None = None,
     strict: bool = False,
     group_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
     **overrides: Unpack[_Keywords],
 ) -> Trajectory:
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
@@ -173,6 +171,7 @@ def trajectory(
         strict: end with the error of a checkpoint that cannot be read, has another tree than the first or a loss that is not finite. By default the
             others go on, and `table()` has the reason.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
+        config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
 
     Raises:
         TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
@@ -186,7 +185,8 @@ def trajectory(
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
     request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
-    job = Job(request, Weights(runs), places, settings, overrides, described, given_reference(reference_loss), group_size, strict, progress)
+    noted = given_reference(reference_loss) | ({} if config is None else {"config": dict(config)})
+    job = Job(request, Weights(runs), places, settings, overrides, described, noted, group_size, strict, progress)
     together = part is None and jax.process_count() > 1
     part = checked_part(part, store)
     if store is None:
@@ -211,17 +211,6 @@ def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
     if tree.attrs.get("verb") == "estimate":
         return Estimate(results.only_step(tree))
     return Trajectory(tree)
-
-
-def _reference_loss(summary: "xarray.Dataset") -> float | None:
-    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
-    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
-    first = loss[:, step == 0]
-    if not first.size:
-        return None
-    highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
-    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
-    return float(begins.min()) if begins.size else None
 
 
 def _with_failures(table: "pandas.DataFrame", failures: Mapping[Place, str]) -> "pandas.DataFrame":

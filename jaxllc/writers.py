@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jaxllc import stopping
 from jaxllc.locations import Location
 from jaxllc.results import Place
 
@@ -157,6 +158,7 @@ class Membership:
             if holder is not None and holder not in {writer.token for writer in self.living()}:
                 self.folder.remove(name)
             else:
+                stopping.check()
                 time.sleep(POLL)
         try:
             yield
@@ -213,6 +215,7 @@ class Membership:
                 if alive is False:
                     self.folder.remove(file)
                     break
+                stopping.check()
                 time.sleep(POLL)
                 now = Writer.of(self.folder.read(file))
 
