@@ -15,7 +15,6 @@ from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, given, reaching
-from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, progress_bar, save, stored_settings
 from jaxllc.estimator import estimate_group
@@ -26,6 +25,7 @@ from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, as_count, override
 from jaxllc.store import Store, checksum, open_tree, repair, stored_attributes
+from jaxllc.stream import Data
 
 if TYPE_CHECKING:
     import pandas
@@ -139,7 +139,7 @@ class _Keywords(Overrides, total=False):
 def trajectory(
     loss_fn: LossFn,
     checkpoints: Mapping[int, Params] | Mapping[str, Mapping[int, Params]],
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings | None = None,
     *,
     key: Key,
@@ -181,7 +181,7 @@ def trajectory(
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     request = Request(loss_fn, data, key, free, mesh, max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET), **given(overrides))
     plan = _plan(request, weights, places, settings, overrides, _stored(store), described).with_probes(described, weights.peek(places[0]))
-    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"} | given_reference(reference_loss)
+    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.resident.arrays), "verb": "trajectory"} | given_reference(reference_loss)
     results_store = Store(store, places, attributes) if store is not None else None
     done = results_store.done() if results_store else {}
     weights.check(places, done, store)

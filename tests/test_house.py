@@ -15,11 +15,11 @@ PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
     ("_typing", "_tree", "_plain", "spectrum", "theory", "metrics", "smoothing"),
-    ("posterior", "select", "data", "checkpoints", "settings", "sampler", "models"),
+    ("posterior", "select", "data", "stream", "checkpoints", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions"),
     ("engine", "starts", "results", "recording"),
     ("plan", "store", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots"),
-    ("estimator", "step_bias", "candidates", "stages", "boundaries", "recurrence", "plots"),
+    ("estimator", "step_bias", "candidates", "maps", "stages", "boundaries", "recurrence", "plots"),
     ("calibrate", "estimate", "trajectory"),
     ("cli", "demo", "__main__"),
 )
