@@ -97,16 +97,16 @@ def sample(
     recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
     blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total), mesh)
     state = _run(inputs, start, program, plan, blocks, probe_data, recording, on_steps)
-    trace = _trace(recording, start, state, inputs, mesh)
-    trace = with_center_loss_seen(trace) if isinstance(data, Stream) else trace
+    trace = _trace(recording, start, state, inputs, mesh, streams=isinstance(data, Stream))
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
 
-def _trace(recording: Recording, start: Start, state: Any, inputs: Inputs, mesh: Mesh) -> Trace:
+def _trace(recording: Recording, start: Start, state: Any, inputs: Inputs, mesh: Mesh, *, streams: bool) -> Trace:
     """What was recorded, beside the quantities of the centres, `[K, ...]`."""
     gaussian_excess = fetch(start.gaussian_excess)
     share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(gaussian_excess.shape)
-    return recording.trace(fetch(start.losses.mean), gaussian_excess, fetch(start.rounding_excess), share_moved)
+    trace = recording.trace(fetch(start.losses.mean), gaussian_excess, fetch(start.rounding_excess), share_moved)
+    return with_center_loss_seen(trace) if streams else trace
 
 
 class Length(NamedTuple):
