@@ -12,7 +12,7 @@ from problems import Quadratic, quadratic_loss, shifted
 from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
-from jaxllc import SGHMC, SGLD, InMemory, Stream, stream
+from jaxllc import SGHMC, SGLD, InMemory, Stream, engine, stream
 from jaxllc._tree import named_leaves
 from jaxllc.theory import window_variance
 
@@ -90,8 +90,9 @@ def assert_equal(found, exact):
 
 
 @pytest.mark.parametrize("source", STREAMS)
-def test_any_source_gives_the_numbers_of_data_in_memory(source, tmp_path):
-    """Seen to fail with the batch of the iteration before, and with losses paired with those of the resident examples."""
+def test_any_source_gives_the_numbers_of_data_in_memory(source, tmp_path, monkeypatch):
+    """While two batches are resident. Seen to fail with the batch of the iteration before, and with losses paired with those of resident examples."""
+    monkeypatch.setattr(stream, "RESIDENT_BATCHES", 2)
     assert_equal(estimate(STREAMS[source](tmp_path)), estimate(InMemory.of(PROBLEM.rows, 20)))
 
 
@@ -128,20 +129,24 @@ def test_blocks_as_long_as_there_is_room_for(monkeypatch):
 
 
 def test_examples_are_read_ahead_by_a_thread_and_once_a_block(monkeypatch, key):
-    """When the first of three blocks is done, the second has been read. Seen to fail with reads that wait for their block."""
-    source, read = Examples(PROBLEM.rows), []
-    data = Stream(source, 20)
+    """The next block is being read when one begins. Seen to fail with a read that begins when its block is asked for."""
+    source, begun = Examples(PROBLEM.rows), [threading.Event() for _ in range(3)]
+    data, waited, block = Stream(source, 20), [], engine._block
     assert source.threads == {threading.current_thread().name}
     source.asked.clear()
     source.threads.clear()
-    fetch = data.read
-    monkeypatch.setattr(data, "read", lambda windows: read.append(windows.shape) or fetch(windows))
-    seen = []
-    jaxllc.sample(key, SGLD(2e-3), PROBLEM.posterior(), data, num_chains=4, num_draws=30, block=10, on_steps=lambda _: seen.append(len(read)))
-    assert read == [(4, 10)] * 3
-    assert seen[0] >= 2
+    blocks, fetch = iter(begun), data.read
+    monkeypatch.setattr(data, "read", lambda windows: next(blocks).set() or fetch(windows))
+
+    def begin(*args, **options):
+        waited.append(begun[min(len(waited) + 1, 2)].wait(timeout=5))
+        return block(*args, **options)
+
+    monkeypatch.setattr(engine, "_block", begin)
+    jaxllc.sample(key, SGLD(2e-3), PROBLEM.posterior(), data, num_chains=4, num_draws=30, block=10)
+    assert waited == [True] * 3
     assert all(name.startswith("jaxllc-stream") for name in source.threads)
-    assert len(source.asked) <= 3 * PROBLEM.num_examples  # 800 places in each block
+    assert len(source.asked) <= 3 * PROBLEM.num_examples  # of 800 places in each block
 
 
 @pytest.mark.parametrize("data", [lambda: Stream.of(PROBLEM.rows, 20), lambda: Stream(Examples(PROBLEM.rows), 20)], ids=["arrays", "examples"])
