@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxllc import results
-from jaxllc._tree import named_leaves
+from jaxllc._tree import named_leaves, row_blocks
 from jaxllc._typing import Params
 from jaxllc.results import Name, Place
 
@@ -124,7 +124,8 @@ def checksum(params: Params) -> int:
         digest.update(name.encode())
         if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        for rows in row_blocks(leaf):
+            digest.update(np.ascontiguousarray(jax.device_get(rows)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
