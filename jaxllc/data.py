@@ -55,6 +55,7 @@ class InMemory:
             mesh: the devices; None is JAX's default device, and a run copies to the others that it needs.
 
         Raises:
+            TypeError: a leaf that is no array, but has items.
             ValueError: no array, a leaf without a leading axis, leaves of different lengths, no example, or a batch size below one.
         """
         n = count_examples(arrays)
@@ -132,6 +133,7 @@ def count_examples(arrays: Batch) -> int:
     """The length that all leaves share.
 
     Raises:
+        TypeError: a leaf that is no array, but has items.
         ValueError: no array, a leaf without a leading axis, leaves of different lengths, or no example.
     """
     leaves: dict[str, Any] = named_leaves(arrays)
@@ -139,6 +141,9 @@ def count_examples(arrays: Batch) -> int:
         raise ValueError("data holds no array; pass a pytree of arrays with one leading axis, the examples.")
     lengths = {}
     for name, leaf in leaves.items():
+        if hasattr(leaf, "__getitem__") and not hasattr(leaf, "shape"):
+            where, kind = name or "(the only one)", type(leaf).__name__
+            raise TypeError(f"data leaf {where} is no array but a {kind}; a source of examples goes into jaxllc.Stream(source, batch_size).")
         if not np.shape(leaf):
             raise ValueError(f"data leaf {name or '(the only one)'} has no leading axis; its value is {leaf!r}. Close over constants in loss_fn instead.")
         lengths[name or "(the only one)"] = np.shape(leaf)[0]
@@ -183,6 +188,8 @@ def _put(whole: jax.Array, values: jax.Array, places: jax.Array) -> jax.Array:
 
 def _everywhere(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
     """An array on each device, of which those that hold it keep it."""
+    if leaf.sharding == sharding:
+        return leaf
     if not leaf.is_fully_replicated:
         return jax.device_put(leaf, sharding)
     held = {shard.device: shard.data for shard in leaf.addressable_shards}

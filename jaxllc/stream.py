@@ -95,7 +95,7 @@ class Stream:
         self._order = shuffled_order(num_examples).astype(np.int32) if shuffle else None
         count = min(RESIDENT_BATCHES, num_examples // size) * size
         places = np.arange(count) if count == size else np.concatenate([np.arange(count), np.arange(size - 1)])
-        self.resident = InMemory(jax.tree.map(jnp.asarray, self._read(places)), count, size)
+        self.resident = InMemory(jax.tree.map(jnp.asarray, self._at(places)), count, size)
         """The examples that lie on the devices, with batches of the same size."""
 
     def on(self, mesh: Mesh) -> "Stream":
@@ -130,9 +130,10 @@ class Stream:
 
     def read(self, windows: np.ndarray) -> Drawn:
         """The batches that begin at `windows`, `[C, iteration]`, on the host."""
-        return Drawn(cast(jax.Array, windows), self._read((windows[..., None].astype(np.int64) + np.arange(self.batch_size)) % self.num_examples))
+        batch = self._at((windows[..., None].astype(np.int64) + np.arange(self.batch_size)) % self.num_examples)
+        return Drawn(cast(jax.Array, windows), jax.tree.map(lambda leaf, like: leaf.astype(like.dtype, copy=False), batch, self.resident.arrays))
 
-    def _read(self, places: np.ndarray) -> Batch:
+    def _at(self, places: np.ndarray) -> Batch:
         """The examples at places of the shuffled order, in the shape of `places`; each is read once, in the order of the source."""
         rows, inverse = np.unique(places if self._order is None else self._order[places], return_inverse=True)
         return jax.tree.map(lambda leaf: leaf[inverse.reshape(places.shape)], self._fetch(rows))
@@ -186,11 +187,11 @@ def _why_not_alike(indices: Sequence[int], examples: Sequence[Any]) -> str:
 
 
 def _as_numbers(values: np.ndarray, where: str) -> np.ndarray:
-    """The values in a dtype that JAX has.
+    """The values.
 
     Raises:
         TypeError: no numbers.
     """
     if values.dtype.kind in "OSUMm":
         raise TypeError(f"{where} holds values of dtype {values.dtype}, which are no numbers; leave them out of the source.")
-    return values.astype(jax.dtypes.canonicalize_dtype(values.dtype), copy=False)
+    return values

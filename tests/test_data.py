@@ -41,6 +41,11 @@ def test_the_whole_set_keeps_its_order(batch_size):
     np.testing.assert_array_equal(data.batch(data.window(jax.random.key(0))), np.arange(6))
 
 
+def test_a_source_is_sent_to_a_stream():
+    with pytest.raises(TypeError, match=r"data leaf x is no array but a range; a source of examples goes into jaxllc.Stream\(source, batch_size\)"):
+        InMemory.of({"x": range(10)}, 2)
+
+
 @pytest.mark.parametrize(
     ("arrays", "batch_size", "told"),
     [

@@ -179,6 +179,16 @@ def test_a_source_in_random_order_is_left_in_it():
     np.testing.assert_array_equal(data.resident.batch(0), range(7))
 
 
+def test_wide_numbers_stay_wide_where_they_are_enabled(key):
+    """In the thread of the caller alone. Seen to fail with numbers that the reading thread makes narrow."""
+    with jax.enable_x64():
+        data = Stream.of(PROBLEM.rows.astype(np.float64), 20)
+        mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("chain",), axis_types=(AxisType.Auto,))
+        (_, drawn), *_ = data.blocks(key, 4, [range(3), range(3, 6)], mesh)
+        assert drawn.batch.dtype == data.resident.arrays.dtype == np.float64
+        np.testing.assert_array_equal(drawn.batch[1, 2], InMemory.of(PROBLEM.rows.astype(np.float64), 20).batch(drawn.window[1, 2]))
+
+
 def test_settings_are_calibrated_for_a_stream(key):
     """SGLD on its own batches."""
     cal = jaxllc.calibrate(quadratic_loss, CENTER, Stream.of(PROBLEM.rows, 20), key=key, budget=2.0)
