@@ -15,7 +15,6 @@ from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
 from jaxllc.candidates import Request, given, longer, reaching
-from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
 from jaxllc.locations import Location
@@ -26,6 +25,7 @@ from jaxllc.results import Place
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
 from jaxllc.store import UNKNOWN, Store
+from jaxllc.stream import Data
 
 if TYPE_CHECKING:
     import xarray
@@ -118,7 +118,7 @@ class Estimate:
             return "\n".join([f"no λ̂: all {chains} chains diverged", *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
         accepted = "" if np.isnan(self.acceptance_rate) else f", {self.acceptance_rate:.0%} accepted"
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e}{accepted})"
-        wbic_error = self._value("llc_at_nbeta_error") * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
+        wbic_error = self.data.attrs["num_examples"] * np.hypot(self._value("loss_error"), self._value("llc_at_nbeta_error") / self.data.attrs["nbeta"])
         lines = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
         if self.data.attrs.get("extrapolate") == "nbeta":
             alone = self._value("llc_at_nbeta")
@@ -132,7 +132,7 @@ class Estimate:
 def estimate(
     loss_fn: LossFn,
     params: Params,
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings | None = None,
     *,
     key: Key,
@@ -149,7 +149,7 @@ def estimate(
         loss_fn: `loss_fn(params, batch) -> float[batch]`, the loss of each example in nats. A scalar mean is accepted; pairing the losses
             then costs one more forward pass an iteration. Pass the same function again rather than a new lambda, and nothing recompiles.
         params: $w^*$, a pytree of arrays; leaves that are no weights (integers, keys, functions, batch statistics) stay as they are.
-        data: a pytree of arrays with one leading axis, the examples.
+        data: a pytree of arrays with one leading axis, the examples; or an `InMemory`, or a `Stream` of what does not fit the devices.
         settings: how to sample; without settings, and without a keyword that is one but `nbeta`, `localization` or `num_chains`, `jaxllc.calibrate` finds
             them first.
         key: a typed key, `jax.random.key(seed)`.

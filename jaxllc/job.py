@@ -108,7 +108,7 @@ class Job:
     def _planned(self, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
         first = self.places[:1] if self.strict else self.weights.readable(self.places[:1], self.places)
         plan = self._plan(stored).with_probes(self.probes, self.weights.peek(first[0]))
-        return plan, plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory", **self.noted}
+        return plan, plan.attributes() | {"data_checksum": checksum(plan.data.resident.arrays), "verb": "trajectory", **self.noted}
 
     def _plan(self, stored: Mapping[str, Any] | None) -> Plan:
         """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""

@@ -26,6 +26,7 @@ from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
 from jaxllc.source import fingerprint
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.stream import Data, Stream
 from jaxllc.timetable import timetable
 
 DEFAULT_SAMPLER = SGLD(step_size=None)
@@ -38,7 +39,7 @@ class Plan:
 
     loss_fn: LossFn
     """Of arrays alone, and as a mean where examples depend on each other."""
-    data: InMemory
+    data: Data
     key: Key
     settings: Settings
     """With no field left open, but `extrapolate`."""
@@ -65,7 +66,8 @@ class Plan:
     def slow_every(self) -> int:
         """Iterations from one evaluation of what is slow to the next (see `jaxllc.timetable`)."""
         settings, sampler = self.settings, self.sampler
-        return timetable(self.probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every
+        longest = self.data.longest_block(settings.num_chains, sampler.block)
+        return timetable(self.probes, settings.num_burn_in, settings.num_iterations, longest=longest, full_batch=sampler.full_batch).every
 
     @property
     def relaxation_time(self) -> float | None:
@@ -137,6 +139,7 @@ class Plan:
             "source": {"loss_fn": fingerprint(inner)} | {f"probe {name}": fingerprint(_innermost(probe.fn)) for name, probe in self.probes.items()},
             "free": repr(self.free),
             "num_examples": self.data.num_examples,
+            **({"streams": True} if isinstance(self.data, Stream) else {}),
             "slow_every": self.slow_every,
             "relaxation_time": self.relaxation_time,
             "schema": results.SCHEMA,
@@ -155,7 +158,7 @@ def _innermost(function: Any) -> Any:
 def make_plan(
     loss_fn: LossFn,
     checkpoints: Mapping[Any, Params],
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings,
     *,
     key: Key,
@@ -185,7 +188,8 @@ def make_plan(
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
     weights = select.take_free(selection, center)
-    data = data if isinstance(data, InMemory) else InMemory.of(data, settings.batch_size)
+    devices = mesh or default_mesh(settings.num_chains)
+    data = data.on(devices) if isinstance(data, InMemory | Stream) else InMemory.of(data, settings.batch_size, devices)
     sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
     nbeta = default_nbeta(data.num_examples) if settings.nbeta is None else settings.nbeta
     sampler = sampler.with_burn_in(settings.num_burn_in)
@@ -193,14 +197,13 @@ def make_plan(
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))
     posterior = LocalPosterior(loss_fn, center, nbeta, settings.localization, selection)
-    devices = mesh or default_mesh(settings.num_chains)
-    kind = check_loss(posterior, data, devices)
+    kind = check_loss(posterior, data.resident, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
     facts: dict[str, Any] = {}
     if sampler.needs_step_size:
         around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
-        curvatures = {name: curvature(one, data, devices) for name, one in around.items()}
+        curvatures = {name: curvature(one, data.resident, devices) for name, one in around.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)

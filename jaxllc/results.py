@@ -10,6 +10,7 @@
                     llc_correction_spread (step, chain): what a chain adds to llc_correction, less the mean over chains; its spread is the error of that
                     share_moved (step, chain): share of the free weights that are not at w*, looked at where losses repeat, else 1
     /constant_data  full_center_loss (step): L_n(w*), nats per example
+                    full_center_loss_error (step): its standard error, where data are streamed and it is over the batches of the draws
                     gaussian_llc (step, chain): nbeta times the excess loss of the Gaussian prior alone
                     rounding_llc (step): nbeta times the excess loss by rounding weights to the model's dtype
                     bias_error (step): what correcting the step bias may leave of it, in units of llc
@@ -45,6 +46,7 @@ ACCEPTANCE_RATE = ("sample_stats", "acceptance_rate")
 SQUARED_DISTANCE, PROBE_LOSS = (SLOW, "squared_distance"), (SLOW, "probe_loss")
 LLC_CORRECTION, STEP_BIAS_CORRECTION = ("constant_data", "llc_correction"), ("constant_data", "step_bias_correction")
 BIAS_ERROR = ("constant_data", "bias_error")
+CENTER_LOSS_ERROR = ("constant_data", "full_center_loss_error")
 CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
 
 Name = tuple[str, str]
@@ -70,7 +72,7 @@ DIMS: Mapping[Name, tuple[str, ...]] = {
 }
 """The axes of each array that every result has, at one checkpoint."""
 
-OPTIONAL: Mapping[Name, tuple[str, ...]] = {HALF_STEP_LLC: (CHAIN, DRAW), TWICE_NBETA_LLC: (CHAIN, DRAW), ACCEPTANCE_RATE: (CHAIN,)}
+OPTIONAL: Mapping[Name, tuple[str, ...]] = {HALF_STEP_LLC: (CHAIN, DRAW), TWICE_NBETA_LLC: (CHAIN, DRAW), ACCEPTANCE_RATE: (CHAIN,), CENTER_LOSS_ERROR: ()}
 """Those that some results have."""
 
 SECOND_LLC: Mapping[str, Name] = {"step_size": HALF_STEP_LLC, "nbeta": TWICE_NBETA_LLC}
@@ -95,7 +97,8 @@ def second_llc(attributes: Mapping[Any, Any]) -> Name | None:
 
 def names(attributes: Mapping[str, Any]) -> list[Name]:
     """Group and name of each array of a result with these attributes."""
-    optional = [name for name in OPTIONAL if name == second_llc(attributes) or (name == ACCEPTANCE_RATE and attributes.get("min_acceptance") is not None)]
+    present = {ACCEPTANCE_RATE: attributes.get("min_acceptance") is not None, CENTER_LOSS_ERROR: bool(attributes.get("streams"))}
+    optional = [name for name in OPTIONAL if present.get(name, name == second_llc(attributes))]
     return [*DIMS, *optional, *((group, name) for name, probe in attributes.get(PROBES, {}).items() for group, name in _probe_names(name, probe))]
 
 

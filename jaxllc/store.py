@@ -13,22 +13,19 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxllc import stopping
-from jaxllc._tree import named_leaves
+from jaxllc._tree import named_leaves, row_blocks
 from jaxllc._typing import Params
 from jaxllc.locations import Location
 from jaxllc.results import Name, Place
 from jaxllc.source import made_by
 from jaxllc.store_arrays import Arrays, grow, lay_out
 from jaxllc.writers import POLL, InUseError, Membership, Part
-
-if TYPE_CHECKING:
-    pass
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
@@ -236,7 +233,8 @@ def checksum(params: Params) -> int:
         digest.update(name.encode())
         if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        for rows in row_blocks(leaf):
+            digest.update(np.ascontiguousarray(jax.device_get(rows)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
 
 

@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.candidates import Request, given
-from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
 from jaxllc.job import Job, checked_part
@@ -24,6 +23,7 @@ from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, as_count
 from jaxllc.store import Store
+from jaxllc.stream import Data
 
 if TYPE_CHECKING:
     import pandas
@@ -136,7 +136,7 @@ class _Keywords(Overrides, total=False):
 def trajectory(
     loss_fn: LossFn,
     checkpoints: Mapping[int, Params] | Mapping[str, Mapping[int, Params]],
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings | None = None,
     *,
     key: Key,

@@ -15,11 +15,11 @@ PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
     ("_typing", "_tree", "_plain", "source", "locations", "stopping", "spectrum", "theory", "metrics", "smoothing"),
-    ("posterior", "select", "data", "checkpoints", "orbax_items", "settings", "sampler", "models"),
+    ("posterior", "select", "data", "stream", "checkpoints", "orbax_items", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
     ("engine", "starts", "results", "recording"),
     ("plan", "store_arrays", "writers", "store", "reading", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots", "progress"),
-    ("estimator", "pipeline", "step_bias", "candidates", "stages", "boundaries", "recurrence", "plots"),
+    ("estimator", "pipeline", "step_bias", "candidates", "maps", "stages", "boundaries", "recurrence", "plots"),
     ("calibrate", "estimate", "job", "trajectory"),
     ("cli", "launch", "reports", "demo", "__main__"),
 )
