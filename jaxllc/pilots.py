@@ -27,8 +27,6 @@ NUM_TIMED = 5
 NUM_BLOCKS = 3
 """Of a pilot run, or two of `LEAST_BLOCK` iterations; the first compiles."""
 LEAST_BLOCK = 16
-POSITIONS = 512
-"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 READ_ITERATIONS = 8
 """Whose batches are read to time a stream."""
 

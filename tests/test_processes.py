@@ -30,6 +30,13 @@ def test_two_processes_of_jax_share_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
 
 
+def test_eight_devices_of_one_process(tmp_path):
+    """The numbers of four; a mesh of checkpoints and chains."""
+    store = tmp_path / "llc.zarr"
+    assert ended(start(f"follow(store={str(store)!r}, group_size=2, num_chains=4)\nassert jax.device_count() == 8\n", devices=8)) == 0
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-4)
+
+
 def test_one_of_two_is_killed_and_three_end_the_work(tmp_path):
     """The other ends all that the dead one had not begun; what that had begun, process 0 takes on."""
     store = tmp_path / "llc.zarr"
