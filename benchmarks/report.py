@@ -115,6 +115,38 @@ def counted(result: Mapping[str, Any]) -> str:
     return table(["net", "MFLOP", "MB", "flop a byte", "measured, µs", "GFLOP/s", "of the matmul peak", "µs at that peak"], lines)
 
 
+def pods(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the compiler says of programs for TPUs."""
+
+    def counts(program: Mapping[str, Any]) -> str:
+        return str(sum(program["collectives"].values()))
+
+    lines = []
+    for line in rows:
+        held = " · ".join(f"{line[name]['bytes'] / 2**30:.1f}" for name in ("start", "block"))
+        seconds = " · ".join(f"{line[name]['seconds']:.0f}" for name in ("start", "block"))
+        communicates = " · ".join(counts(line[name]) for name in ("block", "gradient", "losses"))
+        mesh = " × ".join(str(size) for size in line["mesh"].values())
+        lines.append([line["case"], str(line["chips"]), f"{line['checkpoints']} × {line['chains']}", mesh, held, communicates, seconds])
+    head = [
+        "model",
+        "chips",
+        "checkpoints × chains",
+        "mesh",
+        "GiB a chip, start · block",
+        "collectives, block · gradient · losses",
+        "seconds to compile, start · block",
+    ]
+    return table(head, lines)
+
+
+def pods_hours(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Chip-hours of a trajectory, reckoned."""
+    return table(
+        ["weights", "tokens a batch", "chip-hours"], ([f"{line['num_weights']:,}", f"{line['tokens']:,}", f"{line['chip_hours']:,.1f}"] for line in rows)
+    )
+
+
 def speed(rows: Sequence[Mapping[str, Any]]) -> str:
     """Our iteration beside the bare gradient and other packages."""
     lines = []

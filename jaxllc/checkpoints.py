@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._typing import Params
+from jaxllc.layout import is_split
 from jaxllc.orbax_items import Subtree, at_path, children_of, descend, is_key, item_folders, matching, metadata_of, names_of, path_of, reading_alone, weights_in
 
 
 class OrbaxCheckpoints(Mapping[int, Params]):
-    """The checkpoints that Orbax or flax wrote by step into one directory, each restored when it is asked for, as numpy arrays.
+    """The checkpoints that Orbax or flax wrote by step into one directory, each restored when it is asked for, as numpy arrays or straight to its shards.
 
     Read are the step folders of a `CheckpointManager` (with or without a prefix and padding), of Orbax v1's `training.Checkpointer`, of
     `PyTreeCheckpointer` and `StandardCheckpointer`, and of `flax.training.checkpoints` with its Orbax backend.
@@ -27,7 +28,8 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         directory: the directory of the step folders, or its URL, such as `gs://bucket/run`.
         like: a pytree with the structure, shapes and dtypes to restore to (arrays or `jax.ShapeDtypeStruct`); leaves are
             matched by their path and cast to its dtypes. It may name a part of what was saved, such as the `nnx.Param`s of a full nnx state;
-            the other leaves are not read. A typed random key is restored as a typed key of the saved kind, a `jax.Array`.
+            the other leaves are not read. A leaf with a `NamedSharding` that splits it is read by each device as far as it holds it, and is a `jax.Array`
+            of that sharding; the devices should be those of this process. A typed random key is restored as a typed key of the saved kind, a `jax.Array`.
             None gives nested dictionaries as they are on disk, with the data of a random key in its place.
         item: where the weights are in the saved state: a path such as `params` or `state/params`, whose first part may be
             a named item of the checkpoint. None takes what `like` describes: the whole state, one of its items or a part of one. Without `like`
@@ -165,6 +167,8 @@ def _restore(folder: Path, part: Subtree, like: Params | None) -> Params:
     def arguments(name: str, leaf: Any) -> ocp.RestoreArgs:
         if is_key(template.get(name)):  # only as a jax.Array does Orbax make a key of the data
             return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+        if name in template and is_split(template[name]):
+            return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=template[name].sharding, dtype=template[name].dtype)
         return ocp.RestoreArgs(restore_type=np.ndarray if hasattr(leaf, "dtype") else None)
 
     names = names_of(part.metadata, template)
@@ -186,7 +190,7 @@ def _as_like(saved: Params, like: Params, place: str) -> Params:
     wrong = [f"{name} {_form(leaves[name])} instead of {_form(leaf)}" for name, leaf in template.items() if _form(leaves[name]) != _form(leaf)]
     if wrong:
         raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
-    cast = [leaves[name] if is_key(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
+    cast = [leaves[name] if is_key(leaf) or is_split(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
     return jax.tree.unflatten(jax.tree.structure(like), cast)
 
 

@@ -21,7 +21,8 @@ from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
 from jaxllc.data import Drawn, keys_at
 from jaxllc.full_data import known_losses, paired, probe_loss
-from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, vmap_width
+from jaxllc.layout import layout_of, stack_sums
+from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, on_devices, vmap_width
 from jaxllc.posterior import LocalPosterior, squared_distance
 from jaxllc.probes import Probe, Probes
 from jaxllc.recording import Block, Recording, Trace, with_center_loss_seen
@@ -65,7 +66,8 @@ def sample(
         posterior: what is sampled.
         data: what batches are taken from.
         stacked: the leaves of `posterior.center` have a leading axis K, one entry a checkpoint.
-        mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them; default all devices that divide the work.
+        mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them, and those that the weights are split over; default all devices that
+            divide the work, or those of the weights.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
         dispersion: see `jaxllc.Settings`.
         block: iterations between two returns to the host, at most; default as the sampler suggests.
@@ -79,13 +81,13 @@ def sample(
             sampler cannot sample.
     """
     length = _length(counts)
-    posterior = dataclasses.replace(
-        posterior, center=posterior.center if stacked else broadcast_leading(posterior.center, 1), center_grad=None, center_hessian=None
-    )
+    layout = layout_of(posterior.center, leading=int(stacked))
+    center = posterior.center if stacked else broadcast_leading(posterior.center, 1)
+    posterior = dataclasses.replace(posterior, center=center, center_grad=None, center_hessian=None, layout=layout)
     num_checkpoints = num_centers(posterior)
     sampler.check(posterior, data)
-    mesh = mesh or default_mesh(length.num_chains, num_checkpoints)
-    check_mesh(mesh, length.num_chains, num_checkpoints)
+    mesh = mesh or default_mesh(length.num_chains, num_checkpoints, layout)
+    check_mesh(mesh, length.num_chains, num_checkpoints, layout)
     program = Program(mesh, length.num_chains, kind_of(sampler), bool(dispersion))
     inputs, probe_data = _place(Inputs(key, sampler, posterior, data.resident, jnp.asarray(dispersion, jnp.float32)), probes or {}, mesh, num_checkpoints)
 
@@ -175,7 +177,10 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
     sampler = jax.tree.map(lambda x: per_checkpoint(at_least_float32(x)), inputs.sampler)
     everywhere = NamedSharding(mesh, P())
     data = inputs.data.on(mesh)
-    sampler, posterior = jax.device_put((sampler, posterior), NamedSharding(mesh, P(axes_of(mesh)[0])))
+    by_step = NamedSharding(mesh, P(axes_of(mesh)[0]))
+    center = posterior.center if posterior.layout is None else posterior.layout.place(posterior.center, mesh, axes_of(mesh)[0])
+    sampler, posterior = jax.device_put((sampler, dataclasses.replace(posterior, center=None)), by_step)
+    posterior = dataclasses.replace(posterior, center=center if posterior.layout else jax.device_put(center, by_step))
     probe_data = {name: data if probe.data is inputs.data else jax.device_put(probe.data, everywhere) for name, probe in probes.items()}
     return inputs._replace(sampler=sampler, posterior=posterior, data=data), probe_data
 
@@ -204,16 +209,16 @@ def _block(
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
                 on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
                 pair = paired(info.losses, posterior, batch, None if drawn else known_losses(by_example, data, window))
-                return state, jnp.stack([*pair, info.step_bias, *accepted, *on_noise])
+                return state, stack_sums([*pair, info.step_bias, *accepted, *on_noise], posterior.layout)
 
             def stretch(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
                 before, (start, drawn) = state.position, at
                 state, running = jax.lax.scan(step, state, (start + jnp.arange(every), drawn))
                 loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
-                return state, (running, jnp.stack([squared_distance(before, posterior).astype(loss.dtype), loss]))
+                return state, (running, stack_sums([squared_distance(before, posterior).astype(loss.dtype), loss], posterior.layout))
 
             state, (running, slow) = jax.lax.scan(stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
-            return state, (running.reshape(num_steps, -1), slow)
+            return state, (running.reshape(num_steps, *running.shape[2:]), slow)
 
         def one_group(chain: _Chains, state: Any) -> tuple[Any, Any]:
             return batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, by_example)
@@ -225,15 +230,15 @@ def _block(
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.number.size, largest // num_checkpoints)
         state, (running, slow) = batched(one_group, chain_width, chains, state)
-        return state, jnp.transpose(running, (3, 1, 0, 2)), jnp.transpose(slow, (3, 1, 0, 2))
+        running, slow = (jnp.transpose(values, (3, 1, 0, 2, *range(4, values.ndim))) for values in (running, slow))
+        return state, running, slow
 
     by_step, by_chain = P(step_axis), P(chain_axis, step_axis)
-    return jax.shard_map(
+    return on_devices(
         block,
-        mesh=program.mesh,
+        program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
-        check_vma=False,
     )(inputs, state, by_example, first, _Chains.of(program.num_chains, drawn, every))
 
 
@@ -262,4 +267,4 @@ def _share_moved(position: Params, posterior: LocalPosterior, *, mesh: Mesh) -> 
         return jnp.transpose(jnp.asarray(sum(moved)) / num_weights)
 
     by_chain = P(chain_axis, step_axis)
-    return jax.shard_map(here, mesh=mesh, in_specs=(by_chain, P(step_axis)), out_specs=P(step_axis, chain_axis), check_vma=False)(position, posterior)
+    return on_devices(here, mesh, in_specs=(by_chain, P(step_axis)), out_specs=P(step_axis, chain_axis))(position, posterior)

@@ -17,7 +17,9 @@ from jax.sharding import PartitionSpec as P
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
+from jaxllc.placement import on_devices
 from jaxllc.posterior import LocalPosterior
+from jaxllc.samplers.noise import gaussian
 
 NARROW = ("bfloat16", "float16")
 """Dtypes of which a loss may make use inside, though it takes and returns wider ones."""
@@ -71,7 +73,8 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
         ValueError: the loss has a wrong shape (see `LocalPosterior.losses`), grows with the batch as a sum does, differs between two calls with the same
             arguments, or takes batches of one size of which the data are no multiple.
     """
-    posterior = posterior.replace(center=posterior.params(_beside(posterior.position())))  # pyright: ignore[reportAttributeAccessIssue]
+    beside = _beside(posterior.position()) if posterior.layout is None else _beside_on(posterior, mesh=mesh)
+    posterior = posterior.replace(center=posterior.params(beside))  # pyright: ignore[reportAttributeAccessIssue]
     size, n = data.batch_size, data.num_examples
 
     def losses(start: int, size: int, at: LocalPosterior = posterior) -> np.ndarray:
@@ -158,6 +161,21 @@ def _beside(position: Params) -> Params:
     return jax.tree.map(move, position)
 
 
+@partial(jax.jit, static_argnames="mesh")
+def _beside_on(posterior: LocalPosterior, *, mesh: Mesh) -> Params:
+    """The same of weights that are split, on their devices."""
+
+    def move(w: jax.Array, z: jax.Array) -> jax.Array:
+        size = jnp.sqrt(jnp.mean(jnp.square(w)))
+        return w + 0.1 * jnp.where(size > 0, size, 1.0).astype(w.dtype) * z
+
+    def here(posterior: LocalPosterior) -> Params:
+        position = posterior.position()
+        return jax.tree.map(move, position, gaussian(jax.random.key(0), position))
+
+    return on_devices(here, mesh, in_specs=P(), out_specs=P())(posterior)
+
+
 @partial(jax.jit, static_argnames=("size", "mesh"))
 def _losses(posterior: LocalPosterior, arrays: Batch, start: jax.Array, *, size: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
     """Losses of a batch as they are used, and as `loss_fn` returns them."""
@@ -167,7 +185,7 @@ def _losses(posterior: LocalPosterior, arrays: Batch, start: jax.Array, *, size:
         position = posterior.position()
         return posterior.losses(position, batch), jax.jit(posterior.loss_fn)(posterior.params(position), batch)
 
-    return jax.shard_map(here, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(posterior, arrays, start)
+    return on_devices(here, mesh, in_specs=P(), out_specs=P())(posterior, arrays, start)
 
 
 def _has_fixed_size(posterior: LocalPosterior, arrays: Batch, size: int, mesh: Mesh) -> bool:

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from jaxllc.layout import CHAIN, STEP, Layout, num_shards
+
 CACHE_BYTES = 2**22
 """What the calls of one `vmap` on one CPU core may write."""
 MEMORY_SHARE = 0.5
@@ -19,21 +21,36 @@ RESIDENT_ON_ACCELERATOR = 2**28
 """The same on an accelerator: a gibibyte, enough to fill it, and little enough to lose when a run is stopped."""
 
 
-def default_mesh(num_chains: int, num_checkpoints: int = 1) -> Mesh:
-    """As many devices of this process as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first."""
-    available = jax.local_device_count()
+def default_mesh(num_chains: int, num_checkpoints: int = 1, layout: Layout | None = None) -> Mesh:
+    """As many devices of this process as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first.
+
+    Weights that are split keep their devices: the axes that they are split over follow, and what is spread is the rest of their mesh.
+    """
+    names, shape, devices = (), (), np.asarray(jax.local_devices())
+    if layout is not None:
+        names, mesh = layout.axes, layout.mesh
+        order = sorted(range(mesh.devices.ndim), key=lambda axis: mesh.axis_names[axis] in names)
+        shape = tuple(mesh.shape[name] for name in names)
+        devices = mesh.devices.transpose(order).reshape(-1, *shape)
+    available = len(devices)
     shapes = [(s, c) for c in range(1, available + 1) for s in range(1, available // c + 1) if num_chains % c == 0 and num_checkpoints % s == 0]
     step_devices, chain_devices = max(shapes, key=lambda shape: (shape[0] * shape[1], shape[1]))
-    devices = np.asarray(jax.local_devices()[: chain_devices * step_devices]).reshape(step_devices, chain_devices)
-    return Mesh(devices, ("step", "chain"), axis_types=(AxisType.Auto, AxisType.Auto))
+    used = devices[: chain_devices * step_devices].reshape(step_devices, chain_devices, *shape)
+    return Mesh(used, (STEP, CHAIN, *names), axis_types=(AxisType.Auto,) * (2 + len(names)))
 
 
-def check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int) -> None:
+def check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int, layout: Layout | None = None) -> None:
     """Raise a ValueError for a mesh of other axes, of devices that do not divide the work, or of explicit axes."""
-    unknown = set(mesh.axis_names) - {"chain", "step"}
+    axes = () if layout is None else layout.axes
+    unknown = set(mesh.axis_names) - {CHAIN, STEP, *axes}
     if unknown:
-        raise ValueError(f"mesh has the axes {mesh.axis_names}; only 'chain' and 'step' (checkpoints) are known, {sorted(map(str, unknown))} are not.")
-    for axis, size in (("chain", num_chains), ("step", num_checkpoints)):
+        known = f", beside {', '.join(map(repr, axes))} of the weights," if axes else ""
+        raise ValueError(f"mesh has the axes {mesh.axis_names}; only 'chain' and 'step' (checkpoints){known} are known, {sorted(map(str, unknown))} are not.")
+    if missing := set(axes) - set(mesh.axis_names):
+        raise ValueError(f"the weights are split over {sorted(missing)}, and mesh has the axes {mesh.axis_names}; give it these too, or pass mesh=None.")
+    if axes and not {CHAIN, STEP} & set(mesh.axis_names):
+        raise ValueError(f"mesh has the axes {mesh.axis_names} of the weights alone; give it an axis 'chain' too, of one device at least, or pass mesh=None.")
+    for axis, size in ((CHAIN, num_chains), (STEP, num_checkpoints)):
         devices = mesh.shape.get(axis, 1)
         if size % devices:
             raise ValueError(f"mesh axis {axis!r} has {devices} devices, which do not divide {size}; use a multiple, or mesh=None.")
@@ -43,7 +60,13 @@ def check_mesh(mesh: Mesh, num_chains: int, num_checkpoints: int) -> None:
 
 def axes_of(mesh: Mesh) -> tuple[str | None, str | None]:
     """The names of its axes of checkpoints and of chains, None for one that it has not."""
-    return tuple(axis if axis in mesh.axis_names else None for axis in ("step", "chain"))  # type: ignore[return-value]
+    return tuple(axis if axis in mesh.axis_names else None for axis in (STEP, CHAIN))  # type: ignore[return-value]
+
+
+def on_devices(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`jax.shard_map` over the axes of checkpoints and chains; along those of the weights the compiler divides the work of each."""
+    axes = {axis for axis in axes_of(mesh) if axis is not None}
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False)
 
 
 def fetch(array: Any) -> np.ndarray:
@@ -64,7 +87,7 @@ def largest_width(function: Callable[..., Any], *arguments: Any) -> int:
         function: what would be vmapped.
         arguments: of one call, arrays or their shapes.
     """
-    room = CACHE_BYTES if jax.default_backend() == "cpu" else _accelerator_bytes()
+    room = num_shards() * (CACHE_BYTES if jax.default_backend() == "cpu" else _accelerator_bytes())
     return max(1, room // max(1, bytes_written(jax.make_jaxpr(function)(*arguments).jaxpr)))
 
 

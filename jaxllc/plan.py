@@ -15,8 +15,9 @@ from jaxllc import results, select
 from jaxllc._tree import WithObjects, split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
+from jaxllc.layout import STEP, Layout, layout_of
 from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss
-from jaxllc.placement import default_mesh, resident_checkpoints
+from jaxllc.placement import check_mesh, default_mesh, resident_checkpoints
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import Probe, shapes
 from jaxllc.results import Place
@@ -49,6 +50,8 @@ class Plan:
     loss_kind: LossKind
     facts: Mapping[str, Any]
     """What findings need to know: `num_weights`, `statistics`, `probes` by name with their shapes."""
+    layout: Layout | None = None
+    """How the weights are split over devices."""
 
     @property
     def sampler(self) -> Sampler:
@@ -81,7 +84,7 @@ class Plan:
     @property
     def devices(self) -> Mesh:
         """What the chains of one checkpoint run on."""
-        return self.mesh or default_mesh(self.settings.num_chains)
+        return self.mesh or default_mesh(self.settings.num_chains, layout=self.layout)
 
     @property
     def num_devices(self) -> int:
@@ -188,7 +191,9 @@ def make_plan(
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
     weights = select.take_free(selection, center)
-    devices = mesh or default_mesh(settings.num_chains)
+    layout = layout_of(center)
+    devices = mesh or default_mesh(settings.num_chains, layout=layout)
+    check_mesh(devices, settings.num_chains, devices.shape.get(STEP, 1), layout)
     data = data.on(devices) if isinstance(data, InMemory | Stream) else InMemory.of(data, settings.batch_size, devices)
     sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
     nbeta = default_nbeta(data.num_examples) if settings.nbeta is None else settings.nbeta
@@ -196,14 +201,17 @@ def make_plan(
     settings = settings.replace(sampler=sampler, nbeta=nbeta, batch_size=data.batch_size)
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))
-    posterior = LocalPosterior(loss_fn, center, nbeta, settings.localization, selection)
-    kind = check_loss(posterior, data.resident, devices)
+
+    def around(center: Params) -> LocalPosterior:
+        center = center if layout is None else layout.place(center, devices)
+        return LocalPosterior(loss_fn, center, nbeta, settings.localization, selection, layout=layout)
+
+    kind = check_loss(around(center), data.resident, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
     facts: dict[str, Any] = {}
     if sampler.needs_step_size:
-        around = {name: dataclasses.replace(posterior, loss_fn=loss_fn, center=split_objects(params)[0]) for name, params in checkpoints.items()}
-        curvatures = {name: curvature(one, data.resident, devices) for name, one in around.items()}
+        curvatures = {name: curvature(around(split_objects(params)[0]), data.resident, devices) for name, params in checkpoints.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
@@ -211,7 +219,7 @@ def make_plan(
     for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
         if names:
             facts[fact] = list(names)
-    plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts)
+    plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
     return plan.with_probes(probes, params)
 
 

@@ -5,6 +5,7 @@ $$p(w) \propto e^{-U(w)}, \qquad U(w) = n\beta\, L_n(w) + \tfrac{\gamma}{2} \lVe
 over the free weights; the others stay at $w^*$ (Lau et al., arXiv:2308.12108; Wang et al., arXiv:2410.02984).
 """
 
+import dataclasses
 import math
 
 import jax
@@ -13,6 +14,7 @@ from flax import struct
 
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
+from jaxllc.layout import Layout, inner
 from jaxllc.select import Free, put_free, take_free
 from jaxllc.spectrum import Spectrum
 
@@ -46,6 +48,7 @@ class LocalPosterior:
         center_grad: $\nabla L_n(w^*)$ of all data, a position, for gradient estimators that need it; `jaxllc.sample` fills it in.
         center_hessian: leading eigenpairs of the Hessian of $L_n$ at $w^*$, for samplers whose metric it makes; `jaxllc.sample` fills it in.
         weights_dtype: a narrow dtype to which the model rounds wider weights, where that is known.
+        layout: how the weights are split over devices; `jaxllc.sample` fills it in.
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)
@@ -56,6 +59,7 @@ class LocalPosterior:
     center_grad: Params | None = None
     center_hessian: Spectrum | None = None
     weights_dtype: str | None = struct.field(pytree_node=False, default=None)
+    layout: Layout | None = struct.field(pytree_node=False, default=None)
 
     def position(self) -> Params:
         """The free weights of the centre, where chains start."""
@@ -99,7 +103,7 @@ class LocalPosterior:
         r"""$n\beta$ times the mean of losses at a position, or of their differences from others, plus $\frac{\gamma}{2} \lVert w - w^* \rVert^2$, `float[]`."""
         loss = losses.mean()
         nbeta, localization = (jnp.asarray(x, loss.dtype) for x in (self.nbeta, self.localization))
-        return nbeta * loss + localization / 2 * squared_distance(position, self).astype(loss.dtype)
+        return nbeta * loss + localization / 2 * squared_distance(position, self).astype(loss.dtype).sum()
 
     def slope(self, position: Params, grad: Params) -> Params:
         r"""$\nabla U = n\beta\, g + \gamma (w - w^*)$ at a position, of an estimate $g$ of the mean loss's gradient there."""
@@ -109,9 +113,28 @@ class LocalPosterior:
 
         return jax.tree.map(add, position, grad, self.position())
 
+    def inner(self, a: Params, b: Params) -> jax.Array:
+        r"""$a \cdot b$ over the free weights, `float[]`; where these are split, what each device adds to it (see `jaxllc.layout`).
+
+        Args:
+            a: like a position.
+            b: like a position.
+        """
+        return inner(a, b, self.position_layout())
+
+    def position_layout(self) -> Layout | None:
+        """How the free weights are split over devices."""
+        if self.layout is None:
+            return None
+        free = jax.tree.structure(self.center).flatten_up_to(take_free(self.free, self.center))
+        return dataclasses.replace(self.layout, specs=tuple(spec for spec, leaf in zip(self.layout.specs, free, strict=True) if leaf is not None))
+
 
 def squared_distance(position: Params, posterior: LocalPosterior) -> jax.Array:
-    r"""$\lVert w - w^* \rVert^2$ over the free weights, `float[]`."""
+    r"""$\lVert w - w^* \rVert^2$ over the free weights, `float[]`; where these are split, what each device adds to it (see `jaxllc.layout`)."""
+    if posterior.layout is not None:
+        moved = jax.tree.map(lambda w, center: w - center.astype(w.dtype), position, posterior.position())
+        return posterior.inner(moved, moved)
     pairs = zip(jax.tree.leaves(position), jax.tree.leaves(posterior.position()), strict=True)
     squares = [jnp.sum(jnp.square(w - center.astype(w.dtype))) for w, center in pairs]
     return jnp.asarray(sum(square.astype(squares[0].dtype) for square in squares))

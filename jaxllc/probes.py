@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllc._tree import at_least_float32, stack
 from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.placement import axes_of, batched, largest_width, vmap_width
+from jaxllc.placement import axes_of, batched, largest_width, on_devices, vmap_width
 from jaxllc.posterior import LocalPosterior
 from jaxllc.reductions import REDUCTIONS
 from jaxllc.sampler import BLOCK
@@ -232,7 +232,7 @@ def _at_chains(data: Batch | None, position: Params, posterior: LocalPosterior, 
         return batched(of_group, vmap_width(chains, largest // checkpoints), position)
 
     by_chain = P(chain_axis, step_axis)
-    return jax.shard_map(here, mesh=mesh, in_specs=(P(), by_chain, P(step_axis)), out_specs=by_chain, check_vma=False)(data, position, posterior)
+    return on_devices(here, mesh, in_specs=(P(), by_chain, P(step_axis)), out_specs=by_chain)(data, position, posterior)
 
 
 def _arguments(params: Params, data: Batch | None) -> tuple[Any, ...]:

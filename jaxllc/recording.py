@@ -52,9 +52,11 @@ class Block(NamedTuple):
 
     iterations: range
     running: jax.Array
-    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; then the acceptance rate, if any; then virial and start of the batch, if any."""
+    """`[3 to 6, K, C, iteration, ...]`: excess loss, loss at the centre, step bias; if any, the acceptance rate; if any, virial and start of the batch."""
     slow: jax.Array
-    """`[2, K, C, evaluation]`: squared distance from w*, and the excess loss of one fixed batch."""
+    """`[2, K, C, evaluation, ...]`: squared distance from w*, and the excess loss of one fixed batch.
+
+    Both have further axes where weights are split over devices, to be added up (see `jaxllc.layout.stack_sums`)."""
     probes: Mapping[str, jax.Array]
     """`[C, K, ...]` of those that are evaluated at its end."""
 
@@ -80,14 +82,14 @@ class Recording:
 
     def add(self, block: Block, on_steps: Callable[[int], Any] | None) -> None:
         """Fetch a block, of which the last iterations may lie beyond the last draw."""
-        running, steps, draws = fetch(block.running), block.iterations, self.draws
+        running, steps, draws = _total(block.running), block.iterations, self.draws
         if self._running is None:
             self._running = np.empty((len(running), *self._shape), self._dtype)
         first, stop = (min(max(-(-(step - draws.start) // draws.step), 0), len(draws)) for step in (steps.start, steps.stop))
         if first < stop:
             mine = draws[first:stop]
             self._running[..., first:stop] = running[..., mine[0] - steps.start : mine[-1] - steps.start + 1 : mine.step]
-        self._slow.append(fetch(block.slow))
+        self._slow.append(_total(block.slow))
         for name, values in block.probes.items():
             by_checkpoint = np.swapaxes(fetch(values), 0, 1)
             if name in self._whole:
@@ -122,6 +124,12 @@ def with_center_loss_seen(trace: Trace) -> Trace:
     count, mean = by_batch.shape[-1], by_batch.mean(-1)
     error = by_batch.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(len(by_batch), np.nan)
     return trace._replace(full_center_loss=mean.astype(trace.center_loss.dtype), full_center_loss_error=error.astype(trace.center_loss.dtype))
+
+
+def _total(sums: jax.Array) -> np.ndarray:
+    """On the host, with the sums of single devices (see `jaxllc.layout.inner`), if any, added up: the axes after the fourth."""
+    values = fetch(sums)
+    return values if values.ndim == 4 else values.sum(tuple(range(4, values.ndim)))
 
 
 def repeating(draws: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from jaxllc._tree import broadcast_leading
 from jaxllc._typing import Key, Params, Scalar
 from jaxllc.data import InMemory
 from jaxllc.full_data import CenterLosses, center_gradient, center_hessian, center_losses, gaussian_cloud, has_low_precision, rounding_cloud
-from jaxllc.placement import axes_of, batched, largest_width, vmap_width
+from jaxllc.placement import axes_of, batched, largest_width, on_devices, vmap_width
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.noise import gaussian
@@ -115,12 +115,11 @@ def start_chains(inputs: Inputs, *, program: Program) -> Start:
         return Start(state, losses, gradient, hessian, cloud, rounding)
 
     by_step = P(step_axis)
-    return jax.shard_map(
+    return on_devices(
         start,
-        mesh=program.mesh,
+        program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), P(chain_axis)),
         out_specs=specs(Start, P(chain_axis, step_axis), specs(CenterLosses, by_step, by_step), by_step, by_step, P(step_axis, chain_axis), by_step),
-        check_vma=False,
     )(inputs, jnp.arange(program.num_chains))
 
 

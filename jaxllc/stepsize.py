@@ -15,6 +15,8 @@ from jaxllc._plain import Plain
 from jaxllc._tree import at_least_float32, is_real
 from jaxllc._typing import Batch, Params
 from jaxllc.data import InMemory
+from jaxllc.layout import is_split
+from jaxllc.placement import on_devices
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Sampler
 
@@ -69,14 +71,19 @@ def curvature(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> float:
         mesh: the devices of the chains.
     """
     rng = np.random.default_rng(0)  # on the host: a normal draw would have to be compiled
-    direction = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(leaf.dtype), posterior.position())
+
+    def draw(leaf: jax.Array) -> Any:
+        values = rng.normal(size=leaf.shape).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding) if is_split(leaf) else values
+
+    direction = jax.tree.map(draw, posterior.position())
     return float(_on_mesh(posterior, data, direction, mesh=mesh))
 
 
 @partial(jax.jit, static_argnames="mesh")
 def _on_mesh(posterior: LocalPosterior, data: InMemory, direction: Params, *, mesh: Mesh) -> jax.Array:
     at = jnp.zeros((), jnp.int32)
-    measure = jax.shard_map(lambda p, d, v: largest_curvature(p, v, d.batch(at)), mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    measure = on_devices(lambda p, d, v: largest_curvature(p, v, d.batch(at)), mesh, in_specs=P(), out_specs=P())
     return measure(posterior, data, direction)
 
 

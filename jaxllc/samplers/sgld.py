@@ -109,13 +109,13 @@ class SGLD(SteppedSampler):
 
         slope = posterior.slope(state.position, followed)
         moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
-        bias = step_bias(step_size, posterior.nbeta, followed, slope, scale)
+        bias = step_bias(step_size, posterior, followed, slope, scale)
         if followed is not grad:
             bias += memory_bias(state.position, posterior, grad, followed)
         return SGLDState(moved, memory, state.steps + 1), Info(losses, bias, virial=virial(step_size, state.position, posterior, grad, scale))
 
 
-def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
+def step_bias(step_size: Scalar, posterior: LocalPosterior, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
     r"""$\frac{\epsilon}{8}\, n\beta g \cdot G\, \nabla U$, whose mean is what a finite step and the noise of its batches add to $n\beta\,(E[L] - L(w^*))$.
 
     A stationary law keeps $E\lVert w - w^*\rVert^2$ (in the metric $G^{-1}$) from step to step, hence
@@ -125,26 +125,19 @@ def step_bias(step_size: Scalar, nbeta: Scalar, grad: Params, slope: Params, sca
 
     Args:
         step_size: $\epsilon$.
-        nbeta: $n\beta$.
-        grad: $g$, which makes $n\beta g$ the share of the loss in `slope`.
+        posterior: whose $n\beta$ makes $n\beta g$ the share of the loss in `slope`.
+        grad: $g$.
         slope: $\nabla U = n\beta g + \gamma (w - w^*)$.
         scale: the diagonal $G$; None is one.
     """
-    scaled = slope if scale is None else jax.tree.map(jnp.multiply, slope, scale)
-    products = [jnp.vdot(*pair) for pair in zip(jax.tree.leaves(grad), jax.tree.leaves(scaled), strict=True)]
-    factor = jnp.asarray(step_size, products[0].dtype) / 8 * jnp.asarray(nbeta, products[0].dtype)
-    return factor * sum(product.astype(products[0].dtype) for product in products)
+    product = posterior.inner(grad, slope if scale is None else jax.tree.map(jnp.multiply, slope, scale))
+    return jnp.asarray(step_size, product.dtype) / 8 * jnp.asarray(posterior.nbeta, product.dtype) * product
 
 
 def virial(step_size: Scalar, position: Params, posterior: LocalPosterior, grad: Params, scale: Params | None = None) -> jax.Array:
     r"""$\frac{\epsilon}{8}\, n\beta\, g \cdot G (w - w^*)$, whose covariance with $n\beta L_B$ over batches tells what `step_bias` counts too much."""
-
-    def product(w: jax.Array, center: jax.Array, g: jax.Array, g_scale: jax.Array | None = None) -> jax.Array:
-        return jnp.vdot(w - center, g if g_scale is None else g * g_scale)
-
-    products = jax.tree.leaves(jax.tree.map(product, position, posterior.position(), grad, *([] if scale is None else [scale])))
-    dtype = products[0].dtype
-    return jnp.asarray(step_size, dtype) / 8 * jnp.asarray(posterior.nbeta, dtype) * sum(x.astype(dtype) for x in products)
+    product = posterior.inner(_moved(position, posterior), grad if scale is None else jax.tree.map(jnp.multiply, grad, scale))
+    return jnp.asarray(step_size, product.dtype) / 8 * jnp.asarray(posterior.nbeta, product.dtype) * product
 
 
 def memory_bias(position: Params, posterior: LocalPosterior, grad: Params, followed: Params) -> jax.Array:
@@ -153,9 +146,10 @@ def memory_bias(position: Params, posterior: LocalPosterior, grad: Params, follo
     The stationary law of `step_bias` holds for the slope that is followed, so $E[(w - w^*) \cdot \nabla U]$ has $n\beta\,(w - w^*) \cdot (g - m)$ more. $g$ is
     of a batch that the position has not seen, so its own noise adds nothing. Where the memory is felt, along stiff directions, nearly all of $U$ is the loss.
     """
+    product = posterior.inner(_moved(position, posterior), jax.tree.map(jnp.subtract, grad, followed))
+    return jnp.asarray(posterior.nbeta, product.dtype) / 2 * product
 
-    def product(w: jax.Array, center: jax.Array, g: jax.Array, m: jax.Array) -> jax.Array:
-        return jnp.vdot(w - center, g - m)
 
-    products = jax.tree.leaves(jax.tree.map(product, position, posterior.position(), grad, followed))
-    return jnp.asarray(posterior.nbeta, products[0].dtype) / 2 * sum(x.astype(products[0].dtype) for x in products)
+def _moved(position: Params, posterior: LocalPosterior) -> Params:
+    """$w - w^*$."""
+    return jax.tree.map(jnp.subtract, position, posterior.position())
