@@ -1,6 +1,6 @@
 """A decoder with gated MLPs (as Touvron et al., arXiv:2302.13971), whose layers are scanned and which computes in bfloat16; for compiling at any size.
 
-Shapes: B batch, L positions, D width, H heads, K width of a head, F hidden width, V vocabulary, N layers.
+Shapes: B batch, L positions, D width, H heads, K width of a head, F hidden width, V vocabulary, N layers; E is D too, of what the heads give.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 
 class Decoder(NamedTuple):
-    """The sizes of a model."""
+    """The sizes of a model: D, F, N, H, V."""
 
     width: int
     hidden: int
@@ -33,9 +33,9 @@ class Decoder(NamedTuple):
 
     def specs(self) -> dict[str, P]:
         """How tensor parallelism splits them."""
-        last, first = P(None, None, self.axis), P(self.axis, None)
-        split = dict.fromkeys(("query", "key", "value", "output", "gate", "up", "down"), last) | dict.fromkeys(("embedding", "unembedding"), first)
-        return {name: split.get(name, P()) for name in self.shapes()}
+        split = {"embedding": P(self.axis, None), "unembedding": P(self.axis, None)}
+        norms = ("attention_norm", "mlp_norm", "last_norm")
+        return {name: P() if name in norms else split.get(name, P(None, None, self.axis)) for name in self.shapes()}
 
     def loss_fn(self) -> Callable[[Any, jax.Array], jax.Array]:
         """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token."""
@@ -74,7 +74,7 @@ def _layer(num_heads: int, x_BxLxD: jax.Array, layer: dict[str, jax.Array]) -> t
     scores_BxHxLxL = jnp.einsum("bqhk,blhk->bhql", _rotated(query), _rotated(key)).astype(jnp.float32) / value.shape[-1] ** 0.5
     causal_LxL = jnp.tril(jnp.ones(scores_BxHxLxL.shape[-2:], bool))
     pattern_BxHxLxL = jax.nn.softmax(jnp.where(causal_LxL[None, None], scores_BxHxLxL, -1e30)).astype(jnp.bfloat16)
-    mixed_BxLxD = jnp.einsum("bhql,blhk->bqhk", pattern_BxHxLxL, value).reshape(x_BxLxD.shape)
-    x_BxLxD = x_BxLxD + jnp.einsum("ble,de->bld", mixed_BxLxD, low["output"])
+    mixed_BxLxE = jnp.einsum("bhql,blhk->bqhk", pattern_BxHxLxL, value).reshape(x_BxLxD.shape)
+    x_BxLxD = x_BxLxD + jnp.einsum("ble,de->bld", mixed_BxLxE, low["output"])
     inner_BxLxD = _normed(x_BxLxD, low["mlp_norm"])
     return x_BxLxD + jnp.einsum("blf,df->bld", jax.nn.silu(inner_BxLxD @ low["gate"]) * (inner_BxLxD @ low["up"]), low["down"]), None

@@ -2,8 +2,9 @@
 
     python -m benchmarks.pods [--quick]
 
-It needs libtpu, `pip install 'jaxllc[pods]'` in an environment of its own, since JAX there looks for a TPU by default. The compiler of libtpu compiles for a topology that is only described. It says what a program holds on each chip, and its text which collectives it has.
-Weights are never made. Compared are the two programs of `jaxllc.sample`, the start and the block of iterations, with the losses and the gradient by themselves.
+It needs libtpu, `pip install 'jaxllc[pods]'` in an environment of its own, since JAX there looks for a TPU by default. The compiler of libtpu compiles for a
+topology that is only described. It says what a program holds on each chip, and its text which collectives it has. Weights are never made.
+Compared are the two programs of `jaxllc.sample`, the start and the block of iterations, with the losses and the gradient by themselves.
 """
 
 import argparse

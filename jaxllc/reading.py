@@ -88,7 +88,8 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
             f"wrote it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
         )
     tree, arrays = _opened(location), Arrays(location)
-    records, damaged = arrays.records(), arrays.damaged(location.sizes())
+    records = arrays.records()
+    damaged = arrays.damaged(records, location.sizes())
     failures = {place: record.failure for place, record in records.items() if record.failure and not record.done} | damaged
     asked = set(records if places is None else places)
     done = np.zeros([tree.sizes[axis] for axis in results.place_axes(tree.coords)], bool)

@@ -52,11 +52,11 @@ class Block(NamedTuple):
 
     iterations: range
     running: jax.Array
-    """`[3 to 6, K, C, iteration, ...]`: excess loss, loss at the centre, step bias; if any, the acceptance rate; if any, virial and start of the batch."""
-    slow: jax.Array
-    """`[2, K, C, evaluation, ...]`: squared distance from w*, and the excess loss of one fixed batch.
+    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; if any, the acceptance rate; if any, virial and start of the batch.
 
-    Both have further axes where weights are split over devices, to be added up (see `jaxllc.layout.stack_sums`)."""
+    Where weights are split over devices, it has further axes that are to be added up (see `jaxllc.layout.stack_sums`)."""
+    slow: jax.Array
+    """`[2, K, C, evaluation]`: squared distance from w*, and the excess loss of one fixed batch; with such further axes too."""
     probes: Mapping[str, jax.Array]
     """`[C, K, ...]` of those that are evaluated at its end."""
 

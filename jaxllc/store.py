@@ -123,8 +123,9 @@ class Store:
 
     def done(self) -> dict[Place, int]:
         """The places that are written whole, with the checksum of their weights; those with a damaged file are to be made again."""
-        damaged = self._whole.damaged(self.location.sizes())
-        return {place: record.checksum for place, record in self._whole.records().items() if record.done and place not in damaged}
+        records = self._whole.records()
+        damaged = self._whole.damaged(records, self.location.sizes())
+        return {place: record.checksum for place, record in records.items() if record.done and place not in damaged}
 
     def made_by(self) -> set[str]:
         """The software that the numbers of all places were computed by."""

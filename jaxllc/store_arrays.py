@@ -94,17 +94,17 @@ class Arrays:
         """Note why a place has no numbers."""
         self["failure"][self.index[place]] = failure
 
-    def damaged(self, sizes: Mapping[str, int]) -> dict[Place, str]:
+    def damaged(self, records: Mapping[Place, Record], sizes: Mapping[str, int]) -> dict[Place, str]:
         """The places that are done, but of which a file is missing or cut.
 
         Args:
+            records: of all places, as they were when the files were listed or before.
             sizes: of all files of the store, by path.
         """
         found: dict[Place, str] = {}
         expected = {f"{group}/{name}": (self[f"{group}/{name}"].shape, self[f"{group}/{name}"].dtype.itemsize) for group, name in self.names}
-        flags = self["done"][:]
         for place, at in self.index.items():
-            if not flags[at]:
+            if not records[place].done:
                 continue
             for name, (shape, itemsize) in expected.items():
                 own = shape[len(at) :]

@@ -21,15 +21,15 @@ from trajectories import PROBLEM, RUN, draws, follow
 """
 
 DISTRIBUTED = """
-jax.config.update("jax_enable_preemption_service", False)
-jax.distributed.initialize("127.0.0.1:{port}", num_processes={count}, process_id={index}, heartbeat_timeout_seconds=10, shutdown_timeout_seconds=5)
+from jaxllc.launch import Cluster, join
+join(Cluster("127.0.0.1:{port}", {count}, {index}))
 """
 
 
 def start(body, *, devices=2, distributed=""):
     """A process that runs some lines of Python after the prologue."""
     code = PROLOGUE.format(devices=devices, distributed=distributed) + body
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

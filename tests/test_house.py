@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
     ("_typing", "_tree", "_plain", "source", "locations", "stopping", "spectrum", "theory", "metrics", "smoothing"),
-    ("posterior", "select", "data", "stream", "checkpoints", "orbax_items", "settings", "sampler", "models"),
+    ("layout", "posterior", "select", "data", "stream", "checkpoints", "orbax_items", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
     ("engine", "starts", "results", "recording"),
     ("plan", "store_arrays", "writers", "store", "reading", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots", "progress"),

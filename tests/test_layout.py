@@ -193,7 +193,7 @@ def test_a_device_holds_its_shard_twice_and_the_gradient(monkeypatch):
     given = sizes.argument_size_in_bytes - data.arrays.nbytes
     assert given < 1.05 * 3 * shard
     assert sizes.alias_size_in_bytes > 0.95 * 2 * shard
-    assert sizes.temp_size_in_bytes < 6.5 * shard
+    assert sizes.temp_size_in_bytes / shard < 6.5
 
 
 def test_chains_are_float32_where_the_model_is_not():

@@ -1,6 +1,8 @@
 """Stores and checkpoints that are no local folders: in memory, and on a real S3 server on the loopback."""
 
+import gc
 import uuid
+import warnings
 
 import numpy as np
 import pytest
@@ -12,8 +14,6 @@ from jaxllc.locations import Location
 
 moto_server = pytest.importorskip("moto.server")
 pytest.importorskip("s3fs")
-
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # s3fs leaves sessions open
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
@@ -32,8 +32,11 @@ def bucket(monkeypatch):
     name = f"runs-{uuid.uuid4().hex}"  # one server's memory is that of all in a process
     s3fs.S3FileSystem().mkdir(name)
     yield f"s3://{name}"
-    s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # s3fs leaves its sessions open
+        s3fs.S3FileSystem.clear_instance_cache()
+        gc.collect()
 
 
 def test_a_store_in_memory(monkeypatch):
