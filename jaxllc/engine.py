@@ -93,11 +93,10 @@ def sample(
 
     start = start_chains(inputs, program=program)
     inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
-    full_center_loss = fetch(start.losses.mean)
-    _check_finite(full_center_loss)
+    dtype = _check_finite(fetch(start.losses.mean)).dtype
     longest = data.longest_block(length.num_chains, block or sampler.block)
     plan = timetable(probes or {}, length.num_burn_in, length.total, longest=longest, full_batch=sampler.full_batch)
-    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
+    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, dtype, plan.probes, plan.every)
     blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total), mesh)
     state = _run(inputs, start, program, plan, blocks, probe_data, recording, on_steps)
     trace = _trace(recording, start, state, inputs, mesh, streams=isinstance(data, Stream))
@@ -137,9 +136,10 @@ def _length(counts: Counts) -> Length:
     return Length(**{name: as_count(name, value) for name, value in counts.items()})
 
 
-def _check_finite(losses: np.ndarray) -> None:
+def _check_finite(losses: np.ndarray) -> np.ndarray:
     if not np.isfinite(losses).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(losses))[0]))
+    return losses
 
 
 def _run(
