@@ -216,11 +216,15 @@ def make_plan(
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
-    for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
-        if names:
-            facts[fact] = list(names)
+    facts |= _statistics(selection, params)
     plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
     return plan.with_probes(probes, params)
+
+
+def _statistics(selection: Free, params: Params) -> dict[str, list[str]]:
+    """The names of batch statistics, if any, among the weights that move and among those that do not."""
+    found = {"statistics": select.free_statistics(selection, params), "fixed_statistics": select.fixed_statistics(selection, params)}
+    return {fact: list(names) for fact, names in found.items() if names}
 
 
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:
