@@ -209,14 +209,13 @@ def make_plan(
     kind = check_loss(around(center), data.resident, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {**_statistics(selection, params)}
     if sampler.needs_step_size:
         curvatures = {name: curvature(around(split_objects(params)[0]), data.resident, devices) for name, params in checkpoints.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
-    facts |= _statistics(selection, params)
     plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
     return plan.with_probes(probes, params)
 
