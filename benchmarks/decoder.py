@@ -54,7 +54,7 @@ class Decoder(NamedTuple):
 
 def _normed(x_BxLxD: jax.Array, scale_D: jax.Array) -> jax.Array:
     square = jnp.mean(jnp.square(x_BxLxD.astype(jnp.float32)), -1, keepdims=True)
-    return (x_BxLxD * jax.lax.rsqrt(square + 1e-6).astype(x_BxLxD.dtype)) * scale_D
+    return (x_BxLxD * jax.lax.rsqrt(square + 1e-6).astype(x_BxLxD.dtype)) * scale_D[None, None]
 
 
 def _rotated(x_BxLxHxK: jax.Array) -> jax.Array:

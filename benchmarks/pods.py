@@ -19,6 +19,7 @@ from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # libtpu would ask the network what TPU this is
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no TPU is used, which one process alone could
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +74,8 @@ class Case(NamedTuple):
 
 
 def decoder(name: str, model: Decoder, batch: tuple[int, int], work: dict[int, tuple[int, int]], shards: int = 1) -> Case:
-    """A decoder with weights in float32."""
-    shapes = {leaf: jax.ShapeDtypeStruct(shape, jnp.float32) for leaf, shape in model.shapes().items()}
+    """A decoder, whose weights are saved in float32 where a chip holds them whole, and in bfloat16 where they are split."""
+    shapes = {leaf: jax.ShapeDtypeStruct(shape, jnp.bfloat16 if shards > 1 else jnp.float32) for leaf, shape in model.shapes().items()}
     return Case(name, model.loss_fn(), shapes, model.specs() if shards > 1 else None, batch, work, shards)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/accuracy.md", "docs/performance.md")
+PAGES = ("README.md", "docs/accuracy.md", "docs/performance.md", "docs/scaling.md")
 """Pages whose marked tables are filled in."""
 FORMAT = 3
 """Version of the JSON results."""
@@ -196,6 +196,8 @@ def short_tables() -> dict[str, str]:
         "scaling": curves(scaling["curves"]),
         "copies": copies(memory["rows"]),
         "data": data_copies(load("data_memory")),
+        "pods": pods(load("pods")["rows"]),
+        "chip-hours": pods_hours(load("pods")["hours"]),
         "accuracy": accuracy.headline(found["lines"]),
         "more examples": accuracy.more_examples(found["lines"]),
         "other samplers": accuracy.other_samplers(found["lines"]),

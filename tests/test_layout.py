@@ -183,9 +183,9 @@ def test_a_block_communicates_what_the_gradient_does(loss, shape, monkeypatch):
 
 
 def test_a_device_holds_its_shard_twice_and_the_gradient(monkeypatch):
-    """Of 2 MiB of weights on four devices, at batches whose activations are small: w*, two chains, two gradients, and numbers of a byte a weight.
+    """Of 2 MiB of weights on four devices, with small activations: w* and two chains, and beside them two gradients and what a CPU does not fuse.
 
-    Seen to fail with noise that is drawn for all leaves at once.
+    Seen to fail with noise that is drawn for all leaves at once. What a TPU holds is in benchmarks/results/pods.json.
     """
     params, data = split(weights(256, 1024), mesh_of(1, 4)), InMemory.of(examples(256), 4)
     sizes = compiled_block(monkeypatch, params, loss_fn, data).memory_analysis()
@@ -193,7 +193,7 @@ def test_a_device_holds_its_shard_twice_and_the_gradient(monkeypatch):
     given = sizes.argument_size_in_bytes - data.arrays.nbytes
     assert given < 1.05 * 3 * shard
     assert sizes.alias_size_in_bytes > 0.95 * 2 * shard
-    assert sizes.temp_size_in_bytes / shard < 6.5
+    assert sizes.temp_size_in_bytes < 6 * shard
 
 
 def test_chains_are_float32_where_the_model_is_not():
