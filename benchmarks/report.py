@@ -84,6 +84,11 @@ def copies(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(["net", "copies of the weights a chain"], ([line["case"], f"{line['ours']:.2f}"] for line in rows if "bare" in line))
 
 
+def data_copies(result: Mapping[str, Any]) -> str:
+    """Memory that data add to a process, in copies of them."""
+    return table(["data", "copies beside the arrays handed over"], ([line["what"], f"{line['copies']:.2f}"] for line in result["rows"]))
+
+
 def growth(result: Mapping[str, Any]) -> str:
     """Memory that more draws and more checkpoints add to a process."""
     lines = [["5 checkpoints, 8 chains", f"{result['base_mebibytes']:.0f}", "", ""]]
@@ -190,6 +195,7 @@ def short_tables() -> dict[str, str]:
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),
         "copies": copies(memory["rows"]),
+        "data": data_copies(load("data_memory")),
         "pods": pods(load("pods")["rows"]),
         "chip-hours": pods_hours(load("pods")["hours"]),
         "accuracy": accuracy.headline(found["lines"]),
@@ -256,7 +262,9 @@ def performance_tables() -> dict[str, str]:
         "Operations and bytes of one iteration of one chain, by XLA's count; bytes are before any cache. *The matmul peak* is the speed of large matrix "
         "products on the same cores.": counted(roofline),
         "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
-        "Machine, version and commit of each result.": provenance({"throughput": throughput, "scaling": scaling, "memory": memory, "roofline": roofline}),
+        "Machine, version and commit of each result.": provenance(
+            {"throughput": throughput, "scaling": scaling, "memory": memory, "data_memory": load("data_memory"), "roofline": roofline}
+        ),
     }
 
 

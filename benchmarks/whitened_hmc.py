@@ -123,7 +123,9 @@ def sample(
             span = QUARTER_PERIOD * jax.random.uniform(keys[-2], (), dtype, 0.7, 1.3)
             leaps = jnp.clip(jnp.ceil(span / jnp.exp(jnp.median(carry.log_step)) / vary), 1, MAX_LEAPS).astype(jnp.int32)
             chains = keys[:-2], carry.z, carry.log_step + jnp.log(vary)
-            z, (loss, squared, rate) = jax.lax.map(lambda of: draw(*of, leaps, data), chains, batch_size=length.chains if length.together else None)
+            z, (loss, squared, rate) = jax.lax.map(
+                lambda of: draw(of[0], of[1], of[2], leaps, data), chains, batch_size=length.chains if length.together else None
+            )
             since = jnp.mod(carry.t, burn_in // 2).astype(dtype)
             gain = jnp.where(carry.t < burn_in, 1.5 / (since + 1.0) ** 0.6, 0.0)
             together = carry.t >= burn_in // 2

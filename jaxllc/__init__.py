@@ -31,6 +31,7 @@ from jaxllc.samplers.sgld import SGLD
 from jaxllc.samplers.sgnht import SGNHT
 from jaxllc.select import Free, Paths
 from jaxllc.settings import Settings
+from jaxllc.stream import Stream
 from jaxllc.trajectory import Trajectory, trajectory
 from jaxllc.trajectory import open_store as open
 
@@ -67,6 +68,7 @@ __all__ = [
     "Sampler",
     "Settings",
     "SteppedSampler",
+    "Stream",
     "Trace",
     "Trajectory",
     "__version__",

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxllc._typing import Params
 
@@ -102,6 +103,21 @@ def _is_called_statistic(parts: tuple[str, ...], beside: set[str]) -> bool:
     if last not in ("mean", "var", "variance") or "mean" not in beside or not beside & {"var", "variance"}:
         return False
     return bool(beside & {"scale", "bias", "gamma", "beta", "weight", "offset"}) or any(_NORM.search(part) for part in above[-2:])
+
+
+ROWS_BYTES = 2**26
+"""Of an array, that are on the host at once where it is read to the end."""
+
+
+def row_blocks(leaf: Any) -> Iterator[Any]:
+    """An array in blocks of rows, one after the other; one that is small, or has no rows, as it is."""
+    size, length = getattr(leaf, "nbytes", 0), np.shape(leaf)[0] if np.ndim(leaf) else 0
+    if size <= ROWS_BYTES or length < 2:
+        yield leaf
+        return
+    one = leaf.addressable_data(0) if isinstance(leaf, jax.Array) and leaf.is_fully_replicated else leaf
+    block = max(1, ROWS_BYTES * length // size)
+    yield from (one[start : start + block] for start in range(0, length, block))
 
 
 def is_number(leaf: Any) -> bool:

@@ -2,8 +2,8 @@ r"""Settings for a loss, its data and one checkpoint or several: measured, not g
 
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
 posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a
-step whose bias is measured to be small. Along directions that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so
-$\gamma$ is raised until that is a fifth of the burn-in that the budget pays for.
+step whose bias is measured to be small; and always where data are streamed. Along directions that the loss does not curve SGLD forgets where it began in
+$2 / \epsilon\gamma$ iterations, so $\gamma$ is raised until that is a fifth of the burn-in that the budget pays for.
 
 Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of its slowest quantity.
 """
@@ -17,17 +17,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import BUDGET, Aims, Given, Request, hamiltonian, hamiltonian_plan, langevin, map_points
+from jaxllc.candidates import BUDGET, Aims, Given, Request, hamiltonian, hamiltonian_plan, langevin
 from jaxllc.data import InMemory
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimator import why_not_finite
-from jaxllc.pilots import gradient_seconds
+from jaxllc.maps import map_points
+from jaxllc.pilots import gradient_seconds, suitable_batch_size
 from jaxllc.plan import Plan
 from jaxllc.results import Place
 from jaxllc.runs import checkpoint_runs, shared_steps
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import FreeLike
 from jaxllc.settings import Settings
+from jaxllc.stream import Data, Stream
 
 if TYPE_CHECKING:
     import pandas
@@ -82,7 +84,7 @@ class Calibration:
 def calibrate(
     loss_fn: LossFn,
     params_or_checkpoints: Params | Mapping[int, Params] | Mapping[str, Mapping[int, Params]],
-    data: Batch | InMemory,
+    data: Batch | Data,
     *,
     key: Key,
     free: FreeLike = None,
@@ -157,7 +159,11 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
     began = time.perf_counter()
     gradient = gradient_seconds(plan, next(iter(checkpoints.values())))
     try:
-        choice = hamiltonian(request, plan, checkpoints, gradient) or langevin(request, checkpoints, gradient, plan)
+        choice = None if isinstance(plan.data, Stream) else hamiltonian(request, plan, checkpoints, gradient)
+        if choice is None:
+            size, num_examples = suitable_batch_size(plan, next(iter(checkpoints.values()))), plan.data.num_examples
+            del plan  # or its data would lie beside those of the next one
+            choice = langevin(request, checkpoints, gradient, size, num_examples)
     except NotFiniteError as error:
         raise ValueError(why_not_finite(checkpoints, error.index % len(checkpoints))) from error
     seconds = time.perf_counter() - began - (choice.compilation if len(checkpoints) == 1 else 0.0)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.pilots import Pilot, operations_of_example, run_pilot
+from jaxllc.pilots import Pilot, reading_seconds, run_pilot
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import Probe
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
@@ -20,6 +20,7 @@ from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import FreeLike
 from jaxllc.settings import Settings
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.stream import Data, Stream
 
 BUDGET = 120.0
 """Seconds of an estimate, by default."""
@@ -44,10 +45,6 @@ MAX_STEP_BIAS = 0.2
 """Share of the coefficient that a finite step may add, which is taken off; a finding comes at a quarter."""
 RELAXATIONS, BURN_IN_SHARE = 5.0, 0.25
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds, and its share of all iterations: fifteen are left for the draws."""
-MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300
-"""Around a choice, for its maps; of SGLD so many iterations."""
-POSITIONS = 512
-"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 
 
 class Given(TypedDict, total=False):
@@ -75,7 +72,7 @@ class Request:
     """What a calibration is asked for: the arguments of `jaxllc.calibrate`, but for the checkpoints."""
 
     loss_fn: LossFn
-    data: Batch | InMemory
+    data: Batch | Data
     key: Key
     free: FreeLike = None
     mesh: Mesh | None = None
@@ -121,7 +118,7 @@ def hamiltonian_plan(request: Request, checkpoints: Mapping[Any, Params]) -> Pla
     plan = request.plan(checkpoints, settings)
     if settings.localization == 0:  # the metric would hide that nothing holds the weights
         default_step_size(
-            SGLD(None), {name: curvature(plan.posterior(split_objects(params)[0]), plan.data, plan.devices) for name, params in checkpoints.items()}
+            SGLD(None), {name: curvature(plan.posterior(split_objects(params)[0]), plan.data.resident, plan.devices) for name, params in checkpoints.items()}
         )
     return plan
 
@@ -141,7 +138,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
         affordable_steps = PILOT_SHARE * request.budget / (plan.settings.num_iterations * gradient) - 1
     if affordable_steps < LEAST_STEPS:
         return None
-    plan = _with_steps(plan, affordable_steps)
+    plan = with_steps(plan, affordable_steps)
     pilot = run_pilot(plan, list(checkpoints.values()))
     per_iteration = pilot.seconds / len(checkpoints)
     slow, time_of_slow = pilot.slowest()
@@ -155,7 +152,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     num_burn_in = _whole_blocks(max(num_iterations * burn_in / (burn_in + draws), LEAST_ITERATIONS / 2 if num_iterations < 4 * LEAST_ITERATIONS else 100))
     num_burn_in = min(num_burn_in, num_iterations - AdaptiveHMC.block)
     lengths = plan.settings.replace(num_burn_in=num_burn_in, num_draws=num_iterations - num_burn_in)
-    chosen = _with_steps(plan.with_settings(lengths), max(affordable_steps, request.budget / (num_iterations * gradient)))
+    chosen = with_steps(plan.with_settings(lengths), max(affordable_steps, request.budget / (num_iterations * gradient)))
     longer_trajectories = chosen.sampler.max_integration_steps / plan.sampler.max_integration_steps  # pyright: ignore[reportAttributeAccessIssue]
     cost = num_iterations * per_iteration * float(longer_trajectories)
     reasons = [
@@ -169,16 +166,24 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
         reasons.append(f"At some checkpoint the pilot accepted only {pilot.acceptance_rate.min():.0%}; a stronger localization would help.")
     if not enough:
         reasons.append(f"{_time(request.budget)} do not suffice for that; about {_time(wanted * per_iteration)} would, or a stronger localization.")
-    points = pilot.points([{"checkpoint": str(name), **_described(plan)} for name in checkpoints])
+    points = pilot.points([{"checkpoint": str(name), **described(plan)} for name in checkpoints])
     return Choice(chosen, reasons, cost, enough and accepts, points, pilot.compilation)
 
 
-def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: float, full: Plan) -> Choice:
-    """SGLD on minibatches, with the step that a pilot over several allows, and a localization at which chains forget their start within burn-in."""
-    size = _batch_size(full, next(iter(checkpoints.values())))
+def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: float, size: int, num_examples: int) -> Choice:
+    """SGLD on minibatches, with the step that a pilot over several allows, and a localization at which chains forget their start within burn-in.
+
+    Args:
+        request: what is asked for.
+        checkpoints: to look at.
+        gradient: seconds of a gradient of all data for all chains.
+        size: examples a batch.
+        num_examples: of the data.
+    """
     asked_localization = request.least_localization
     num_points = len(SGLD_FACTORS) * len(checkpoints)
-    per_step = gradient * size / full.data.num_examples  # of one checkpoint
+    reading = reading_seconds(request.data, request.num_chains)
+    per_step = max(gradient * size / num_examples, reading / num_points)  # of one of the points
     num_pilot = int(np.clip(PILOT_SHARE * request.budget / (num_points * per_step), 48, 480)) // 3 * 3
     first = Settings(
         sampler=SGLD(None), nbeta=request.nbeta, localization=asked_localization, batch_size=size, num_chains=request.num_chains,
@@ -186,7 +191,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     )  # fmt: skip
     plan = request.plan(checkpoints, first)
     largest = float(plan.facts["default_step_size"])
-    guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / per_step) for factor in SGLD_FACTORS]
+    guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / max(per_step, reading)) for factor in SGLD_FACTORS]
     factors, localizations = (np.repeat(values, len(checkpoints)) for values in (SGLD_FACTORS, guesses))
     pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations)
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
@@ -194,7 +199,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         share = [float(np.max(np.abs(pilot.step_bias[x])) / np.max(np.abs(pilot.llc[x]))) for x in by_factor]
     good = [i for i, value in enumerate(share) if value <= MAX_STEP_BIAS]
     index = good[0] if good else len(share) - 1
-    step_size, per_iteration = largest * SGLD_FACTORS[index], pilot.seconds / num_points
+    step_size, per_iteration = largest * SGLD_FACTORS[index], max(pilot.seconds / num_points, reading)
     affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
     num_burn_in = int(BURN_IN_SHARE * affordable)
     localization = _localization(request, step_size, num_burn_in)
@@ -207,8 +212,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     needed = RELAXATIONS * 2 / (step_size * asked_localization) / BURN_IN_SHARE * per_iteration if asked_localization else math.inf
     mixes = num_burn_in >= RELAXATIONS * relaxation * 0.99  # the localization is rounded
     reasons = [
-        f"A gradient of all {plan.data.num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "
-        f"all data in {_time(request.budget)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
+        f"{_why_not_all_data(request, gradient, num_examples)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
         f"The step size {step_size:.3g} is {SGLD_FACTORS[index]:g} of the default from the curvature; it adds {share[index]:.0%} to λ̂, which is taken off.",
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
@@ -220,32 +224,22 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     if not mixes:
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
     tried = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(SGLD_FACTORS, guesses, strict=True)]
-    points = pilot.points([{"checkpoint": str(name), **_described(plan), **line} for line in tried for name in checkpoints])
+    points = pilot.points([{"checkpoint": str(name), **described(plan), **line} for line in tried for name in checkpoints])
     return Choice(chosen, reasons, affordable * per_iteration, bool(good) and mixes, points, 0.0)
 
 
-def _described(plan: Plan) -> dict[str, Any]:
+def _why_not_all_data(request: Request, gradient: float, num_examples: int) -> str:
+    if isinstance(request.data, Stream):
+        return "Data are streamed, so no iteration can use all of them"
+    return (
+        f"A gradient of all {num_examples} examples for {request.num_chains} chains takes {_time(gradient)}, too long for Hamiltonian Monte Carlo on "
+        f"all data in {_time(request.budget)}"
+    )
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """How a plan samples, as plain values."""
     return {"sampler": type(plan.sampler).__name__, "batch_size": plan.data.batch_size, "nbeta": plan.nbeta, "localization": plan.settings.localization}
-
-
-def map_points(choice: Choice, params: Params) -> list[dict[str, Any]]:
-    r"""$\hat\lambda$ around the choice, in one program: at `MAP_FACTORS` times its $\gamma$ and its $n\beta$, and of SGLD its $\epsilon$."""
-    plan = choice.plan
-    step_size = float(plan.sampler.step_size) if isinstance(plan.sampler, SGLD) else None  # pyright: ignore[reportArgumentType]
-    steps = (1.0,) if step_size is None else MAP_FACTORS
-    grid = [(step, gamma, beta) for step in steps for gamma in MAP_FACTORS for beta in MAP_FACTORS if step_size is None or 1 in (gamma, beta)]
-    factors, localizations, nbetas = (np.asarray(column) for column in zip(*grid, strict=True))
-    localizations, nbetas = localizations * plan.settings.localization, nbetas * plan.nbeta
-    if step_size is None:
-        plan = plan.with_settings(plan.settings.replace(num_burn_in=PILOT_BURN_IN, num_draws=PILOT_DRAWS))
-        plan = _with_steps(plan, float(plan.sampler.max_integration_steps))  # pyright: ignore[reportAttributeAccessIssue]
-    else:
-        plan = plan.with_settings(plan.settings.replace(num_burn_in=MAP_ITERATIONS // 3, num_draws=2 * MAP_ITERATIONS // 3, thinning=1))
-    pilot = run_pilot(plan, [params] * len(grid), factors=None if step_size is None else factors, localizations=localizations, nbetas=nbetas)
-    described = [_described(plan) | {"checkpoint": "map", "nbeta": float(nbetas[k]), "localization": float(localizations[k])} for k in range(len(grid))]
-    if step_size is not None:
-        described = [line | {"step_size": step_size * factor} for line, factor in zip(described, factors, strict=True)]
-    return pilot.points(described)
 
 
 def reaching(plan: Plan, probes: Mapping[str, Probe]) -> Plan:
@@ -272,12 +266,6 @@ def _localization(request: Request, step_size: float, num_burn_in: float) -> flo
     return max(request.least_localization, math.ceil(wanted * 10**digits) / 10**digits)
 
 
-def _batch_size(plan: Plan, params: Params) -> int:
-    """Examples in which each weight is used about `POSITIONS` times: by the operations of the gradient of one example, six for each use."""
-    positions = max(operations_of_example(plan, params) / (6 * plan.facts["num_weights"]), 1)
-    return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
-
-
 def _lengthening(pilot: Pilot, target_error: float) -> float:
     """By how much longer than the pilot the draws must be for the target error."""
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -285,7 +273,8 @@ def _lengthening(pilot: Pilot, target_error: float) -> float:
     return float(np.nanmax(ratio**2, initial=0.0))
 
 
-def _with_steps(plan: Plan, most: float) -> Plan:
+def with_steps(plan: Plan, most: float) -> Plan:
+    """The same plan with trajectories of so many integration steps at most."""
     sampler = AdaptiveHMC(max_integration_steps=float(int(np.clip(most, LEAST_STEPS, MOST_STEPS)))).with_burn_in(plan.settings.num_burn_in)
     return plan.with_settings(plan.settings.replace(sampler=sampler))
 

@@ -5,25 +5,15 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 from jaxllc.layout import is_split
-
-_OPTIMIZER_NAMES = frozenset({"opt", "optim", "opt_state", "optimizer", "optimizer_state"})
-
-
-class _Subtree(NamedTuple):
-    """A part of a saved checkpoint: the folder of its item, the path in the item's tree, and the metadata of the arrays below."""
-
-    item: str
-    keys: tuple[str, ...]
-    metadata: Any
+from jaxllc.orbax_items import Subtree, at_path, children_of, descend, is_key, item_folders, matching, metadata_of, names_of, path_of, reading_alone, weights_in
 
 
 class OrbaxCheckpoints(Mapping[int, Params]):
@@ -35,7 +25,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
     Of a larger saved state only the weights are read.
 
     Args:
-        directory: the directory of the step folders.
+        directory: the directory of the step folders, or its URL, such as `gs://bucket/run`.
         like: a pytree with the structure, shapes and dtypes to restore to (arrays or `jax.ShapeDtypeStruct`); leaves are
             matched by their path and cast to its dtypes. It may name a part of what was saved, such as the `nnx.Param`s of a full nnx state;
             the other leaves are not read. A leaf with a `NamedSharding` that splits it is read by each device as far as it holds it, and is a `jax.Array`
@@ -51,11 +41,11 @@ class OrbaxCheckpoints(Mapping[int, Params]):
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
-        self.directory = Path(directory).absolute()
+        self.directory = _as_path(directory)
         self.like = like
         self.item = item
         self._paths = _step_paths(self.directory)
-        self._layout: _Subtree | None = None
+        self._layout: Subtree | None = None
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._paths)
@@ -96,20 +86,20 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         self._layout = layout
         return layout.keys, saved
 
-    def _locate(self, step: int) -> _Subtree:
+    def _locate(self, step: int) -> Subtree:
         """The part of a checkpoint that holds the weights."""
-        trees = {folder.name if folder != self._paths[step] else "": _metadata(folder) for folder in _item_folders(self._paths[step])}
+        trees = {folder.name if folder != self._paths[step] else "": metadata_of(folder) for folder in item_folders(self._paths[step])}
         if self.item is not None:
-            matches = _at_path(trees, tuple(self.item.strip("/").split("/")))[:1]
+            matches = at_path(trees, tuple(self.item.strip("/").split("/")))[:1]
         else:
-            matches = ([] if self.like is None else _matching(trees, self.like)) or _weights(trees)
+            matches = ([] if self.like is None else matching(trees, self.like)) or weights_in(trees)
         if len(matches) == 1:
             return matches[0]
         place = f"the checkpoint at step {step} in {self.directory}"
         if matches:
-            names = ", ".join("/".join(_path(trees, match)) for match in matches)
+            names = ", ".join("/".join(path_of(trees, match)) for match in matches)
             raise ItemNotFoundError(f"{place} has several parts that could be the weights: {names}; pass item= one of these.")
-        contents = "; ".join(f"{name}: {', '.join(_children(tree))}".removeprefix(": ") for name, tree in trees.items()) or "no tree of arrays"
+        contents = "; ".join(f"{name}: {', '.join(children_of(tree))}".removeprefix(": ") for name, tree in trees.items()) or "no tree of arrays"
         missing = f"item {self.item!r}" if self.item else f"{'weights like those asked for, nor an ' if self.like is not None else ''}item 'params'"
         raise ItemNotFoundError(f"{place} has no {missing}; it holds {contents}. Pass item= one of these, or a path into it.")
 
@@ -124,6 +114,13 @@ def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
     if len(ordered) <= 12:
         return ", ".join(map(str, ordered)) or "none"
     return f"{', '.join(map(str, ordered[:4]))}, ..., {', '.join(map(str, ordered[-2:]))} ({len(ordered)} steps)"
+
+
+def _as_path(directory: str | os.PathLike[str]) -> Any:
+    from etils import epath
+
+    path = epath.Path(directory)
+    return path if "://" in os.fspath(directory) else path.absolute()
 
 
 def _step_paths(directory: Path) -> dict[int, Path]:
@@ -157,141 +154,48 @@ def _step_paths(directory: Path) -> dict[int, Path]:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / "_CHECKPOINT_METADATA").exists() or bool(_item_folders(folder)))
+    return folder.is_dir() and ((folder / "_CHECKPOINT_METADATA").exists() or bool(item_folders(folder)))
 
 
-def _item_folders(folder: Path) -> list[Path]:
-    """The folders with a tree of arrays in a checkpoint: the folder itself if it was written without items."""
-    if (folder / "_METADATA").exists():
-        return [folder]
-    return [path for path in sorted(folder.iterdir()) if (path / "_METADATA").exists() and not (path / "_CHECKPOINT_METADATA").exists()]
-
-
-def _metadata(folder: Path) -> Any:
-    import orbax.checkpoint as ocp
-    from etils import epath
-
-    metadata: Any = ocp.PyTreeCheckpointHandler().metadata(epath.Path(folder))
-    return metadata.tree
-
-
-def _children(tree: Any) -> list[str]:
-    return [str(key) for key in tree] if isinstance(tree, Mapping) else []
-
-
-def _descend(tree: Any, keys: tuple[str, ...]) -> Any:
-    """What lies at a path of dictionary keys, None if nothing does."""
-    for key in keys:
-        if not isinstance(tree, Mapping) or key not in tree:
-            return None
-        tree = tree[key]
-    return tree
-
-
-def _path(trees: Mapping[str, Any], part: _Subtree) -> tuple[str, ...]:
-    """The path of a part as `item=` takes it: without the name of the item where there is but one."""
-    return part.keys or (part.item,) if len(trees) == 1 else (part.item, *part.keys)
-
-
-def _at_path(trees: Mapping[str, Any], path: tuple[str, ...]) -> list[_Subtree]:
-    """The parts of a checkpoint that a path can mean."""
-    places = [(name, path[1:]) for name in trees if path[:1] == (name,)] + [(name, path) for name in trees if len(trees) == 1]
-    parts = [_Subtree(name, keys, _descend(trees[name], keys)) for name, keys in places]
-    return [part for part in parts if part.metadata is not None]
-
-
-def _conventional(trees: Mapping[str, Any]) -> list[_Subtree]:
-    return _at_path(trees, ("params",)) + _at_path(trees, ("state", "params"))
-
-
-def _matching(trees: Mapping[str, Any], like: Params) -> list[_Subtree]:
-    """The parts that have all leaves of `like`: those with no other leaves if there are any, `params` before all others, whole items before parts."""
-    names = _names(like)
-    parts = [_Subtree(name, keys, _descend(tree, keys)) for name, tree in trees.items() for keys in ((), *((key,) for key in _children(tree)))]
-    parts += [part for part in _conventional(trees) if len(part.keys) == 2]
-    parts = [part for part in parts if not _OPTIMIZER_NAMES.intersection(_path(trees, part))]
-    shapes = [{name: getattr(leaf, "shape", ()) for name, leaf in _names(part.metadata, names).items()} for part in parts]
-    complete = [(part, shape) for part, shape in zip(parts, shapes, strict=True) if names.keys() <= shape.keys()]
-    exact = [(part, shape) for part, shape in complete if names.keys() == shape.keys()] or complete
-    same = [part for part, shape in exact if all(_is_key(leaf) or shape[name] == np.shape(leaf) for name, leaf in names.items())]
-    matches = same or [part for part, _ in exact]
-    return [part for part in _conventional(trees) if part in matches][:1] or [part for part in matches if not part.keys] or matches
-
-
-def _weights(trees: Mapping[str, Any]) -> list[_Subtree]:
-    """The parts that can be the weights where no `like` describes them."""
-    conventional = _conventional(trees)
-    if conventional:
-        return conventional[:1]
-    if len(trees) == 1:
-        ((name, tree),) = trees.items()
-        children = _children(tree)
-        if not _OPTIMIZER_NAMES.intersection(children):
-            return [_Subtree(name, (), tree)]
-        parts = [_Subtree(name, (key,), tree[key]) for key in children if key not in _OPTIMIZER_NAMES and not hasattr(tree[key], "dtype")]
-    else:
-        parts = [_Subtree(name, (), tree) for name, tree in trees.items() if name not in _OPTIMIZER_NAMES]
-    parts = [part for part in parts if any(map(_is_float_array, jax.tree.leaves(part.metadata)))]
-    return [part._replace(keys=(*part.keys, "params"), metadata=part.metadata["params"]) if "params" in _children(part.metadata) else part for part in parts]
-
-
-def _is_float_array(leaf: Any) -> bool:
-    """Whether a leaf was saved as an array of floats; single numbers of Python have no storage of their own."""
-    return getattr(leaf, "storage", None) is not None and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _names(tree: Any, template: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Leaves by name, without the level `value` that Orbax gives to every variable of an nnx state; leaves of `template` are named as it does."""
-    leaves = named_leaves(tree)
-    short = {name: name.removesuffix("/value") for name in leaves}
-    if all(name.endswith("/value") for name in leaves):
-        return {short[name]: leaf for name, leaf in leaves.items()}
-    return {short[name] if template and name not in template and short[name] in template else name: leaf for name, leaf in leaves.items()}
-
-
-def _restore(folder: Path, part: _Subtree, like: Params | None) -> Params:
+def _restore(folder: Path, part: Subtree, like: Params | None) -> Params:
     """The saved tree at a place; leaves that `like` lacks are not read, only marked."""
     import orbax.checkpoint as ocp
     from etils import epath
 
-    template = {} if like is None else _names(like)
+    template = {} if like is None else names_of(like)
 
     def arguments(name: str, leaf: Any) -> ocp.RestoreArgs:
-        if _is_key(template.get(name)):  # only as a jax.Array does Orbax make a key of the data
+        if is_key(template.get(name)):  # only as a jax.Array does Orbax make a key of the data
             return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
         if name in template and is_split(template[name]):
             return ocp.ArrayRestoreArgs(restore_type=jax.Array, sharding=template[name].sharding, dtype=template[name].dtype)
         return ocp.RestoreArgs(restore_type=np.ndarray if hasattr(leaf, "dtype") else None)
 
-    names = _names(part.metadata, template)
+    names = names_of(part.metadata, template)
     structure = jax.tree.structure(part.metadata)
     item: Any = structure.unflatten([0 if like is None or name in template else ocp.PLACEHOLDER for name in names])
     restore_args: Any = structure.unflatten([arguments(name, leaf) for name, leaf in names.items()])
     for key in reversed(part.keys):
         item, restore_args = {key: item}, {key: restore_args}
     request = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-    return _descend(ocp.PyTreeCheckpointHandler().restore(epath.Path(folder / part.item), args=request), part.keys)
+    return descend(ocp.PyTreeCheckpointHandler(multiprocessing_options=reading_alone()).restore(epath.Path(folder / part.item), args=request), part.keys)
 
 
 def _as_like(saved: Params, like: Params, place: str) -> Params:
     """The saved leaves in the structure and dtypes of `like`, matched by path."""
-    template = _names(like)
-    leaves = _names(saved, template)
+    template = names_of(like)
+    leaves = names_of(saved, template)
     if not template.keys() <= leaves.keys():
         raise ItemNotFoundError(_mismatch(leaves, template, place))
     wrong = [f"{name} {_form(leaves[name])} instead of {_form(leaf)}" for name, leaf in template.items() if _form(leaves[name]) != _form(leaf)]
     if wrong:
         raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
-    cast = [leaves[name] if _is_key(leaf) or is_split(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
+    cast = [leaves[name] if is_key(leaf) or is_split(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
     return jax.tree.unflatten(jax.tree.structure(like), cast)
 
 
 def _form(leaf: Any) -> str:
-    return f"{np.shape(leaf)}{' of random keys' if _is_key(leaf) else ''}"
+    return f"{np.shape(leaf)}{' of random keys' if is_key(leaf) else ''}"
 
 
 def _mismatch(saved: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str:

@@ -23,6 +23,8 @@ MAX_STEP_BIAS = 0.25
 """Share of the coefficient that a finite step may add: it is taken off, but known to first order only (see docs/accuracy.md)."""
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
+WELL_ABOVE = 0.1
+"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
 
 
 class Finding(NamedTuple):
@@ -30,6 +32,17 @@ class Finding(NamedTuple):
 
     code: str
     message: str
+
+
+def reference_loss(summary: "xarray.Dataset") -> float | None:
+    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
+    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
+    first = loss[:, step == 0]
+    if not first.size:
+        return None
+    highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
+    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
+    return float(begins.min()) if begins.size else None
 
 
 def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[tuple[Finding, ...]]:

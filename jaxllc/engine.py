@@ -6,7 +6,7 @@ chains, nor another group size or mesh, nor a resumed run changes a chain (to ro
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Unpack
 
@@ -16,29 +16,28 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxllc import stopping
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
-from jaxllc.data import InMemory
-from jaxllc.full_data import (
-    paired,
-    probe_loss,
-)
+from jaxllc.data import Drawn, keys_at
+from jaxllc.full_data import known_losses, paired, probe_loss
 from jaxllc.layout import layout_of, stack_sums
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, on_devices, vmap_width
 from jaxllc.posterior import LocalPosterior, squared_distance
 from jaxllc.probes import Probe, Probes
-from jaxllc.recording import Block, Recording, Trace
+from jaxllc.recording import Block, Recording, Trace, with_center_loss_seen
 from jaxllc.sampler import Sampler
 from jaxllc.settings import Counts, as_count
 from jaxllc.starts import Inputs, Program, Start, kind_of, num_centers, specs, start_chains
+from jaxllc.stream import Data, Stream
 from jaxllc.timetable import Timetable, timetable
 
 
 class NotFiniteError(ValueError):
     """The loss at a centre is not finite; `index` says at which one of the stack."""
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"the loss at w* is not finite for checkpoint {index} of the stack.")
+    def __init__(self, index: int, message: str | None = None) -> None:
+        super().__init__(message or f"the loss at w* is not finite for checkpoint {index} of the stack.")
         self.index = index
 
 
@@ -46,7 +45,7 @@ def sample(
     key: Key,
     sampler: Sampler,
     posterior: LocalPosterior,
-    data: InMemory,
+    data: Data,
     *,
     stacked: bool = False,
     mesh: Mesh | None = None,
@@ -90,19 +89,26 @@ def sample(
     mesh = mesh or default_mesh(length.num_chains, num_checkpoints, layout)
     check_mesh(mesh, length.num_chains, num_checkpoints, layout)
     program = Program(mesh, length.num_chains, kind_of(sampler), bool(dispersion))
-    inputs, probe_data = _place(Inputs(key, sampler, posterior, data, jnp.asarray(dispersion, jnp.float32)), probes or {}, mesh, num_checkpoints)
+    inputs, probe_data = _place(Inputs(key, sampler, posterior, data.resident, jnp.asarray(dispersion, jnp.float32)), probes or {}, mesh, num_checkpoints)
 
     start = start_chains(inputs, program=program)
     inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
-    full_center_loss = fetch(start.losses.mean)
-    _check_finite(full_center_loss)
-    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=block or sampler.block, full_batch=sampler.full_batch)
-    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, full_center_loss.dtype, plan.probes, plan.every)
-    state = _run(inputs, start, program, plan, probe_data, recording, on_steps)
+    dtype = _check_finite(fetch(start.losses.mean)).dtype
+    longest = data.longest_block(length.num_chains, block or sampler.block)
+    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=longest, full_batch=sampler.full_batch)
+    recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, dtype, plan.probes, plan.every)
+    blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total), mesh)
+    state = _run(inputs, start, program, plan, blocks, probe_data, recording, on_steps)
+    trace = _trace(recording, start, state, inputs, mesh, streams=isinstance(data, Stream))
+    return trace if stacked else jax.tree.map(lambda x: x[0], trace)
+
+
+def _trace(recording: Recording, start: Start, state: Any, inputs: Inputs, mesh: Mesh, *, streams: bool) -> Trace:
+    """What was recorded, beside the quantities of the centres, `[K, ...]`."""
     gaussian_excess = fetch(start.gaussian_excess)
     share_moved = fetch(_share_moved(state.position, inputs.posterior, mesh=mesh)) if recording.repeats() else np.ones(gaussian_excess.shape)
-    trace = recording.trace(full_center_loss, gaussian_excess, fetch(start.rounding_excess), share_moved)
-    return trace if stacked else jax.tree.map(lambda x: x[0], trace)
+    trace = recording.trace(fetch(start.losses.mean), gaussian_excess, fetch(start.rounding_excess), share_moved)
+    return with_center_loss_seen(trace) if streams else trace
 
 
 class Length(NamedTuple):
@@ -130,17 +136,27 @@ def _length(counts: Counts) -> Length:
     return Length(**{name: as_count(name, value) for name, value in counts.items()})
 
 
-def _check_finite(losses: np.ndarray) -> None:
+def _check_finite(losses: np.ndarray) -> np.ndarray:
     if not np.isfinite(losses).all():
         raise NotFiniteError(int(np.flatnonzero(~np.isfinite(losses))[0]))
+    return losses
 
 
-def _run(inputs: "Inputs", start: "Start", program: "Program", plan: Timetable, probe_data: Mapping[str, Any], recording: Recording, on_steps: Any) -> Any:
+def _run(
+    inputs: Inputs,
+    start: Start,
+    program: Program,
+    plan: Timetable,
+    blocks: Iterable[tuple[range, Drawn | None]],
+    probe_data: Mapping[str, Any],
+    recording: Recording,
+    on_steps: Any,
+) -> Any:
     """All blocks of a run, each recorded while the next one runs; gives the last states."""
     state, pending = start.state, None
-    for first in range(0, recording.draws[-1] + 1, plan.block):
-        iterations = range(first, first + plan.block)
-        state, running, slow = _block(inputs, state, start.losses.by_example, first, program=program, num_steps=plan.block, every=plan.every)
+    for iterations, drawn in blocks:
+        stopping.check()
+        state, running, slow = _block(inputs, state, start.losses.by_example, drawn, iterations.start, program=program, num_steps=plan.block, every=plan.every)
         due = plan.due(iterations.stop)
         values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, program.mesh) for name in due}
         if pending is not None:
@@ -160,7 +176,7 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
     )
     sampler = jax.tree.map(lambda x: per_checkpoint(at_least_float32(x)), inputs.sampler)
     everywhere = NamedSharding(mesh, P())
-    data = jax.device_put(inputs.data, everywhere)
+    data = inputs.data.on(mesh)
     by_step = NamedSharding(mesh, P(axes_of(mesh)[0]))
     center = posterior.center if posterior.layout is None else posterior.layout.place(posterior.center, mesh, axes_of(mesh)[0])
     sampler, posterior = jax.device_put((sampler, dataclasses.replace(posterior, center=None)), by_step)
@@ -171,43 +187,48 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
 
 @partial(jax.jit, static_argnames=("program", "num_steps", "every"), donate_argnames="state")
 def _block(
-    inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, *, program: Program, num_steps: int, every: int
+    inputs: Inputs, state: Any, by_example: jax.Array | None, drawn: Drawn | None, first: jax.Array, *, program: Program, num_steps: int, every: int
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """`num_steps` iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th."""
+    """`num_steps` iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th.
+
+    Batches are `drawn`, `[C, num_steps]` of them, or where that is None cut from the data on the devices.
+    """
     step_axis, chain_axis = axes_of(program.mesh)
 
-    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
+    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: _Chains) -> tuple[Any, jax.Array, jax.Array]:
         key, sampler, posterior, data, _ = inputs
 
-        def one_chain(chain: jax.Array, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
+        def one_chain(chain: _Chains, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
             """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
 
-            def step(state: Any, t: jax.Array) -> tuple[Any, jax.Array]:
-                noise_key, batch_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, chain), t))
-                window = data.window(batch_key)
-                state, info = sampler.step(noise_key, state, posterior, data.batch(window))
+            def step(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
+                t, drawn = at
+                noise_key, batch_key = keys_at(key, chain.number, t)
+                window, batch = drawn or data.draw(batch_key)
+                state, info = sampler.step(noise_key, state, posterior, batch)
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
                 on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
-                return state, stack_sums([*paired(info.losses, posterior, data, window, by_example), info.step_bias, *accepted, *on_noise], posterior.layout)
+                pair = paired(info.losses, posterior, batch, None if drawn else known_losses(by_example, data, window))
+                return state, stack_sums([*pair, info.step_bias, *accepted, *on_noise], posterior.layout)
 
-            def stretch(state: Any, start: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-                before = state.position
-                state, running = jax.lax.scan(step, state, start + jnp.arange(every))
+            def stretch(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+                before, (start, drawn) = state.position, at
+                state, running = jax.lax.scan(step, state, (start + jnp.arange(every), drawn))
                 loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
                 return state, (running, stack_sums([squared_distance(before, posterior).astype(loss.dtype), loss], posterior.layout))
 
-            state, (running, slow) = jax.lax.scan(stretch, state, first + every * jnp.arange(num_steps // every))
+            state, (running, slow) = jax.lax.scan(stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
             return state, (running.reshape(num_steps, *running.shape[2:]), slow)
 
-        def one_group(chain: jax.Array, state: Any) -> tuple[Any, Any]:
+        def one_group(chain: _Chains, state: Any) -> tuple[Any, Any]:
             return batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, by_example)
 
-        on_all_data = data.batch_size == data.num_examples
+        on_all_data = data.batch_size == data.num_examples and chains.drawn is None
         # Checkpoints come first, since they share batches and noise.
         first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, by_example)), num_centers(posterior)
         largest = largest_width(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
         checkpoint_width = vmap_width(num_checkpoints, largest)
-        chain_width = vmap_width(chains.size, largest // num_checkpoints)
+        chain_width = vmap_width(chains.number.size, largest // num_checkpoints)
         state, (running, slow) = batched(one_group, chain_width, chains, state)
         running, slow = (jnp.transpose(values, (3, 1, 0, 2, *range(4, values.ndim))) for values in (running, slow))
         return state, running, slow
@@ -218,7 +239,20 @@ def _block(
         program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
-    )(inputs, state, by_example, first, jnp.arange(program.num_chains))
+    )(inputs, state, by_example, first, _Chains.of(program.num_chains, drawn, every))
+
+
+class _Chains(NamedTuple):
+    """Chains, and the batches of a block that were drawn for them."""
+
+    number: jax.Array
+    drawn: Drawn | None
+    """`[C, num_steps / every, every, ...]`."""
+
+    @classmethod
+    def of(cls, num_chains: int, drawn: Drawn | None, every: int) -> "_Chains":
+        """All chains, their batches `[C, num_steps, ...]` cut into stretches."""
+        return cls(jnp.arange(num_chains), jax.tree.map(lambda leaf: leaf.reshape(num_chains, -1, every, *leaf.shape[2:]), drawn))
 
 
 @partial(jax.jit, static_argnames="mesh")

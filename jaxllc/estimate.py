@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -15,15 +15,17 @@ from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
 from jaxllc.candidates import Request, given, longer, reaching
-from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
+from jaxllc.locations import Location
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
+from jaxllc.progress import progress_bar
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
 from jaxllc.store import UNKNOWN, Store
+from jaxllc.stream import Data
 
 if TYPE_CHECKING:
     import xarray
@@ -116,7 +118,7 @@ class Estimate:
             return "\n".join([f"no λ̂: all {chains} chains diverged", *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
         accepted = "" if np.isnan(self.acceptance_rate) else f", {self.acceptance_rate:.0%} accepted"
         head = f"λ̂ = {with_error(self.llc, self.std_error)}  ({chains} chains × {draws} draws, R-hat {self.rhat:.2f}, ESS {self.ess:.1e}{accepted})"
-        wbic_error = self._value("llc_at_nbeta_error") * self.data.attrs["num_examples"] / self.data.attrs["nbeta"]  # it is n (L(w*) + λ̂ / nβ)
+        wbic_error = self.data.attrs["num_examples"] * np.hypot(self._value("loss_error"), self._value("llc_at_nbeta_error") / self.data.attrs["nbeta"])
         lines = [] if np.isnan(self.wbic) else [f"  WBIC = {with_error(self.wbic, wbic_error)} nats"]
         if self.data.attrs.get("extrapolate") == "nbeta":
             alone = self._value("llc_at_nbeta")
@@ -130,7 +132,7 @@ class Estimate:
 def estimate(
     loss_fn: LossFn,
     params: Params,
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings | None = None,
     *,
     key: Key,
@@ -147,7 +149,7 @@ def estimate(
         loss_fn: `loss_fn(params, batch) -> float[batch]`, the loss of each example in nats. A scalar mean is accepted; pairing the losses
             then costs one more forward pass an iteration. Pass the same function again rather than a new lambda, and nothing recompiles.
         params: $w^*$, a pytree of arrays; leaves that are no weights (integers, keys, functions, batch statistics) stay as they are.
-        data: a pytree of arrays with one leading axis, the examples.
+        data: a pytree of arrays with one leading axis, the examples; or an `InMemory`, or a `Stream` of what does not fit the devices.
         settings: how to sample; without settings, and without a keyword that is one but `nbeta`, `localization` or `num_chains`, `jaxllc.calibrate` finds
             them first.
         key: a typed key, `jax.random.key(seed)`.
@@ -221,31 +223,16 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     Raises:
         ValueError: the path exists.
     """
-    if os.path.exists(path):  # noqa: PTH110 - a string will do
+    if Location(path).exists():
         raise ValueError(f"{path} exists; save to a new path.")
-    places = results.places_of(tree)
-    store = Store(path, places, {**results.attributes(tree), "verb": verb})
-    arrays = results.from_tree(tree)
-    for i in np.flatnonzero(results.is_done(tree)):
-        store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
+    places, arrays = results.places_of(tree), results.from_tree(tree)
+    with Store(path) as store, store.laying_out(places):
+        store.lay_out(places, {**results.attributes(tree), "verb": verb})
+        for i in np.flatnonzero(results.is_done(tree)):
+            store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
 
 
 def with_error(value: float, error: float) -> str:
     """A value to the digits that its error leaves: 70.31 ± 0.42."""
     digits = max(0, 1 - math.floor(math.log10(error))) if np.isfinite(error) and error > 0 else 2
     return f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
-class progress_bar:
-    """A bar over iterations, as a context that gives the function to call with iterations done."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        from tqdm.auto import tqdm  # loaded when there is something to show
-
-        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

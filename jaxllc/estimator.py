@@ -69,12 +69,12 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     probes = {name: probe for name, probe in plan.probes.items() if probe.along_chains}
     compares = sampler.counts_absorbed_noise and plan.settings.num_chains > 1 and plan.data.batch_size < plan.data.num_examples
     if compares:
-        probes[LOSSES] = LossesBetweenChains(plan.loss_fn, plan.data)
+        probes[LOSSES] = LossesBetweenChains(plan.loss_fn, plan.data.resident)
     run: dict[str, Any] = dict(mesh=plan.mesh, probes=probes, on_steps=on_steps, dispersion=plan.settings.dispersion, **plan.settings.counts())
     try:
         trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
     except NotFiniteError as error:
-        raise ValueError(why_not_finite(checkpoints, error.index % count)) from error
+        raise NotFiniteError(error.index % count, why_not_finite(checkpoints, error.index % count)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
     good = not_diverged(trace, nbeta, plan)
     absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
@@ -126,6 +126,8 @@ def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndar
             results.SQUARED_DISTANCE: trace.squared_distance,
             results.PROBE_LOSS: trace.probe_loss,
         }
+        if trace.full_center_loss_error is not None:
+            arrays[results.CENTER_LOSS_ERROR] = trace.full_center_loss_error
         if trace.acceptance_rate is not None:
             arrays[results.ACCEPTANCE_RATE] = trace.acceptance_rate.mean(-1)
         arrays |= {(results.ALONG_CHAINS, name): values for name, values in trace.probes.items()}
@@ -163,7 +165,8 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     `relaxation`, iterations in which what is slow is forgotten; `unmixed_llc`, what directions that still spread may add to `llc`, `free_directions`, how
     many these are, and `distance_rhat` of the distance from $w^*$; `localization_slope`, $\partial \hat\lambda / \partial \ln \gamma$, and its error (see
     `jaxllc.mixing` for these);
-    `loss`, which is $L_n(w^*)$, and `mean_loss`, the mean over the posterior, $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
+    `loss`, which is $L_n(w^*)$, and `loss_error`, its error, 0 unless data are streamed; `mean_loss`, the mean over the posterior,
+    $L_n(w^*) + \hat\lambda / n\beta$ with the $\hat\lambda$ of that $n\beta$ alone;
     `wbic`, $n E[L_n]$ in nats, NaN unless $n\beta = n / \ln n$ (Watanabe, arXiv:1208.6338);
     `step_bias`, what the finite step and its batches' noise add, taken off `llc`; `num_diverged` and `num_stuck`
     chains; `drift`, the mean of the last third of the draws minus that of the first, and its error; `change` from the checkpoint before in the same run and
@@ -190,6 +193,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     columns |= {"llc_rhat": columns["rhat"], **mixing.columns(tree, np.where(finite[..., None], other, np.nan))}
     columns["rhat"] = np.fmax(columns["llc_rhat"], columns["slow_rhat"])
     columns["loss"] = center_loss
+    columns["loss_error"] = results.value_of(tree, results.CENTER_LOSS_ERROR) if tree.attrs.get("streams") else np.zeros(center_loss.shape)
     columns["mean_loss"] = center_loss + columns["llc_at_nbeta"] / float(tree.attrs["nbeta"])
     columns["wbic"] = _wbic(tree, columns["mean_loss"])
     columns["step_bias"] = mean_and_error(np.where(finite, results.value_of(tree, STEP_BIAS), np.nan))[0] + results.value_of(tree, STEP_BIAS_CORRECTION)

@@ -149,19 +149,25 @@ def center_hessian(posterior: LocalPosterior, data: InMemory, rank: int) -> Spec
     return leading_spectrum(product, position, rank, jax.random.key(0))
 
 
-def paired(losses: jax.Array, posterior: LocalPosterior, data: InMemory, window: jax.Array, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def paired(losses: jax.Array, posterior: LocalPosterior, batch: Batch, known: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     r"""The mean over a batch of the loss minus the loss of the same example at $w^*$, and the mean of the latter; both `float[]`, nats per example.
 
-    The noise of the minibatch that both losses share drops out of the difference. Without the losses `by_example` it costs a second forward pass.
+    The noise of the minibatch that both losses share drops out of the difference. Where the losses at $w^*$ are not `known`, it costs a second forward pass.
     """
-    center = posterior.losses(posterior.position(), data.batch(window)) if by_example is None else data.slice(by_example, window)
+    center = posterior.losses(posterior.position(), batch) if known is None else known
     return (losses - center).mean(), center.mean()
+
+
+def known_losses(by_example: jax.Array | None, data: InMemory, window: jax.Array) -> jax.Array | None:
+    """Of the losses `by_example` those of a batch; None where only means of batches are known."""
+    return None if by_example is None else data.slice(by_example, window)
 
 
 def probe_loss(position: Params, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
     """The excess loss over $w^*$ of one batch that is always the same, the first in the order of the data, `float[]`: without the noise of batches."""
     window = jnp.zeros((), jnp.int32)
-    return paired(posterior.losses(position, data.batch(window)), posterior, data, window, by_example)[0]
+    batch = data.batch(window)
+    return paired(posterior.losses(position, batch), posterior, batch, known_losses(by_example, data, window))[0]
 
 
 def gaussian_cloud(key: Key, chain: jax.Array, posterior: LocalPosterior, data: InMemory, by_example: jax.Array | None) -> jax.Array:
@@ -210,9 +216,9 @@ def _cloud(key: Key, move: Callable[[Key, Params], Params], posterior: LocalPost
 
     def draw(key: Key) -> jax.Array:
         noise_key, batch_key = jax.random.split(key)
-        window = data.window(batch_key)
+        window, batch = data.draw(batch_key)
         position = move(noise_key, posterior.position())
-        return paired(posterior.losses(position, data.batch(window)), posterior, data, window, by_example)[0]
+        return paired(posterior.losses(position, batch), posterior, batch, known_losses(by_example, data, window))[0]
 
     # Iterations count from 0 upwards; the keys of clouds lie far beyond any of them.
     places = jnp.uint32(2**32 - 1) - jnp.arange(CLOUD_DRAWS, dtype=jnp.uint32)

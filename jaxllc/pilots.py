@@ -1,6 +1,7 @@
 """Pilot runs: short chains that tell what an iteration costs, what a finite step adds, and how slowly the slowest quantity forgets."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,18 @@ from jaxllc.error_bars import moments
 from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace
+from jaxllc.stream import Data, Stream
 
+POSITIONS = 512
+"""Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
 PROBED_EXAMPLES, PROBED_OPERATIONS, COUNTED_EXAMPLES = 2048, 2e9, 8
 """Examples whose gradient is timed, at most; floating-point operations of it, about; examples whose operations are counted."""
 NUM_TIMED = 5
 NUM_BLOCKS = 3
 """Of a pilot run, or two of `LEAST_BLOCK` iterations; the first compiles."""
 LEAST_BLOCK = 16
+READ_ITERATIONS = 8
+"""Whose batches are read to time a stream."""
 
 
 class Pilot(NamedTuple):
@@ -62,17 +68,36 @@ class Pilot(NamedTuple):
 def operations_of_example(plan: Plan, params: Params) -> float:
     """Floating-point operations of the gradient of one example, as the compiler counts them; nothing is compiled."""
     posterior = plan.posterior(split_objects(params)[0])
-    batch = jax.tree.map(lambda leaf: leaf[:COUNTED_EXAMPLES], plan.data.arrays) if plan.loss_kind.by_example else plan.data.arrays
+    count = COUNTED_EXAMPLES if plan.loss_kind.by_example else plan.data.batch_size
+    batch = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), plan.data.resident.arrays)
     lowered = jax.jit(lambda posterior, batch: posterior.loss_and_grad(posterior.position(), batch)).lower(posterior, batch)
-    return max(float((lowered.cost_analysis() or {}).get("flops", 0.0)) / jax.tree.leaves(batch)[0].shape[0], 1.0)
+    return max(float((lowered.cost_analysis() or {}).get("flops", 0.0)) / count, 1.0)
+
+
+def suitable_batch_size(plan: Plan, params: Params) -> int:
+    """Examples in which each weight is used about `POSITIONS` times: by the operations of the gradient of one example, six for each use."""
+    if isinstance(plan.data, Stream):
+        return plan.data.batch_size
+    positions = max(operations_of_example(plan, params) / (6 * plan.facts["num_weights"]), 1)
+    return int(np.clip(2 ** round(math.log2(POSITIONS / positions)), 4, min(256, plan.data.num_examples)))
+
+
+def reading_seconds(data: Data, num_chains: int) -> float:
+    """Seconds in which the batches of an iteration are read; 0 where the data lie on the devices."""
+    if not isinstance(data, Stream):
+        return 0.0
+    windows = np.linspace(0, data.num_examples - 1, num_chains * READ_ITERATIONS).astype(np.int64).reshape(-1, num_chains).T
+    began = time.perf_counter()
+    data.read(windows)
+    return (time.perf_counter() - began) / READ_ITERATIONS
 
 
 def gradient_seconds(plan: Plan, params: Params) -> float:
     """Seconds of a gradient of all data for all chains: timed on one chain, and on as many examples as about `PROBED_OPERATIONS` allow."""
     posterior = plan.posterior(split_objects(params)[0])
     count = int(np.clip(PROBED_OPERATIONS / operations_of_example(plan, params), COUNTED_EXAMPLES, PROBED_EXAMPLES))
-    count = min(plan.data.num_examples, count) if plan.loss_kind.by_example else plan.data.num_examples
-    batch = jax.tree.map(lambda leaf: leaf[:count], plan.data.arrays)
+    count = min(plan.data.resident.num_examples, count) if plan.loss_kind.by_example else plan.data.batch_size
+    batch = jax.tree.map(jnp.asarray, plan.data.resident.first(count))
     function = jax.jit(lambda posterior, batch: losses_and_gradient(posterior, posterior.position(), batch))
     jax.block_until_ready(function(posterior, batch))
     seconds = []

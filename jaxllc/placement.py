@@ -22,11 +22,11 @@ RESIDENT_ON_ACCELERATOR = 2**28
 
 
 def default_mesh(num_chains: int, num_checkpoints: int = 1, layout: Layout | None = None) -> Mesh:
-    """As many devices as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first.
+    """As many devices of this process as divide the work evenly, as a mesh with axes `step` and `chain`; chains are spread first.
 
     Weights that are split keep their devices: the axes that they are split over follow, and what is spread is the rest of their mesh.
     """
-    names, shape, devices = (), (), np.asarray(jax.devices())
+    names, shape, devices = (), (), np.asarray(jax.local_devices())
     if layout is not None:
         names, mesh = layout.axes, layout.mesh
         order = sorted(range(mesh.devices.ndim), key=lambda axis: mesh.axis_names[axis] in names)

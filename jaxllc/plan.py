@@ -25,7 +25,9 @@ from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
+from jaxllc.source import fingerprint
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.stream import Data, Stream
 from jaxllc.timetable import timetable
 
 DEFAULT_SAMPLER = SGLD(step_size=None)
@@ -38,7 +40,7 @@ class Plan:
 
     loss_fn: LossFn
     """Of arrays alone, and as a mean where examples depend on each other."""
-    data: InMemory
+    data: Data
     key: Key
     settings: Settings
     """With no field left open, but `extrapolate`."""
@@ -67,7 +69,8 @@ class Plan:
     def slow_every(self) -> int:
         """Iterations from one evaluation of what is slow to the next (see `jaxllc.timetable`)."""
         settings, sampler = self.settings, self.sampler
-        return timetable(self.probes, settings.num_burn_in, settings.num_iterations, longest=sampler.block, full_batch=sampler.full_batch).every
+        longest = self.data.longest_block(settings.num_chains, sampler.block)
+        return timetable(self.probes, settings.num_burn_in, settings.num_iterations, longest=longest, full_batch=sampler.full_batch).every
 
     @property
     def relaxation_time(self) -> float | None:
@@ -122,9 +125,7 @@ class Plan:
             settings = self.settings.to_dict()
         except ValueError:  # a schedule or a class without a name: what it gives is kept, and cannot be read back
             settings = self.settings.replace(sampler=None).to_dict() | {"sampler": self.sampler.describe(self.settings.num_iterations)}
-        inner = self.loss_fn
-        while isinstance(inner, WithObjects | MeanOverBatch):
-            inner = inner.loss_fn
+        inner = _innermost(self.loss_fn)
         return settings | {
             "batch_size": self.data.batch_size,
             "loss_fn": f"{getattr(inner, '__module__', '')}.{getattr(inner, '__qualname__', type(inner).__name__)}",
@@ -132,8 +133,16 @@ class Plan:
             "by_example": self.loss_kind.by_example,
             "depends_on_batch": self.loss_kind.depends_on_batch,
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "numerics": {
+                "x64": bool(jax.config.jax_enable_x64),  # pyright: ignore[reportAttributeAccessIssue]
+                "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore[reportAttributeAccessIssue]
+                "threefry_partitionable": bool(jax.config.jax_threefry_partitionable),  # pyright: ignore[reportAttributeAccessIssue]
+                "random": str(jax.random.key_impl(self.key)),
+            },
+            "source": {"loss_fn": fingerprint(inner)} | {f"probe {name}": fingerprint(_innermost(probe.fn)) for name, probe in self.probes.items()},
             "free": repr(self.free),
             "num_examples": self.data.num_examples,
+            **({"streams": True} if isinstance(self.data, Stream) else {}),
             "slow_every": self.slow_every,
             "relaxation_time": self.relaxation_time,
             "schema": results.SCHEMA,
@@ -142,10 +151,17 @@ class Plan:
         }
 
 
+def _innermost(function: Any) -> Any:
+    """The user's own function."""
+    while isinstance(function, WithObjects | MeanOverBatch):
+        function = function.loss_fn
+    return function
+
+
 def make_plan(
     loss_fn: LossFn,
     checkpoints: Mapping[Any, Params],
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings,
     *,
     key: Key,
@@ -175,36 +191,39 @@ def make_plan(
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
     weights = select.take_free(selection, center)
-    data = data if isinstance(data, InMemory) else InMemory.of(data, settings.batch_size)
+    layout = layout_of(center)
+    devices = mesh or default_mesh(settings.num_chains, layout=layout)
+    check_mesh(devices, settings.num_chains, devices.shape.get(STEP, 1), layout)
+    data = data.on(devices) if isinstance(data, InMemory | Stream) else InMemory.of(data, settings.batch_size, devices)
     sampler = DEFAULT_SAMPLER if settings.sampler is None else settings.sampler
     nbeta = default_nbeta(data.num_examples) if settings.nbeta is None else settings.nbeta
     sampler = sampler.with_burn_in(settings.num_burn_in)
     settings = settings.replace(sampler=sampler, nbeta=nbeta, batch_size=data.batch_size)
     if settings.extrapolate:
         sampler.with_step_factors(jnp.ones(1))
-    layout = layout_of(center)
-    devices = mesh or default_mesh(settings.num_chains, layout=layout)
-    check_mesh(devices, settings.num_chains, devices.shape.get(STEP, 1), layout)
 
     def around(center: Params) -> LocalPosterior:
         center = center if layout is None else layout.place(center, devices)
         return LocalPosterior(loss_fn, center, nbeta, settings.localization, selection, layout=layout)
 
-    kind = check_loss(around(center), data, devices)
+    kind = check_loss(around(center), data.resident, devices)
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {**_statistics(selection, params)}
     if sampler.needs_step_size:
-        curvatures = {name: curvature(around(split_objects(params)[0]), data, devices) for name, params in checkpoints.items()}
+        curvatures = {name: curvature(around(split_objects(params)[0]), data.resident, devices) for name, params in checkpoints.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
     facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
-    for fact, names in (("statistics", select.free_statistics(selection, params)), ("fixed_statistics", select.fixed_statistics(selection, params))):
-        if names:
-            facts[fact] = list(names)
     plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
     return plan.with_probes(probes, params)
+
+
+def _statistics(selection: Free, params: Params) -> dict[str, list[str]]:
+    """The names of batch statistics, if any, among the weights that move and among those that do not."""
+    found = {"statistics": select.free_statistics(selection, params), "fixed_statistics": select.fixed_statistics(selection, params)}
+    return {fact: list(names) for fact, names in found.items() if names}
 
 
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ class Trace(NamedTuple):
     step_bias: np.ndarray
     r"""`[K, C, T]`: `Info.step_bias`, of which the mean counts: what the finite step and noisy gradients add to $n\beta\, E[L_n]$."""
     full_center_loss: np.ndarray
-    r"""`[K]`: $L_n(w^*)$, over all examples."""
+    r"""`[K]`: $L_n(w^*)$, over all examples, or of a stream over the batches of the draws."""
     gaussian_excess: np.ndarray
     r"""`[K, C]`: mean excess loss of $N(w^*, 1/\gamma)$, the prior alone; inf or NaN where $\gamma = 0$."""
     rounding_excess: np.ndarray
@@ -43,6 +43,8 @@ class Trace(NamedTuple):
     """`[K, C, T]`: where the draw's batch begins in the data, beside `virial`."""
     probes: dict[str, np.ndarray] = {}  # noqa: RUF012 - of a NamedTuple, whose defaults are not changed
     """`[K, C, W, ...]` of each probe that is kept whole, at its W evaluations; of one that is reduced `<name>_mean` and so on (see `jaxllc.reductions`)."""
+    full_center_loss_error: np.ndarray | None = None
+    """`[K]`: the standard error of `full_center_loss` of a stream; None where that is over all examples."""
 
 
 class Block(NamedTuple):
@@ -50,7 +52,7 @@ class Block(NamedTuple):
 
     iterations: range
     running: jax.Array
-    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; then the acceptance rate, if any; then virial and start of the batch, if any.
+    """`[3 to 6, K, C, iteration]`: excess loss, loss at the centre, step bias; if any, the acceptance rate; if any, virial and start of the batch.
 
     Where weights are split over devices, it has further axes that are to be added up (see `jaxllc.layout.stack_sums`)."""
     slow: jax.Array
@@ -114,6 +116,14 @@ class Recording:
         return Trace(
             excess, center, bias, full_center_loss, gaussian_excess, rounding_excess, share_moved, acceptance, distance, probe_loss, virial, window, probes
         )
+
+
+def with_center_loss_seen(trace: Trace) -> Trace:
+    r"""The trace of K checkpoints with $L_n(w^*)$ from the batches of the draws: they begin at random, each by itself, so their means are independent."""
+    by_batch = trace.center_loss.reshape(len(trace.center_loss), -1).astype(float)
+    count, mean = by_batch.shape[-1], by_batch.mean(-1)
+    error = by_batch.std(-1, ddof=1) / np.sqrt(count) if count > 1 else np.full(len(by_batch), np.nan)
+    return trace._replace(full_center_loss=mean.astype(trace.center_loss.dtype), full_center_loss_error=error.astype(trace.center_loss.dtype))
 
 
 def _total(sums: jax.Array) -> np.ndarray:

@@ -10,6 +10,7 @@
                     llc_correction_spread (step, chain): what a chain adds to llc_correction, less the mean over chains; its spread is the error of that
                     share_moved (step, chain): share of the free weights that are not at w*, looked at where losses repeat, else 1
     /constant_data  full_center_loss (step): L_n(w*), nats per example
+                    full_center_loss_error (step): its standard error, where data are streamed and it is over the batches of the draws
                     gaussian_llc (step, chain): nbeta times the excess loss of the Gaussian prior alone
                     rounding_llc (step): nbeta times the excess loss by rounding weights to the model's dtype
                     bias_error (step): what correcting the step bias may leave of it, in units of llc
@@ -25,6 +26,7 @@ A result of several training runs has an axis `run` before `step`; one of a sing
 `Place`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
+import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,12 +46,13 @@ ACCEPTANCE_RATE = ("sample_stats", "acceptance_rate")
 SQUARED_DISTANCE, PROBE_LOSS = (SLOW, "squared_distance"), (SLOW, "probe_loss")
 LLC_CORRECTION, STEP_BIAS_CORRECTION = ("constant_data", "llc_correction"), ("constant_data", "step_bias_correction")
 BIAS_ERROR = ("constant_data", "bias_error")
+CENTER_LOSS_ERROR = ("constant_data", "full_center_loss_error")
 CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
 
 Name = tuple[str, str]
 """Of an array: its group, and its name there."""
 
-SCHEMA = 4
+SCHEMA = 5
 """Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
 DIMS: Mapping[Name, tuple[str, ...]] = {
@@ -69,7 +72,7 @@ DIMS: Mapping[Name, tuple[str, ...]] = {
 }
 """The axes of each array that every result has, at one checkpoint."""
 
-OPTIONAL: Mapping[Name, tuple[str, ...]] = {HALF_STEP_LLC: (CHAIN, DRAW), TWICE_NBETA_LLC: (CHAIN, DRAW), ACCEPTANCE_RATE: (CHAIN,)}
+OPTIONAL: Mapping[Name, tuple[str, ...]] = {HALF_STEP_LLC: (CHAIN, DRAW), TWICE_NBETA_LLC: (CHAIN, DRAW), ACCEPTANCE_RATE: (CHAIN,), CENTER_LOSS_ERROR: ()}
 """Those that some results have."""
 
 SECOND_LLC: Mapping[str, Name] = {"step_size": HALF_STEP_LLC, "nbeta": TWICE_NBETA_LLC}
@@ -94,7 +97,8 @@ def second_llc(attributes: Mapping[Any, Any]) -> Name | None:
 
 def names(attributes: Mapping[str, Any]) -> list[Name]:
     """Group and name of each array of a result with these attributes."""
-    optional = [name for name in OPTIONAL if name == second_llc(attributes) or (name == ACCEPTANCE_RATE and attributes.get("min_acceptance") is not None)]
+    present = {ACCEPTANCE_RATE: attributes.get("min_acceptance") is not None, CENTER_LOSS_ERROR: bool(attributes.get("streams"))}
+    optional = [name for name in OPTIONAL if present.get(name, name == second_llc(attributes))]
     return [*DIMS, *optional, *((group, name) for name, probe in attributes.get(PROBES, {}).items() for group, name in _probe_names(name, probe))]
 
 
@@ -128,6 +132,27 @@ def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str
                 own = {"values": values, "element": (f"{probe}_element",), "element_other": (f"{probe}_element_other",)}
                 return tuple(axis for part in axes for axis in own.get(part, (part,)))
     raise KeyError(f"no array {name!r} in /{group}.")
+
+
+def shapes(attributes: Mapping[str, Any]) -> dict[Name, tuple[int, ...]]:
+    """The shape of each array at one checkpoint, of a result with these attributes."""
+    burn_in, draws, thinning = (int(attributes[name]) for name in ("num_burn_in", "num_draws", "thinning"))
+    chains, iterations = int(attributes["num_chains"]), burn_in + (draws - 1) * thinning + 1
+    sizes = {CHAIN: chains, DRAW: draws, ITERATION: -(-iterations // int(attributes["slow_every"]))}
+    found = {name: tuple(sizes[axis] for axis in {**DIMS, **OPTIONAL}[name]) for name in names(attributes) if name[0] not in (PROBES, ALONG_CHAINS)}
+    for probe, description in attributes.get(PROBES, {}).items():
+        own = tuple(description["shape"])
+        size = (math.prod(own),)
+        parts = {CHAIN: (chains,), "chain_other": (chains,), "values": own, "element": size, "element_other": size}
+        for group, name in _probe_names(probe, description):
+            if group == PROBES:
+                found[group, name] = own
+            elif description.get("reduce"):
+                axes = REDUCTIONS[description["reduce"]].dims[name.removeprefix(f"{probe}_")]
+                found[group, name] = tuple(size for axis in axes for size in parts[axis])
+            else:
+                found[group, name] = (chains, len(description["evaluations"]), *own)
+    return found
 
 
 def _own_axes(probe: str, count: int) -> tuple[str, ...]:
@@ -201,6 +226,19 @@ def places_of(tree: "xarray.DataTree") -> list[Place]:
 def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
     """The settings of a result, and all else that was noted of it."""
     return {str(name): value for name, value in tree.attrs.items()}
+
+
+def listed(failures: Mapping[Place, str]) -> list[list[Any]]:
+    """Why places have no numbers, as plain values: run, step, reason."""
+    return [[place.run, place.step, why] for place, why in failures.items()]
+
+
+def with_done(tree: "xarray.DataTree", done: Sequence[bool]) -> "xarray.DataTree":
+    """The result with which of its places hold one, run after run."""
+    axes = place_axes(tree.coords)
+    import xarray as xr
+
+    return tree.assign(done=xr.DataArray(np.reshape(np.asarray(done, np.int8), [tree.sizes[axis] for axis in axes]), dims=axes))
 
 
 def is_done(tree: "xarray.DataTree") -> np.ndarray:

@@ -1,5 +1,6 @@
 """Training runs as mappings from the step to the weights: checked, read once each, compared with what a store was made of."""
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxllc._tree import leaves_with_roles, split_objects
+from jaxllc._tree import is_real, leaves_with_roles, named_leaves, split_objects
 from jaxllc._typing import Params
 from jaxllc.checkpoints import format_steps
 from jaxllc.results import Place
@@ -74,6 +75,10 @@ class Weights:
         """The weights at a place, which are held no more."""
         return self._held.pop(place) if place in self._held else self._read(place)
 
+    def drop(self, place: Place) -> None:
+        """Hold the weights at a place no more."""
+        self._held.pop(place, None)
+
     def hold_only(self, places: Sequence[Place]) -> None:
         """Let go of the weights at all other places."""
         self._held = {place: params for place, params in self._held.items() if place in places}
@@ -82,28 +87,47 @@ class Weights:
         """The weights at some places, each read when it is asked for."""
         return _Some(self, places)
 
-    def check(self, places: Sequence[Place], done: Mapping[Place, int], store: Any) -> None:
-        """Raise where the first or the last step of a run that is stored was computed from other weights: the store is of another run.
+    def check(self, done: Mapping[Place, int], store: Any) -> None:
+        """Raise where a stored place was computed from other weights: the store is of another run, or the checkpoint was replaced.
+
+        A checkpoint that can no longer be read is passed over, since its numbers are there.
 
         Args:
-            places: what is asked for.
-            done: checksums of the weights at the places that are stored.
+            done: checksums of the weights at places that are stored.
             store: its path, for the error.
         """
-        for run in {place.run: None for place in done}:
-            steps = [place.step for place in done if place.run == run]
-            asked = [place for place in places if place.run == run]
-            stored = sorted(place for place in asked if place in done)
-            if asked and not stored:
-                raise ValueError(
-                    f"the store {store} holds none of the steps of these checkpoints but {format_steps(steps)}{'' if run is None else f' of run {run!r}'}, "
-                    "so it is of another run; use another store=."
-                )
-            for place in dict.fromkeys((*stored[:1], *stored[-1:])):
-                if done[place] not in (UNKNOWN, checksum(split_objects(self.peek(place))[0])):
-                    raise ValueError(
-                        f"the store {store} holds {place} of other weights than the checkpoints do ({format_steps(steps)} are stored); use another store=."
-                    )
+        others: list[Place] = []
+        for place, stored in done.items():
+            with contextlib.suppress(Exception):
+                if stored != UNKNOWN and stored != checksum(split_objects(self.take(place))[0]):
+                    others.append(place)
+        if others:
+            listed = ", ".join(map(str, others[:6])) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+            raise ValueError(
+                f"the store {store} holds {listed} of other weights than the checkpoints do, of {len(done)} places that were compared; use another store=, or "
+                "put the checkpoints back."
+            )
+
+    def readable(self, places: Sequence[Place], others: Sequence[Place] = ()) -> list[Place]:
+        """Those of these places whose weights can be read and are finite; where there is none, the first such of the others.
+
+        Raises:
+            ValueError: none of all can be used.
+        """
+        found = [place for place in places if self.why_not(place) is None]
+        for place in others if not found else ():
+            if self.why_not(place) is None:
+                return [place]
+        if not found:
+            raise ValueError(f"no checkpoint can be used; {places[0]}: {self.why_not(places[0])}")
+        return found
+
+    def why_not(self, place: Place) -> str | None:
+        """Why the weights at a place cannot be used, which are held where they can."""
+        try:
+            return why_not_finite_weights(self.peek(place))
+        except Exception as error:  # a mapping may raise anything
+            return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
     def _read(self, place: Place) -> Params:
         params = self._runs[place.run][place.step]
@@ -135,3 +159,9 @@ class _Some(Mapping[Place, Params]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def why_not_finite_weights(params: Params) -> str | None:
+    """The names of weights that are not finite, as a message; None where all are."""
+    bad = [leaf for leaf, values in named_leaves(split_objects(params)[0]).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
+    return f"these weights are not finite: {', '.join(bad[:6])}" if bad else None

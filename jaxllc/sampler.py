@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from jaxllc._plain import Plain, from_plain, load_function, to_plain
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar
-from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
+from jaxllc.stream import Data, Stream
 
 BLOCK = 256
 """Iterations between two returns to the host: what a progress bar, an interrupt or a store can see."""
@@ -90,16 +90,21 @@ class Sampler(Plain):
         r"""Whether an iteration is a step of length $\epsilon$ of $dw = -\frac12 \nabla U\,dt + dW$, so that `noise_gain` is $\epsilon / 8$."""
         return False
 
-    def check(self, posterior: LocalPosterior, data: InMemory) -> None:
+    def check(self, posterior: LocalPosterior, data: Data) -> None:
         """Raise where this sampler cannot sample this posterior with these batches.
 
         Raises:
-            ValueError: minibatches for a sampler that needs all data.
+            ValueError: minibatches for a sampler that needs all data, or a stream for one that needs their gradient at w*.
         """
         if self.full_batch and data.batch_size < data.num_examples:
+            way = "pass the arrays themselves, or a sampler on minibatches such as SGLD" if isinstance(data, Stream) else "pass batch_size=None"
             raise ValueError(
-                f"{type(self).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; "
-                "pass batch_size=None."
+                f"{type(self).__name__} needs the loss of all {data.num_examples} examples at each step, but batches have {data.batch_size}; {way}."
+            )
+        if isinstance(data, Stream) and self.needs_center_grad:
+            raise ValueError(
+                f"{type(self).__name__} with a ControlVariate needs the gradient of all data at w*, which a Stream does not give; leave gradient= out, or pass "
+                "the arrays themselves."
             )
 
     def init(self, position: Params) -> Any:

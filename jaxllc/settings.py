@@ -51,7 +51,7 @@ class Settings:
         nbeta: $n\beta$; None is $n / \ln n$ for the $n$ examples of the data. Where the loss is a mean over tokens, $n$ counts tokens: pass
             `default_nbeta(num_tokens)`.
         localization: $\gamma$, the strength of the Gaussian prior around $w^*$, in units of one over weights squared.
-        batch_size: examples an iteration; None, or more than there are, takes all. An `InMemory` has its own.
+        batch_size: examples an iteration; None, or more than there are, takes all. An `InMemory` or a `Stream` has its own.
         num_chains: independent chains.
         num_draws: draws kept from each.
         num_burn_in: iterations before the first draw.

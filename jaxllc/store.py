@@ -1,120 +1,230 @@
-"""Results on disk: one Zarr store, laid out whole at the start, one chunk a place, readable at any time.
+"""Results on disk: one Zarr store, one chunk a place, readable at any time, written by one process or by many.
 
-A place counts once its `done` flag is set, which is written last; a run that is killed leaves whole places and unset flags.
-Zarr's own metadata is never touched after the layout. When training has gone on, or there are more runs, a new store is laid out beside the old
-one, takes over its places, and replaces it. Several training runs add a leading axis `run` to every array; one has none.
+A place counts once its `done` flag is set, which is written last; a run that is killed leaves whole places and unset flags. A store is laid out before the
+first place is sampled: first its arrays, then the attributes that make it a store of ours. It grows by making arrays longer, and then naming the new steps
+and runs, so that no chunk ever moves. Several training runs add a leading axis `run` to every array; one has none.
 """
 
+import contextlib
 import hashlib
+import logging
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxllc import results
-from jaxllc._tree import named_leaves
+from jaxllc import stopping
+from jaxllc._tree import named_leaves, row_blocks
 from jaxllc._typing import Params
+from jaxllc.locations import Location
 from jaxllc.results import Name, Place
-
-if TYPE_CHECKING:
-    import xarray
+from jaxllc.source import made_by
+from jaxllc.store_arrays import Arrays, grow, lay_out
+from jaxllc.writers import POLL, InUseError, Membership, Part
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
-UNCOMPARED = ("versions", "loss_fn", "loss_dtype", "reference_loss", "default_step_size", "statistics", "fixed_statistics", "verb")
+UNCOMPARED = (
+    "versions",
+    "loss_fn",
+    "loss_dtype",
+    "reference_loss",
+    "default_step_size",
+    "statistics",
+    "fixed_statistics",
+    "verb",
+    "id",
+    "calibration",
+    "source",
+    "config",
+)
 """Attributes in which a resumed run may differ."""
+PATIENCE = 120.0
+"""Seconds that a process waits for the one that lays the store out, and hears nothing of it."""
+LONGEST_GROUP = 1800.0
+"""Seconds in which other processes write a place, if they ever do."""
+BEGUN = "begun"
+"""The file that says that a store is being laid out."""
+
+_LOG = logging.getLogger("jaxllc")
 
 
 class Store:
-    """Results by place, at a path; nothing is on disk before the first one.
+    """Results by place, at a path, as one of its writers; a context, in which no other process has the same part.
 
     Args:
-        path: a directory that this class made, or one that does not exist.
-        places: those to hold, every run at every step, beside those already there.
-        attributes: every setting; those of a store that exists must be the same.
+        path: a local folder or a URL that `fsspec` knows; one that this class made, or where nothing is.
+        part: index of this process among those that share the places, and how many they are.
+        first_lays_out: only part 0 lays out and grows the store; else whoever comes first.
 
     Raises:
-        ValueError: the store was made with other settings, for one nameless run where these have names or the other way round, or the
-            directory is something else.
+        InUseError: another process writes the store.
+        ValueError: the path holds something else.
     """
 
-    def __init__(self, path: str | os.PathLike[str], places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
-        self.path = Path(path).absolute()
-        self._asked = places
-        self._attributes = dict(attributes)
-        self._arrays: _Arrays | None = None
-        repair(self.path)
-        stored = stored_attributes(self.path)
-        if stored is not None:
-            _check_same(self.path, stored, attributes)
-            _check_runs(self.path, places)
-            if attributes.get("reference_loss", stored.get("reference_loss")) != stored.get("reference_loss"):
-                import zarr
+    def __init__(self, path: str | os.PathLike[str], part: Part = (0, 1), *, first_lays_out: bool = False) -> None:
+        self.location = Location(path)
+        self.members = Membership(self.location, part)
+        self._waits = first_lays_out and part[0] > 0
+        self._arrays: Arrays | None = None
+        stored_attributes(path)
 
-                zarr.open_group(self.path, mode="r+").attrs["reference_loss"] = attributes["reference_loss"]
+    def __enter__(self) -> "Store":
+        with _told(self.location, "written to"):
+            self.members.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.members.__exit__(*error)
+
+    @contextlib.contextmanager
+    def laying_out(self, places: Sequence[Place]) -> Iterator[dict[str, Any] | None]:
+        """A context in which no other process lays the store out; gives its settings, None where `lay_out` is to be called in it."""
+        stored = stored_attributes(self.location)
+        if stored is not None and self._holds(places):
+            yield stored
+        elif self._waits:
+            self._wait(places)
+            yield stored_attributes(self.location)
+        else:
+            with self.members.alone("layout"):
+                yield stored_attributes(self.location)
+
+    def lay_out(self, places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
+        """Make the store, or make it hold more places, or check that it is of the same settings.
+
+        Raises:
+            ValueError: it was made with other settings, or for one nameless run where these have names or the other way round.
+        """
+        stored = stored_attributes(self.location)
+        with _told(self.location, "written to"):
+            if stored is None:
+                self.members.folder.write(BEGUN, self.members.writer.token)
+                if self.location.exists():
+                    self.location.remove("")
+                lay_out(self.location, places, {**attributes, "id": uuid.uuid4().hex})
+                self.members.folder.remove(BEGUN)
+            else:
+                _check_same(self.location, stored, attributes)
+                _warn_of_other_functions(stored, attributes)
+                _check_runs(self.location, Arrays(self.location), places)
+                if not self._holds(places):
+                    grow(self.location, places)
+                reference = attributes.get("reference_loss", stored.get("reference_loss"))
+                if reference != stored.get("reference_loss"):
+                    Arrays(self.location).group.attrs["reference_loss"] = reference
+        self._arrays = Arrays(self.location)
+        self._id = self._arrays.group.attrs.get("id")
 
     def done(self) -> dict[Place, int]:
-        """The places that are written, with the checksum of their weights."""
-        if not self.path.exists():
-            return {}
-        arrays = _Arrays(self.path)
-        sums = arrays["checksum"][:]
-        return {place: int(sums[arrays.index[place]]) for place in arrays.done()}
+        """The places that are written whole, with the checksum of their weights; those with a damaged file are to be made again."""
+        records = self._whole.records()
+        damaged = self._whole.damaged(records, self.location.sizes())
+        return {place: record.checksum for place, record in records.items() if record.done and place not in damaged}
+
+    def made_by(self) -> set[str]:
+        """The software that the numbers of all places were computed by."""
+        return {record.made_by for record in self._whole.records().values() if record.done}
+
+    def failed(self) -> dict[Place, str]:
+        """Why places have no numbers."""
+        return {place: record.failure for place, record in self._whole.records().items() if record.failure and not record.done}
+
+    def pending(self, places: Sequence[Place]) -> list[Place]:
+        """Those of these places that are not written yet."""
+        records = self._whole.records()
+        return [place for place in places if not records[place].done]
 
     def write(self, place: Place, arrays: Mapping[Name, np.ndarray], weights: int) -> None:
-        """Write the arrays of a place, and then its flag."""
-        if self._arrays is None:
-            if not self.path.exists():
-                _lay_out(self.path, self._asked, self._attributes, {name: np.shape(values) for name, values in arrays.items()})
-            elif set(self._asked) - set(_Arrays(self.path).index):
-                _grow(self.path, self._asked)
-            self._arrays = _Arrays(self.path)
-        self._arrays.write(place, arrays, weights)
+        """Write the arrays of a place, and then its flag.
 
-    def read(self, place: Place) -> dict[Name, np.ndarray]:
-        """The arrays of a place that is done."""
-        return (self._arrays or _Arrays(self.path)).read(place)
+        Raises:
+            OSError: it cannot be written, or the store is not what it was; what was written before stays.
+        """
+        with _told(self.location, f"written to for {place}"):
+            self._check_there()
+            self._whole.write(place, arrays, weights, made_by())
 
+    def fail(self, place: Place, reason: str) -> None:
+        """Note why a place has no numbers; a later call tries again."""
+        with _told(self.location, f"written to for {place}"):
+            self._check_there()
+            self._whole.note(place, reason)
 
-class _Arrays:
-    """The arrays of a store that exists."""
+    def groups(self, places: Sequence[Place], size: int, *, stay: bool = False) -> Iterator[list[Place]]:
+        """Groups of places for this process, each taken on when it is asked for, until every place is written or taken on by another living process.
 
-    def __init__(self, path: Path) -> None:
-        import zarr
+        Args:
+            places: what is to be done.
+            size: places in a group, at most.
+            stay: wait until the others have written theirs, to take on what one of them leaves when it dies, for at most `LONGEST_GROUP` seconds without
+                a place written.
+        """
+        index, count = self.members.writer.part
+        begin = len(places) * index // count
+        left = [*places[begin:], *places[:begin]]  # so that processes begin far from each other
+        if count == 1:
+            yield from (left[i : i + size] for i in range(0, len(left), size))
+            return
+        since = time.monotonic()
+        while left:
+            self.members.progressed()
+            others = set(self.members.taken(left))
+            taken = self.members.take([place for place in left if place not in others], size)
+            if not taken:
+                written = len(left)
+                left = self.pending(left)
+                since = time.monotonic() if len(left) < written else since
+                taken = self.members.take(self.members.release(left), size)
+            if taken:
+                left = [place for place in left if place not in taken]
+                yield taken
+                since = time.monotonic()
+            elif not stay or time.monotonic() - since > LONGEST_GROUP:
+                return
+            else:
+                stopping.check()
+                time.sleep(POLL)
 
-        self.group = zarr.open_group(path, mode="r+")
-        self._opened: dict[str, Any] = {}
-        steps = [int(step) for step in self[results.STEP][:]]
-        self.names = results.names(dict(self.group.attrs))
-        self.index: dict[Place, tuple[int, ...]]
-        if results.RUN in self.group:
-            runs = [str(run) for run in self[results.RUN][:]]
-            self.index = {Place(run, step): (r, i) for r, run in enumerate(runs) for i, step in enumerate(steps)}
-        else:
-            self.index = {Place(None, step): (i,) for i, step in enumerate(steps)}
+    def _holds(self, places: Sequence[Place]) -> bool:
+        arrays = Arrays(self.location)
+        return not set(places) - set(arrays.index) and arrays.are_even()
 
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._opened:
-            self._opened[name] = self.group[name]
-        return self._opened[name]
+    def _wait(self, places: Sequence[Place]) -> None:
+        """Until the first process has laid the store out."""
+        heard = told = time.monotonic()
+        while stored_attributes(self.location) is None or not self._holds(places):
+            now = time.monotonic()
+            if any(writer.part[0] == 0 for writer in self.members.living()):
+                heard = now
+            if now - heard > PATIENCE:
+                raise TimeoutError(
+                    f"the store {self.location} was not laid out by process 0, of which nothing was heard for {PATIENCE:.0f} s; start it with the others, and "
+                    "let all of them see the same folder."
+                )
+            if now - told > PATIENCE / 4:
+                told = now
+                _LOG.info("waiting for process 0 to lay out %s", self.location)
+            self.members.progressed()
+            stopping.check()
+            time.sleep(POLL)
 
-    def done(self) -> list[Place]:
-        flags = self["done"][:]
-        return [place for place, index in self.index.items() if flags[index]]
+    def _check_there(self) -> None:
+        """Raise where the store is not the one that was laid out, or another process has this part."""
+        if (stored_attributes(self.location) or {}).get("id") != self._id:
+            raise FileNotFoundError("it was removed or replaced since this run began")
+        if not self.members.is_member():
+            raise InUseError(f"{self.location} was taken over by another process, since this one gave no sign of life for a long time.")
 
-    def read(self, place: Place) -> dict[Name, np.ndarray]:
-        return {(group, name): np.asarray(self[f"{group}/{name}"][self.index[place]]) for group, name in self.names}
-
-    def write(self, place: Place, arrays: Mapping[Name, np.ndarray], weights: int) -> None:
-        index = self.index[place]
-        for (group, name), values in arrays.items():
-            self[f"{group}/{name}"][index] = values
-        self["checksum"][index] = weights
-        self["done"][index] = 1
+    @property
+    def _whole(self) -> Arrays:
+        assert self._arrays is not None
+        return self._arrays
 
 
 def checksum(params: Params) -> int:
@@ -124,140 +234,66 @@ def checksum(params: Params) -> int:
         digest.update(name.encode())
         if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        digest.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        for rows in row_blocks(leaf):
+            digest.update(np.ascontiguousarray(jax.device_get(rows)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1
 
 
-def stored_attributes(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The settings of the store at a path, None where there is nothing yet.
+def stored_attributes(path: str | os.PathLike[str] | Location) -> dict[str, Any] | None:
+    """The settings of the store at a path, None where there is nothing yet, or a layout that was cut.
 
     Raises:
         ValueError: the path holds something that is no store of ours.
     """
     import zarr
 
-    path = Path(path).absolute()
-    if not path.exists():
+    location = Location(path)
+    if not location.exists():
         return None
+    begun = location.beside("jaxllc").read(BEGUN) is not None
     try:
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
+        attributes = dict(zarr.open_group(location.zarr(read_only=True), mode="r").attrs)
     except Exception as error:
-        raise ValueError(f"{path} exists and is no Zarr store ({type(error).__name__}); pass another store=, or remove it.") from error
+        if begun:
+            return None
+        raise ValueError(f"{location} exists and is no Zarr store ({type(error).__name__}); pass another store=, or remove it.") from error
     if "schema" not in attributes:
-        raise ValueError(f"{path} is a Zarr store of something else; pass another store=.")
+        if begun:
+            return None
+        raise ValueError(f"{location} is a Zarr store of something else; pass another store=.")
     return attributes
 
 
-def repair(path: str | os.PathLike[str]) -> None:
-    """Put back a store whose replacement was cut between its two renames; for the one process that writes."""
-    path = Path(path).absolute()
-    replaced = _beside(path, "replaced")
-    if not path.exists() and replaced.exists():
-        replaced.rename(path)
+@contextlib.contextmanager
+def _told(location: Location, what: str) -> Iterator[None]:
+    """Errors of files with the store and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(f"the store {location} could not be {what}: {error}. What was written before stays; call again to go on.") from error
 
 
-def open_tree(path: str | os.PathLike[str]) -> "xarray.DataTree":
-    """The result in a store, read as it is needed; `done` says which places are written, and steps of which none is are left out.
-
-    Raises:
-        FileNotFoundError: there is nothing at the path.
-        ValueError: it is no store of ours, of another version of this library, or holds no place yet.
-    """
-    import xarray as xr
-
-    path = Path(path).absolute()
-    replaced = _beside(path, "replaced")
-    if not path.exists() and replaced.exists():  # between the two renames of a store that grows, or cut there: the old one is whole
-        path = replaced
-    attributes = stored_attributes(path)
-    if attributes is None:
-        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store= or to save().")
-    if attributes["schema"] != results.SCHEMA:
-        raise ValueError(
-            f"{path} was written with schema {attributes['schema']}, and this version of jaxllc reads {results.SCHEMA}; read it with the version that wrote "
-            f"it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
-        )
-    tree = xr.open_datatree(path, engine="zarr", consolidated=False, chunks=None)
-    done = np.asarray(tree["done"].values).astype(bool)
-    steps = done.any(0) if done.ndim > 1 else done
-    if not steps.any():
-        raise ValueError(f"no place of {path} is written yet; open it again when the first group has ended.")
-    tree = tree.isel({results.STEP: np.flatnonzero(steps)})
-    tree = tree.isel({results.STEP: np.argsort(np.asarray(tree[results.STEP].values))})  # a store that grew holds later steps in the order in which they came
-    root = tree.to_dataset().drop_vars("checksum")
-    return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
-
-
-def _beside(path: Path, word: str) -> Path:
-    return path.with_name(f".{path.name}.jaxllc-{word}")
-
-
-def _lay_out(
-    path: Path,
-    places: Iterable[Place],
-    attributes: Mapping[str, Any],
-    shapes: Mapping[Name, tuple[int, ...]],
-    known: Mapping[Place, tuple[Mapping[Name, np.ndarray], int]] | None = None,
-) -> None:
-    """Make the whole store, with places that are known already, in a hidden folder beside it, and move it into place.
-
-    `shapes` are those of the arrays of one place.
-    """
-    import zarr
-
-    coords = results.coordinates(list(places), attributes)
-    axes = results.place_axes(coords)
-    size = tuple(len(coords[axis]) for axis in axes)
-    one = (1,) * len(axes)
-    draft, replaced = _beside(path, "draft"), _beside(path, "replaced")
-    shutil.rmtree(draft, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-    draft.parent.mkdir(parents=True, exist_ok=True)
-    root = zarr.open_group(draft, mode="w")
-    for name, values in coords.items():
-        if name == results.RUN:
-            root.create_array(name, shape=values.shape, chunks=values.shape, dtype="str", dimension_names=(name,))[:] = values.astype(object)
-        else:
-            root.create_array(name, data=values, chunks=values.shape, dimension_names=(name,))
-    for name, dtype in (("done", "int8"), ("checksum", "int64")):
-        root.create_array(name, shape=size, chunks=one, dtype=dtype, fill_value=0, dimension_names=axes)
-    for (group, name), shape in shapes.items():
-        dims = (*axes, *results.dims((group, name), len(shape), attributes))
-        root.create_array(
-            f"{group}/{name}", shape=(*size, *shape), chunks=(*one, *shape), compressors=None, dtype="float32", fill_value=np.nan, dimension_names=dims
-        )
-    root.attrs.update(dict(attributes))
-    drafted = _Arrays(draft)
-    for place, (arrays, weights) in (known or {}).items():
-        drafted.write(place, arrays, weights)
-    if path.exists():
-        path.rename(replaced)
-    draft.rename(path)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _grow(path: Path, places: Sequence[Place]) -> None:
-    """Replace the store by one that holds more checkpoints, with the places that are done.
-
-    The old places keep their indices, so that a result that was opened before reads the same chunks as it did.
-    """
-    old = _Arrays(path)
-    sums = old["checksum"][:]
-    known = {place: (old.read(place), int(sums[old.index[place]])) for place in old.done()}
-    shapes = {(group, name): old[f"{group}/{name}"].shape[len(old["done"].shape) :] for group, name in old.names}
-    _lay_out(path, [*old.index, *places], dict(old.group.attrs), shapes, known)
-
-
-def _check_same(path: Path, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check_same(location: Location, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     names = sorted({*stored, *asked} - {*UNCOMPARED})
     other = [f"{name} was {stored.get(name)} and is {asked.get(name)}" for name in names if stored.get(name) != asked.get(name)]
     if other:
-        raise ValueError(f"the store {path} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")
+        raise ValueError(f"the store {location} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")
 
 
-def _check_runs(path: Path, places: Iterable[Place]) -> None:
-    runs = dict.fromkeys(place.run for place in _Arrays(path).index)
-    if (None in runs) != any(place.run is None for place in places):
+def _warn_of_other_functions(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Their texts may differ where they compute the same."""
+    was, now = stored.get("source", {}), asked.get("source", {})
+    if others := [name for name in now if was.get(name, now[name]) != now[name]]:
+        warnings.warn(
+            f"{', '.join(others)} is another function than the one that the store was made with, by its text or by what it closes over; numbers of both are in "
+            "one result if it computes something else.",
+            stacklevel=5,
+        )
+
+
+def _check_runs(location: Location, arrays: Arrays, places: Sequence[Place]) -> None:
+    runs = dict.fromkeys(place.run for place in arrays.index)
+    if runs and (None in runs) != any(place.run is None for place in places):
         names = ", ".join(map(repr, runs))
         way = "one training run without a name; pass its mapping alone" if None in runs else f"the training runs {names}; pass {{name: mapping}}"
-        raise ValueError(f"the store {path} holds {way}, or use another store=.")
+        raise ValueError(f"the store {location} holds {way}, or use another store=.")

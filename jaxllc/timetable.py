@@ -19,6 +19,10 @@ class Timetable(NamedTuple):
     probes: dict[str, Probe]
     times: dict[str, np.ndarray]
 
+    def spans(self, num_steps: int) -> list[range]:
+        """The iterations of each block of a chain, the last of which may go on beyond its end."""
+        return [range(first, first + self.block) for first in range(0, num_steps, self.block)]
+
     def due(self, stop: int) -> tuple[str, ...]:
         """The probes that are evaluated after so many iterations."""
         return tuple(name for name, times in self.times.items() if stop in times)

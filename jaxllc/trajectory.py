@@ -3,7 +3,7 @@ r"""$\hat\lambda(t)$: the local learning coefficient over the checkpoints of a t
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 import jax
@@ -11,34 +11,26 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
-from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.calibrate import calibrated, calibrates, few
-from jaxllc.candidates import Request, given, reaching
-from jaxllc.data import InMemory
+from jaxllc.candidates import Request, given
 from jaxllc.diagnostics import Finding
-from jaxllc.estimate import RESERVED, Estimate, given_reference, progress_bar, save, stored_settings
-from jaxllc.estimator import estimate_group
-from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
-from jaxllc.probes import Probe, ProbesLike, as_probes, at_checkpoints
-from jaxllc.results import Name, Place
+from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
+from jaxllc.job import Job, checked_part
+from jaxllc.probes import ProbesLike, as_probes
+from jaxllc.reading import open_tree
+from jaxllc.results import Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike
-from jaxllc.settings import Overrides, Settings, as_count, override
-from jaxllc.store import Store, checksum, open_tree, repair, stored_attributes
+from jaxllc.settings import Overrides, Settings, as_count
+from jaxllc.store import Store
+from jaxllc.stream import Data
 
 if TYPE_CHECKING:
     import pandas
     import xarray
 
-PROBED = 5
-"""Checkpoints of each run, evenly spread, whose curvature sets a default step size."""
-
 BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 """Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
-
-WELL_ABOVE = 0.1
-"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
 
 COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
 """What a table has of every checkpoint, beside the acceptance rate where there is one, probes and findings."""
@@ -63,7 +55,12 @@ class Trajectory:
     def reference_loss(self) -> float | None:
         """The loss of an uninformed model: as it was given, or that at an initialisation among the checkpoints (see `trajectory`); None if there is none."""
         given = self.data.attrs.get("reference_loss")
-        return _reference_loss(self.summary) if given is None else float(given)
+        return diagnostics.reference_loss(self.summary) if given is None else float(given)
+
+    @property
+    def failures(self) -> dict[Place, str]:
+        """Why checkpoints have no numbers: they could not be read, have another tree than the first, or a loss that is not finite."""
+        return {Place(run, int(step)): why for run, step, why in self.data.attrs.get("failures", ())}
 
     @property
     def settings(self) -> Settings:
@@ -75,7 +72,7 @@ class Trajectory:
         return stored_settings(self.data.attrs)
 
     def table(self) -> "pandas.DataFrame":
-        """One line a checkpoint, by `step` or, of several training runs, by `run` and `step`.
+        """One line a checkpoint, by `step` or, of several training runs, by `run` and `step`; one of `failures` has no numbers, and the finding "failed".
 
         Columns: llc, std_error, loss, mean_loss, rhat, ess, change from the step before and its error, step_bias, num_diverged, acceptance_rate of a sampler
         that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings.
@@ -86,10 +83,10 @@ class Trajectory:
             table[name] = values.ravel()
         table = table[results.is_done(self.data)]
         table["findings"] = [" ".join(finding.code for finding in some) for some in self.findings()]
-        return table
+        return table if not self.failures else _with_failures(table, self.failures)
 
     def findings(self) -> list[tuple[Finding, ...]]:
-        """What makes a number suspect: a tuple for each line of `table()`, in its order, which is run after run and step after step."""
+        """What makes a number suspect: a tuple for each line of `table()` with numbers, in its order, which is run after run and step after step."""
         return [some for some, done in zip(self._findings, results.is_done(self.data), strict=True) if done]
 
     def stages(self, *, certainty: float | None = None) -> "pandas.DataFrame":
@@ -139,7 +136,7 @@ class _Keywords(Overrides, total=False):
 def trajectory(
     loss_fn: LossFn,
     checkpoints: Mapping[int, Params] | Mapping[str, Mapping[int, Params]],
-    data: Batch | InMemory,
+    data: Batch | Data,
     settings: Settings | None = None,
     *,
     key: Key,
@@ -149,7 +146,10 @@ def trajectory(
     progress: bool = True,
     reference_loss: float | None = None,
     store: str | os.PathLike[str] | None = None,
+    part: tuple[int, int] | None = None,
+    strict: bool = False,
     group_size: int | None = None,
+    config: Mapping[str, Any] | None = None,
     **overrides: Unpack[_Keywords],
 ) -> Trajectory:
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
@@ -163,10 +163,15 @@ def trajectory(
             names of training runs to such mappings, which share their steps.
         reference_loss: default the loss at step 0, where that is an initialisation: the highest of its run, and well above the least. Of several
             runs the lowest of these.
-        store: a directory for a Zarr store, written one checkpoint at a time; call again with the same settings and names of probes to
-            resume, also when there are more checkpoints or named runs than before. The result holds those of `checkpoints`, the store all that
-            were ever written. That `loss_fn` or a probe is still the same function cannot be seen.
+        store: a directory, or a URL that `fsspec` knows, for a Zarr store, written one checkpoint at a time; call again with the same settings and
+            names of probes to resume, also with other checkpoints or named runs than before. The result holds those of `checkpoints`, the store all
+            that were ever written. Where the text of `loss_fn` or of a probe is another one, there is a warning.
+        part: index of this process and number of processes that share the checkpoints through the store; default those of `jax.distributed`, whose
+            process 0 lays the store out, and returns when the others have written theirs. With `part`, whoever comes first lays it out.
+        strict: end with the error of a checkpoint that cannot be read, has another tree than the first or a loss that is not finite. By default the
+            others go on, and `table()` has the reason.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
+        config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
 
     Raises:
         TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
@@ -177,25 +182,17 @@ def trajectory(
     places = [Place(run, step) for run in runs for step in shared_steps(runs)]
     if group_size is not None:
         as_count("group_size", group_size)
-    weights = Weights(runs)
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
-    request = Request(loss_fn, data, key, free, mesh, max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET), **given(overrides))
-    plan = _plan(request, weights, places, settings, overrides, _stored(store), described).with_probes(described, weights.peek(places[0]))
-    attributes = plan.attributes() | {"data_checksum": checksum(plan.data.arrays), "verb": "trajectory"} | given_reference(reference_loss)
-    results_store = Store(store, places, attributes) if store is not None else None
-    done = results_store.done() if results_store else {}
-    weights.check(places, done, store)
-    pending = [place for place in places if place not in done]
-    weights.hold_only(pending)
-    arrays: dict[Place, dict[Name, np.ndarray]] = {}
-    for place, values, mark in _run(plan, weights, pending, group_size, progress):
-        arrays[place] = values
-        if results_store:
-            results_store.write(place, values, mark)
-    if results_store:
-        arrays |= {place: results_store.read(place) for place in places if place not in arrays}
-    whole = {name: np.stack([arrays[place][name] for place in places]) for name in results.names(attributes)}
-    return Trajectory(results.to_tree(whole, places, attributes))
+    budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
+    request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
+    noted = given_reference(reference_loss) | ({} if config is None else {"config": dict(config)})
+    job = Job(request, Weights(runs), places, settings, overrides, described, noted, group_size, strict, progress)
+    together = part is None and jax.process_count() > 1
+    part = checked_part(part, store)
+    if store is None:
+        return Trajectory(job.in_memory())
+    with Store(store, part, first_lays_out=together) as results_store:
+        return Trajectory(job.in_store(results_store, stay=together and part[0] == 0))
 
 
 def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
@@ -216,84 +213,14 @@ def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
     return Trajectory(tree)
 
 
-def _spread(places: list[Place]) -> list[Place]:
-    """Those at `PROBED` steps, evenly spread, of every run."""
-    steps = sorted({place.step for place in places})
-    chosen = {steps[round(i)] for i in np.linspace(0, len(steps) - 1, PROBED)}
-    return [place for place in places if place.step in chosen]
+def _with_failures(table: "pandas.DataFrame", failures: Mapping[Place, str]) -> "pandas.DataFrame":
+    """The table with a line for each checkpoint that has no numbers."""
+    import pandas as pd
 
-
-def _plan(
-    request: Request,
-    weights: Weights,
-    places: list[Place],
-    settings: Settings | None,
-    overrides: Overrides,
-    stored: Mapping[str, Any] | None,
-    probes: Mapping[str, Probe],
-) -> Plan:
-    """The plan of the settings, without probes: calibrated where they are open, unless a store was begun with what was found then."""
-    are_open = calibrates(request.data, settings, overrides)
-    if are_open and stored is None:
-        calibration, plan = calibrated(request, weights.some(few(places)))
-        return reaching(plan.with_facts(calibration=calibration.to_dict()), probes)
-    if are_open and stored is not None:
-        request, settings = request.with_arrays(), stored_settings(stored)
-        overrides = Overrides(**{name: value for name, value in overrides.items() if value is not None})  # pyright: ignore[reportArgumentType]
-    settings = _with_stored_step_size(override(settings, overrides), stored)
-    needs_step_size = (settings.sampler or DEFAULT_SAMPLER).needs_step_size
-    plan = request.plan(weights.some(_spread(places) if needs_step_size else places[:1]), settings)
-    return plan.with_facts(calibration=stored["calibration"]) if stored is not None and "calibration" in stored else plan
-
-
-def _stored(store: Any) -> Mapping[str, Any] | None:
-    """The attributes of a store that was begun; None without one."""
-    if store is None:
-        return None
-    repair(store)
-    return stored_attributes(store)
-
-
-def _with_stored_step_size(settings: Settings, stored: Mapping[str, Any] | None) -> Settings:
-    """The settings with the default step size that a store was begun with, which more checkpoints must not change."""
-    sampler = settings.sampler or DEFAULT_SAMPLER
-    if not (sampler.needs_step_size and stored and "default_step_size" in stored):
-        return settings
-    return settings.replace(sampler=sampler.with_default_step_size(stored["default_step_size"], settings.num_burn_in))
-
-
-def _run(plan: Plan, weights: Weights, pending: list[Place], group_size: int | None, progress: bool) -> Iterator[tuple[Place, dict[Name, np.ndarray], int]]:
-    """Place, arrays and checksum of the weights of each pending place, group after group."""
-    if not pending:
-        return
-    num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(split_objects(weights.peek(pending[0]))[0]))
-    with progress_bar(plan.settings.num_iterations * len(pending), progress) as on_steps:
-        size = 0
-        for group in groups(pending, num_weights, plan.settings.num_chains, group_size):
-            size = size or len(group)
-            checkpoints = {place: weights.take(place) for place in group}
-            yield from _run_group(plan, checkpoints, size, lambda done, group=group: on_steps(done * len(group)))
-
-
-def _run_group(
-    plan: Plan, checkpoints: Mapping[Place, Params], size: int, on_steps: Callable[[int], Any]
-) -> Iterator[tuple[Place, dict[Name, np.ndarray], int]]:
-    """Place, arrays and checksum of each checkpoint of a group, which is filled up to the size that was compiled for."""
-    *_, last = checkpoints
-    padded: dict[Any, Params] = {**checkpoints, **{f"{last} again, {i}": checkpoints[last] for i in range(size - len(checkpoints))}}
-    values = estimate_group(plan, padded, on_steps)
-    arrays = [split_objects(params)[0] for params in padded.values()]
-    values |= {(results.PROBES, name): array for name, array in at_checkpoints(plan.probes, arrays).items()}
-    for i, (place, params) in enumerate(checkpoints.items()):
-        yield place, {name: array[i] for name, array in values.items()}, checksum(split_objects(params)[0])
-
-
-def _reference_loss(summary: "xarray.Dataset") -> float | None:
-    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
-    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
-    first = loss[:, step == 0]
-    if not first.size:
-        return None
-    highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
-    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
-    return float(begins.min()) if begins.size else None
+    if table.index.nlevels == 1:
+        index = pd.Index([place.step for place in failures], name=table.index.name)
+        return pd.concat([table, pd.DataFrame({"findings": "failed"}, index=index)]).sort_index()
+    index = pd.MultiIndex.from_tuples(failures, names=table.index.names)
+    whole = pd.concat([table, pd.DataFrame({"findings": "failed"}, index=index)])
+    runs = list(dict.fromkeys(whole.index.get_level_values(0)))
+    return whole.loc[sorted(whole.index, key=lambda row: (runs.index(row[0]), row[1]))]

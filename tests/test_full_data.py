@@ -7,7 +7,7 @@ import pytest
 from problems import CURVATURE, Quadratic, quadratic_loss, shifted
 
 from jaxllc import InMemory, LocalPosterior
-from jaxllc.full_data import CLOUD_DRAWS, center_gradient, center_losses, gaussian_cloud, has_low_precision, paired, rounding_cloud
+from jaxllc.full_data import CLOUD_DRAWS, center_gradient, center_losses, gaussian_cloud, has_low_precision, known_losses, paired, rounding_cloud
 
 
 def mean_loss(params, batch):
@@ -37,7 +37,7 @@ def test_losses_are_paired_with_those_of_the_same_examples(by_example):
     position = shifted(posterior.position(), 0.2)
     for window in (jnp.asarray(5), jnp.asarray(problem.num_examples - 3)):
         batch = data.batch(window)
-        excess, center = paired(posterior.losses(position, batch), posterior, data, window, known)
+        excess, center = paired(posterior.losses(position, batch), posterior, batch, known_losses(known, data, window))
         np.testing.assert_allclose(excess, (quadratic_loss(position, batch) - quadratic_loss(problem.params, batch)).mean(), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(center, quadratic_loss(problem.params, batch).mean(), rtol=1e-4, atol=1e-6)
 

@@ -55,7 +55,7 @@ def test_a_module_with_functions_is_its_weights(key):
 def test_checkpoints_with_other_functions_are_refused(key):
     checkpoints = {0: Layer(jnp.ones(3), jnp.tanh), 1: Layer(jnp.ones(3), jnp.sin)}
     with pytest.raises(ValueError, match="step 1 hold other functions or settings than those at step 0, in one of these leaves: activation"):
-        jaxllc.trajectory(module_loss, checkpoints, (X, Y), key=key, **SHORT)
+        jaxllc.trajectory(module_loss, checkpoints, (X, Y), key=key, strict=True, **SHORT)
 
 
 class Net(nnx.Module):

@@ -72,7 +72,6 @@ def test_killed_between_groups_the_result_is_the_same(tmp_path):
     np.testing.assert_array_equal(zarr.open_group(store, mode="r")["done"][:], [[1] * 5, [1, 1, 0, 0, 0], [0] * 5])
     checkpoints = {name: Counting(run) for name, run in RUNS.items()}
     resumed = follow(checkpoints, store=store, group_size=3)
-    assert 20 not in checkpoints["seed 7"].read
     np.testing.assert_allclose(draws(resumed), draws(follow(RUNS, group_size=3)), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(draws(follow(RUNS, store=store)), draws(resumed))
     with xr.open_datatree(store, engine="zarr", consolidated=False) as tree:
@@ -119,10 +118,8 @@ def test_a_store_of_one_run_is_not_one_of_several(tmp_path):
 
 def test_other_weights_of_a_run_are_refused(tmp_path):
     follow(RUNS, store=tmp_path / "llc.zarr")
-    with pytest.raises(ValueError, match="holds step 0 of run 'seed 1' of other weights"):
+    with pytest.raises(ValueError, match="holds step 0 of run 'seed 1', .* of other weights than the checkpoints do, of 15"):
         follow(RUNS | {"seed 1": RUN}, store=tmp_path / "llc.zarr")
-    with pytest.raises(ValueError, match=r"none of the steps of these checkpoints but 0, 10, 20, 30, 40 of run 'far'"):
-        follow({"far": {5: RUN[0]}}, store=tmp_path / "llc.zarr")
 
 
 @pytest.mark.parametrize(
@@ -135,12 +132,12 @@ def test_other_weights_of_a_run_are_refused(tmp_path):
         ({"a": {"0": RUN[0]}}, ValueError, "checkpoints of run 'a' must be keyed by training step, an int; got '0'"),
         ({"a": RUN, 3: RUN[0]}, ValueError, "keyed by training step, an int; got 'a'"),
         ({"a": RUN, "b": RUN | {20: {"a": jnp.ones(2)}}}, ValueError, "step 20 of run 'b' have another structure .* than those at step 0 of run 'a'"),
-        ({"a": RUN, "b": RUN | {20: PROBLEM.params | {"b": jnp.full(3, jnp.nan)}}}, ValueError, r"\(step 20 of run 'b'\) is not finite; .* not finite: b"),
+        ({"a": RUN, "b": RUN | {20: PROBLEM.params | {"b": jnp.full(3, jnp.nan)}}}, ValueError, "step 20 of run 'b': these weights are not finite: b"),
     ],
 )  # fmt: skip
 def test_bad_runs_are_named(checkpoints, error, told):
     with pytest.raises(error, match=told):
-        follow(checkpoints, group_size=10)
+        follow(checkpoints, group_size=10, strict=True)
 
 
 def quartic_loss(params, batch):

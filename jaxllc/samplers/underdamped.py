@@ -13,11 +13,11 @@ import numpy as np
 from flax import struct
 
 from jaxllc._typing import Params, Scalar
-from jaxllc.data import InMemory
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Schedule, SteppedSampler
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
 from jaxllc.samplers.noise import check_noise
+from jaxllc.stream import Data
 
 
 @struct.dataclass
@@ -41,7 +41,7 @@ class Underdamped(SteppedSampler):
         r"""Whether the gradient estimator reads $\nabla L_n(w^*)$."""
         return self.gradient.needs_center_grad
 
-    def check(self, posterior: LocalPosterior, data: InMemory) -> None:
+    def check(self, posterior: LocalPosterior, data: Data) -> None:
         """Raise where this sampler cannot sample this posterior.
 
         Raises:

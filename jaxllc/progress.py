@@ -1,0 +1,56 @@
+"""How far a run is: a bar over iterations, and a line in the log for each group of places."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+_logger = logging.getLogger("jaxllc")
+
+
+class progress_bar:
+    """A bar over iterations, as a context that gives the function to call with iterations done."""
+
+    def __init__(self, total: int, show: bool) -> None:
+        from tqdm.auto import tqdm  # loaded when there is something to show
+
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+class Tally:
+    """Counts places, and says in the log how many are done, how many an hour, and how long the others take.
+
+    Args:
+        total: places to do; a process that takes over those of others does more.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._began = total, 0, time.monotonic()
+
+    def add(self, count: int) -> None:
+        """To be called when a group of so many places is written."""
+        self._done += count
+        total, hours = max(self._total, self._done), (time.monotonic() - self._began) / 3600
+        left = duration(3600 * (total - self._done) * hours / self._done)
+        _logger.info("%d of %d places done, %s an hour, %s left", self._done, total, rounded(self._done / hours), left)
+
+
+def rounded(rate: float) -> str:
+    """A rate to two digits below a hundred, else as a whole number: 0.32, 8.1, 240."""
+    return f"{rate:.2g}" if rate < 99.5 else f"{rate:,.0f}".replace(",", " ")
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 40 s, 3 min 20 s, 5 h 10 min, 2 d 4 h."""
+    left, parts = round(seconds), []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        parts.append((count, unit))
+    first = next((i for i, (count, _) in enumerate(parts) if count), len(parts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "0 s"

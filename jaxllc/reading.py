@@ -1,0 +1,133 @@
+"""A store as a result, whose arrays are read when they are needed, and how far a store is."""
+
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from jaxllc import results
+from jaxllc.locations import Location
+from jaxllc.results import Place
+from jaxllc.store import stored_attributes
+from jaxllc.store_arrays import NOTES, Arrays
+from jaxllc.writers import Membership, Part
+
+if TYPE_CHECKING:
+    import xarray
+
+GROWING = 5.0
+"""Seconds within which a store that is growing has grown."""
+
+
+class Overview(NamedTuple):
+    """How far a store is."""
+
+    attributes: dict[str, Any]
+    places: list[Place]
+    done: list[Place]
+    failed: dict[Place, str]
+    """Why a place has no numbers."""
+    written: dict[Place, float]
+    """Unix seconds."""
+    writers: list["SeenWriter"]
+
+
+class SeenWriter(NamedTuple):
+    """A process that writes a store, or wrote it when it died."""
+
+    host: str
+    pid: int
+    part: Part
+    alive: bool
+
+
+def overview(path: str | os.PathLike[str]) -> Overview:
+    """How far the store at a path is, and who writes it; nothing is changed.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no store of ours.
+    """
+    attributes = stored_attributes(path)
+    if attributes is None:
+        raise FileNotFoundError(f"there is no store at {path}; pass the path that was given as store=.")
+    location = Location(path)
+    records = Arrays(location).records()
+    found = Membership(location, (0, 1))
+    living = found.living()
+    return Overview(
+        attributes, list(records), [place for place, record in records.items() if record.done],
+        {place: record.failure for place, record in records.items() if record.failure and not record.done},
+        {place: record.written for place, record in records.items() if record.done},
+        [SeenWriter(writer.host, writer.pid, writer.part, writer in living) for writer in found.others()],
+    )  # fmt: skip
+
+
+def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] | None = None) -> "xarray.DataTree":
+    """The result in a store; `done` says which places are written, and steps of which none is are left out. Why places have no numbers is an attribute.
+
+    Args:
+        path: of the store.
+        places: those of the result; default all.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ValueError: it is no store of ours, of another version of this library, or holds no place yet.
+    """
+    import xarray as xr
+
+    location = Location(path)
+    attributes = stored_attributes(location)
+    if attributes is None:
+        raise FileNotFoundError(f"there is no store at {location}; pass the path that was given as store= or to save().")
+    if attributes["schema"] != results.SCHEMA:
+        raise ValueError(
+            f"{location} was written with schema {attributes['schema']}, and this version of jaxllc reads {results.SCHEMA}; read it with the version that "
+            f"wrote it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
+        )
+    tree, arrays = _opened(location), Arrays(location)
+    records = arrays.records()
+    damaged = arrays.damaged(records, location.sizes())
+    failures = {place: record.failure for place, record in records.items() if record.failure and not record.done} | damaged
+    asked = set(records if places is None else places)
+    done = np.zeros([tree.sizes[axis] for axis in results.place_axes(tree.coords)], bool)
+    for place in asked & set(records):
+        at = arrays.index[place]
+        if all(i < size for i, size in zip(at, done.shape, strict=True)):  # the store may have grown since
+            done[at] = records[place].done and place not in damaged
+    steps = done.any(0) if done.ndim > 1 else done
+    if not steps.any():
+        why = f"; {next(iter(failures.values()))}" if failures else ""
+        raise ValueError(f"no place of {location} is written yet{why}; open it again when the first group has ended.")
+    tree = results.with_done(tree, done.ravel().tolist())
+    order = np.flatnonzero(steps)
+    order = order[np.argsort(np.asarray(tree[results.STEP].values)[order])]  # a store that grew holds later steps in the order in which they came
+    tree = tree.isel({results.STEP: order})
+    if done.ndim > 1:
+        names = [str(run) for run in np.asarray(tree[results.RUN].values)]
+        written = {names[i] for i in np.flatnonzero(done.any(1))}
+        tree = tree.sel({results.RUN: [run for run in dict.fromkeys(place.run for place in places or records) if run in written]})
+    known = {place: why for place, why in failures.items() if place in asked}
+    del attributes["id"]
+    attrs = {**attributes, "failures": results.listed(known)} if known else attributes
+    root = tree.to_dataset().drop_vars([name for name in NOTES if name != "done"])
+    root.attrs = attrs
+    return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
+
+
+def _opened(location: Location) -> Any:
+    """The whole store by xarray, when a writer that makes its arrays longer has made all of them longer."""
+    import xarray as xr
+
+    began = time.monotonic()
+    while True:
+        try:
+            return xr.open_datatree(location.zarr(read_only=True), engine="zarr", consolidated=False, chunks=None)
+        except ValueError as error:
+            if time.monotonic() - began > GROWING:
+                raise ValueError(
+                    f"the arrays of {location} differ in length: the process that made it grow was stopped; the next call of jaxllc.trajectory mends it."
+                ) from error
+            time.sleep(GROWING / 50)

@@ -1,0 +1,62 @@
+"""Where numbers come from, so that runs can be compared: the software, and the text of a function with what it closes over."""
+
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+DEPTH = 4
+"""Functions within functions that are looked at."""
+
+
+def fingerprint(function: Callable[..., Any]) -> str:
+    """Hexadecimal digits that differ where the text of a function does, its defaults, or what it closes over; globals are not looked at."""
+    digest = hashlib.blake2b(digest_size=8)
+    _add(digest, function, DEPTH)
+    return digest.hexdigest()
+
+
+def made_by() -> str:
+    """The software and the kind of device that numbers are computed by here."""
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jaxllc", "jax", "jaxlib"))
+    return f"{packages}, on {jax.local_devices()[0].device_kind}"
+
+
+def _add(digest: Any, value: Any, depth: int) -> None:
+    if isinstance(value, np.ndarray | jax.Array):
+        if not jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
+            digest.update(np.ascontiguousarray(value).tobytes())
+    elif value is None or isinstance(value, str | bytes | int | float | complex):
+        digest.update(repr(value).encode())
+    elif depth == 0:
+        return
+    elif hasattr(value, "__wrapped__"):  # of jax.jit and functools.wraps
+        _add(digest, value.__wrapped__, depth)
+    elif isinstance(value, functools.partial):
+        _add(digest, (value.func, value.args, value.keywords), depth - 1)
+    elif isinstance(value, dict):
+        _add(digest, list(value.items()), depth - 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _add(digest, item, depth - 1)
+    elif inspect.ismethod(value):
+        _add(digest, value.__func__, depth)
+    elif inspect.isfunction(value):
+        try:
+            digest.update(inspect.getsource(value).encode())
+        except (OSError, TypeError):  # typed at a prompt
+            digest.update(value.__code__.co_code)
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+        _add(digest, (value.__defaults__, cells), depth - 1)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False

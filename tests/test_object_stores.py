@@ -1,0 +1,84 @@
+"""Stores and checkpoints that are no local folders: in memory, and on a real S3 server on the loopback."""
+
+import gc
+import uuid
+import warnings
+
+import numpy as np
+import pytest
+from processes import ended, start
+from trajectories import RUN, draws, follow, stopped
+
+import jaxllc
+from jaxllc.locations import Location
+
+moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("s3fs")
+
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URL of an empty bucket."""
+    import s3fs
+
+    server = moto_server.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"runs-{uuid.uuid4().hex}"  # one server's memory is that of all in a process
+    s3fs.S3FileSystem().mkdir(name)
+    yield f"s3://{name}"
+    server.stop()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # s3fs leaves its sessions open
+        s3fs.S3FileSystem.clear_instance_cache()
+        gc.collect()
+
+
+def test_a_store_in_memory(monkeypatch):
+    url = "memory://runs/llc.zarr"
+    stopped(2, monkeypatch, {0: RUN[0], 20: RUN[20], 30: RUN[30]}, store=url, group_size=1)
+    np.testing.assert_array_equal(draws(follow(store=url, group_size=1)), draws(follow(group_size=1)))
+    assert len(jaxllc.open(url).table()) == 5
+
+
+def test_a_store_on_s3_is_filled_stopped_grown_and_read(bucket, monkeypatch):
+    url = f"{bucket}/deep/llc.zarr"
+    stopped(2, monkeypatch, {0: RUN[0], 20: RUN[20], 30: RUN[30]}, store=url, group_size=1)
+    np.testing.assert_array_equal(draws(follow(store=url, group_size=1)), draws(follow(group_size=1)))
+    opened = jaxllc.open(url)
+    assert list(opened.table().index) == list(RUN)
+    assert Location(f"{bucket}/deep").names() == ["llc.zarr"]
+    opened.save(f"{bucket}/saved.zarr")
+    assert len(jaxllc.open(f"{bucket}/saved.zarr").table()) == 5
+    with pytest.raises(ValueError, match="exists; save to a new path"):
+        opened.save(f"{bucket}/saved.zarr")
+
+
+def test_of_two_who_make_a_file_on_s3_one_is_told_so(bucket):
+    place = Location(f"{bucket}/llc.zarr")
+    assert [place.create("lock", "first"), place.create("lock", "second")] == [True, False]
+    assert place.read("lock") == "first"
+    place.remove("lock")
+    assert place.read("lock") is None
+    assert place.names() == []
+
+
+def test_two_processes_on_s3(bucket):
+    url = f"{bucket}/llc.zarr"
+    processes = [start(f"follow(store={url!r}, group_size=1, part=({i}, 2))\n", devices=1) for i in range(2)]
+    assert [ended(process) for process in processes] == [0, 0]
+    np.testing.assert_allclose(draws(jaxllc.open(url)), draws(follow()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_writer_on_s3_that_is_killed_is_taken_over(bucket):
+    url = f"{bucket}/llc.zarr"
+    process = start("from jaxllc.store import Store\nStore.write = lambda *_: print('here', flush=True) or time.sleep(600)\n" + f"follow(store={url!r})\n")
+    assert process.stdout.readline() == "here\n"
+    process.kill()
+    process.communicate()
+    np.testing.assert_allclose(draws(follow(store=url)), draws(follow()), rtol=1e-4, atol=1e-4)
