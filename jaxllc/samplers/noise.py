@@ -59,7 +59,12 @@ def _drawn(key: Key, like: Params, count: int, draw: Callable[[Key, tuple[int, .
         draws = [draw(_beginning_at(first, key), _shape(leaf, count)) for first, leaf in zip([0, *_ends(sizes)], leaves, strict=True)]
     else:
         draws = jnp.split(draw(key, (sum(sizes),)), _ends(sizes))
-    return structure.unflatten([read(_fitted(_unpacked(values, count), leaf), leaf.dtype) for values, leaf in zip(draws, leaves, strict=True)])
+
+    def numbers(values: jax.Array, leaf: jax.Array) -> jax.Array:
+        small = _unpacked(values, count)
+        return read(_fitted(small, leaf), leaf.dtype) if is_cut() else _fitted(read(small, leaf.dtype), leaf)
+
+    return structure.unflatten([numbers(*pair) for pair in zip(draws, leaves, strict=True)])
 
 
 def _unpacked(words: jax.Array, count: int) -> jax.Array:
