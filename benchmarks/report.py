@@ -89,6 +89,12 @@ def data_copies(result: Mapping[str, Any]) -> str:
     return table(["data", "copies beside the arrays handed over"], ([line["what"], f"{line['copies']:.2f}"] for line in result["rows"]))
 
 
+def long_run(result: Mapping[str, Any]) -> str:
+    """What a long run costs beside the sampling, with the goals."""
+    lines = ([line["what"], f"{'≤' if line['at_most'] else '≥'} {line['goal']:g}", digits(line["measured"])] for line in result["rows"])
+    return table(["what", "goal", "measured"], lines)
+
+
 def growth(result: Mapping[str, Any]) -> str:
     """Memory that more draws and more checkpoints add to a process."""
     lines = [["5 checkpoints, 8 chains", f"{result['base_mebibytes']:.0f}", "", ""]]
@@ -196,6 +202,7 @@ def short_tables() -> dict[str, str]:
         "scaling": curves(scaling["curves"]),
         "copies": copies(memory["rows"]),
         "data": data_copies(load("data_memory")),
+        "long run": long_run(load("batch")),
         "pods": pods(load("pods")["rows"]),
         "chip-hours": pods_hours(load("pods")["hours"]),
         "accuracy": accuracy.headline(found["lines"]),
@@ -263,7 +270,7 @@ def performance_tables() -> dict[str, str]:
         "products on the same cores.": counted(roofline),
         "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
         "Machine, version and commit of each result.": provenance(
-            {"throughput": throughput, "scaling": scaling, "memory": memory, "data_memory": load("data_memory"), "roofline": roofline}
+            {"throughput": throughput, "scaling": scaling, "memory": memory, "data_memory": load("data_memory"), "batch": load("batch"), "roofline": roofline}
         ),
     }
 

@@ -11,15 +11,15 @@ from typing import Any, TypeAlias
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-FAILED, RESUMABLE = 1, 75
-"""Exit codes beside 0, all done: an error, which the log names; and stopped early, to be started again (`stopping.RESUMABLE`)."""
+FAILED = 1
+"""The exit code after an error, which the log names; 0 is all done, `RESUMABLE` stopped early."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; `arguments` default to those of the process."""
     options = _parser().parse_args(arguments)
     logger = _logger(getattr(options, "debug", False))
-    from jaxllc.stopping import Stopped
+    from jaxllc.stopping import RESUMABLE, Stopped
 
     code = FAILED
     try:

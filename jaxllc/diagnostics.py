@@ -24,7 +24,7 @@ MAX_STEP_BIAS = 0.25
 RELATIVE = 0.05
 """Share of the coefficient below which a difference is called none."""
 WELL_ABOVE = 0.1
-"""Share of the loss at step 0 by which the least loss must lie below it, for step 0 to be an initialisation."""
+"""Share of the loss at step 0, or of weights that are all zero, by which the least loss must lie below it for that to be a model that knows nothing."""
 
 
 class Finding(NamedTuple):
@@ -34,15 +34,30 @@ class Finding(NamedTuple):
     message: str
 
 
-def reference_loss(summary: "xarray.Dataset") -> float | None:
-    """The least loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; None if there is none."""
+def reference_loss(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> float | None:
+    """The loss of a model that knows nothing: the one that was given, or the least of those that are found; None if there is none.
+
+    Found are the loss at step 0 of the runs that begin with an initialisation: no higher loss later, and one that is well below; and the loss of weights
+    that are all zero, if a checkpoint is well below it.
+
+    Args:
+        summary: one value a checkpoint.
+        attributes: of the result.
+    """
+    if (given := attributes.get("reference_loss")) is not None:
+        return float(given)
     loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
-    first = loss[:, step == 0]
-    if not first.size:
-        return None
     highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
-    begins = first[(first >= highest) & (highest - least > WELL_ABOVE * np.abs(highest))]
-    return float(begins.min()) if begins.size else None
+    first = loss[:, step == 0]
+    found = list(first[(first >= highest) & _is_well_above(highest, least)]) if first.size else []
+    zeros = attributes.get("loss_of_zeros")
+    if zeros is not None and _is_well_above(zeros, np.nanmin(loss)):
+        found.append(zeros)
+    return float(min(found)) if found else None
+
+
+def _is_well_above(loss: Any, least: Any) -> Any:
+    return loss - least > WELL_ABOVE * np.abs(loss)
 
 
 def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[tuple[Finding, ...]]:
@@ -52,6 +67,7 @@ def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[t
         summary: one value a checkpoint (see `jaxllc.estimator.summary`).
         attributes: of the result.
     """
+    attributes = {**attributes, "reference_loss": reference_loss(summary, attributes)}
     shape = summary["llc"].shape
     places = [{str(name): float(column.values[i]) for name, column in summary.items()} for i in np.ndindex(shape)]
     return [_of_place(place, attributes) for place in places]
@@ -183,8 +199,8 @@ def _uninformed(place: dict[str, float], attributes: Mapping[str, Any]) -> str |
     reference = attributes.get("reference_loss")
     if reference is not None and place["mean_loss"] >= reference:
         return (
-            f"the mean loss over the chains, {place['mean_loss']:.3g}, is at or above that of an uninformed model, {reference:.3g}: they left the basin; "
-            "a stronger localization stays in it"
+            f"the mean loss over the chains, {place['mean_loss']:.3g}, is at or above that of a model that knows nothing, {reference:.3g}: they left the "
+            "basin; a stronger localization stays in it, or a larger nbeta, such as n / ln n of the tokens where the loss is a mean over tokens"
         )
     return None
 

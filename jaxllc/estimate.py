@@ -158,7 +158,7 @@ def estimate(
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
-            A mean loss at or above it is a finding.
+            A mean loss at or above it is a finding. Default that of weights that are all zero, where the loss at w* is well below it.
         overrides: single fields of `settings`, such as `num_draws=500`.
 
     Raises:

@@ -14,8 +14,9 @@ from jaxllc._typing import Params
 from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, reaching
 from jaxllc.estimate import stored_settings
+from jaxllc.grouping import even_groups, suitable_group_size
 from jaxllc.pipeline import Outcome, handed_on, outcomes
-from jaxllc.plan import DEFAULT_SAMPLER, Plan, groups
+from jaxllc.plan import DEFAULT_SAMPLER, Plan
 from jaxllc.probes import Probe
 from jaxllc.progress import Tally, progress_bar
 from jaxllc.reading import open_tree
@@ -29,6 +30,8 @@ from jaxllc.writers import Part
 if TYPE_CHECKING:
     import xarray
 
+GROUP_SIZE = "group_size"
+"""The attribute that keeps how many checkpoints run in one program."""
 PROBED = 5
 """Checkpoints of each run, evenly spread, whose curvature sets a default step size."""
 
@@ -51,7 +54,7 @@ class Job:
 
     def in_memory(self) -> "xarray.DataTree":
         """The result, whose arrays are kept."""
-        plan, attributes = self._planned(None)
+        plan, attributes = self._planned(None, 1)
         arrays: dict[Place, dict[Name, np.ndarray]] = {}
         failures: dict[Place, str] = {}
 
@@ -81,11 +84,11 @@ class Job:
             store: of which this process is a writer.
             stay: until the other writers have ended.
         """
+        index, count = store.members.writer.part
         with store.laying_out(self.places) as stored:
-            plan, attributes = self._planned(stored)
+            plan, attributes = self._planned(stored, count)
             store.lay_out(self.places, attributes)
         done = store.done()
-        index, count = store.members.writer.part
         self.weights.check({place: done[place] for place in [place for place in self.places if place in done][index::count]}, store.location)
         if others := store.made_by() - {made_by()}:
             warnings.warn(f"the store {store.location} holds places that were computed by {', '.join(sorted(others))}; this is {made_by()}.", stacklevel=4)
@@ -105,9 +108,12 @@ class Job:
             warnings.warn(f"{len(missing)} places were not written by any process: {', '.join(map(str, missing[:6]))}; call again to go on.", stacklevel=4)
         return open_tree(store.location, self.places)
 
-    def _planned(self, stored: Mapping[str, Any] | None) -> tuple[Plan, dict[str, Any]]:
+    def _planned(self, stored: Mapping[str, Any] | None, processes: int) -> tuple[Plan, dict[str, Any]]:
         first = self.places[:1] if self.strict else self.weights.readable(self.places[:1], self.places)
-        plan = self._plan(stored).with_probes(self.probes, self.weights.peek(first[0]))
+        params = self.weights.peek(first[0])
+        plan = self._plan(stored).with_probes(self.probes, params)
+        size = self.group_size or (stored or {}).get(GROUP_SIZE) or suitable_group_size(plan, params, math.ceil(len(self.places) / processes))
+        plan = plan.with_facts(**{GROUP_SIZE: size})
         return plan, plan.attributes() | {"data_checksum": checksum(plan.data.resident.arrays), "verb": "trajectory", **self.noted}
 
     def _plan(self, stored: Mapping[str, Any] | None) -> Plan:
@@ -141,8 +147,8 @@ class Job:
         """Sample this process's share of what is pending, and keep each group."""
         if not pending:
             return
-        num_weights, share = plan.facts["num_weights"], math.ceil(len(pending) / count)
-        size = len(next(groups(pending[:share], num_weights, plan.settings.num_chains, self.group_size)))
+        share = math.ceil(len(pending) / count)
+        size = len(next(even_groups(pending[:share], plan.facts[GROUP_SIZE])))
 
         def checked(found: Iterator[list[Outcome]]) -> Iterator[list[Outcome]]:
             for group in found:

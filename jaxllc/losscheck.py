@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxllc._tree import at_least_float32
+from jaxllc._tree import at_least_float32, is_real
 from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.placement import on_devices
@@ -33,8 +33,8 @@ IS_SUM = 0.05
 """Relative difference from the sum of its halves below which a loss is one."""
 GROWS = 1.8
 """Ratio of a loss of a batch to the larger of those of its halves, above which it grows with the batch: a sum has 2, a mean 1 at most."""
-NUM_WINDOWS = 4
-"""Batches that are looked at, evenly spread over the data."""
+NUM_WINDOWS, NUM_AT_ZERO = 4, 32
+"""Batches that are looked at, evenly spread over the data; and those whose mean loss is taken where all weights are zero."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +117,25 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
     return LossKind(False, bool(np.nanmax(difference, initial=0) > tolerance), dtype, weights_dtype)
 
 
-def _starts(last: int) -> list[int]:
-    """Where the batches begin that are looked at, the last one at `last`; all data are one batch."""
-    return sorted({round(start) for start in np.linspace(0, last, NUM_WINDOWS)})
+def loss_of_zeros(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> float | None:
+    """The mean loss of a model whose weights are all zero, nats per example; nearly all models then give the same for every input. None if it is not finite.
+
+    Args:
+        posterior: around one checkpoint.
+        data: what batches are taken from, of which `NUM_AT_ZERO` are used.
+        mesh: the devices of the chains.
+    """
+    zeros = jax.tree.map(lambda w: jnp.zeros_like(w) if is_real(w) else w, posterior.center)
+    posterior = posterior.replace(center=zeros)  # pyright: ignore[reportAttributeAccessIssue]
+    starts = _starts(data.num_examples - data.batch_size, NUM_AT_ZERO)
+    values = [_losses(posterior, data.arrays, jnp.asarray(start, jnp.int32), size=data.batch_size, mesh=mesh)[0].mean() for start in starts]
+    loss = float(np.mean([float(value) for value in values]))
+    return loss if np.isfinite(loss) else None
+
+
+def _starts(last: int, count: int = NUM_WINDOWS) -> list[int]:
+    """Where so many batches begin that are looked at, the last one at `last`; all data are one batch."""
+    return sorted({round(start) for start in np.linspace(0, last, count)})
 
 
 def _check_no_sum(seen: np.ndarray, half: int) -> None:

@@ -1,8 +1,10 @@
 """Where the work runs: a mesh of devices with the axes `step` (checkpoints) and `chain`, the width of each `vmap` on one of them, and the way back."""
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -94,6 +96,25 @@ def largest_width(function: Callable[..., Any], *arguments: Any) -> int:
 def _accelerator_bytes() -> int:
     stats = jax.local_devices()[0].memory_stats() or {}
     return int(MEMORY_SHARE * stats["bytes_limit"]) if "bytes_limit" in stats else sys.maxsize
+
+
+def free_on_device() -> int:
+    """Bytes of a device of this process that are free; `sys.maxsize` where it does not report them."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return max(stats["bytes_limit"] - stats.get("bytes_in_use", 0), 0) if "bytes_limit" in stats else sys.maxsize
+
+
+def free_on_host() -> int:
+    """Bytes of the host's memory that are free, of a container those that it may still take; `sys.maxsize` where the system does not tell."""
+    free = [sys.maxsize]
+    with contextlib.suppress(OSError, KeyError):
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    with contextlib.suppress(OSError, KeyError, ValueError):  # "max" is no number
+        group = Path("/sys/fs/cgroup")
+        cached = int(dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"])
+        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + cached)
+    return max(min(free), 0)
 
 
 def resident_checkpoints(num_weights: int, num_chains: int) -> int:

@@ -1,9 +1,8 @@
-"""What a run does, checked once before a chain moves: the arguments of `estimate` and `trajectory` with their defaults resolved, and the groups of places."""
+"""What a run does, checked once before a chain moves: the arguments of `estimate` and `trajectory` with their defaults resolved."""
 
 import dataclasses
 import importlib.metadata
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,11 +15,10 @@ from jaxllc._tree import WithObjects, split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
 from jaxllc.layout import STEP, Layout, layout_of
-from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss
-from jaxllc.placement import check_mesh, default_mesh, resident_checkpoints
+from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss, loss_of_zeros
+from jaxllc.placement import check_mesh, default_mesh
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import Probe, shapes
-from jaxllc.results import Place
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.select import Free, FreeLike
@@ -190,7 +188,6 @@ def make_plan(
     center, objects = split_objects(params)
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
-    weights = select.take_free(selection, center)
     layout = layout_of(center)
     devices = mesh or default_mesh(settings.num_chains, layout=layout)
     check_mesh(devices, settings.num_chains, devices.shape.get(STEP, 1), layout)
@@ -206,21 +203,22 @@ def make_plan(
         center = center if layout is None else layout.place(center, devices)
         return LocalPosterior(loss_fn, center, nbeta, settings.localization, selection, layout=layout)
 
-    kind = check_loss(around(center), data.resident, devices)
+    at = around(center), data.resident, devices
+    kind, facts = check_loss(*at), {**_statistics(selection, params), "loss_of_zeros": loss_of_zeros(*at)}
     if kind.by_example and kind.depends_on_batch:
         loss_fn = MeanOverBatch(loss_fn)
-    facts: dict[str, Any] = {**_statistics(selection, params)}
     if sampler.needs_step_size:
         curvatures = {name: curvature(around(split_objects(params)[0]), data.resident, devices) for name, params in checkpoints.items()}
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
-    facts |= {"num_weights": sum(np.size(leaf) for leaf in jax.tree.leaves(weights)), "min_acceptance": sampler.min_acceptance}
+    num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(select.take_free(selection, center)))
+    facts |= {"num_weights": num_weights, "min_acceptance": sampler.min_acceptance}
     plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
     return plan.with_probes(probes, params)
 
 
-def _statistics(selection: Free, params: Params) -> dict[str, list[str]]:
+def _statistics(selection: Free, params: Params) -> dict[str, Any]:
     """The names of batch statistics, if any, among the weights that move and among those that do not."""
     found = {"statistics": select.free_statistics(selection, params), "fixed_statistics": select.fixed_statistics(selection, params)}
     return {fact: list(names) for fact, names in found.items() if names}
@@ -243,20 +241,3 @@ def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Setti
         if probes[name].reduce:
             descriptions[name] |= {"reduce": probes[name].reduce}
     return descriptions
-
-
-def groups(places: Sequence[Place], num_weights: int, num_chains: int, asked: int | None = None) -> Iterator[list[Place]]:
-    """Places that run in one program each: as many as asked, or as suit the machine; the groups are even.
-
-    Args:
-        places: what is still to be done.
-        num_weights: of the model.
-        num_chains: at each place.
-        asked: places in a group; None leaves it to the machine.
-    """
-    if not places:
-        return
-    most = asked or resident_checkpoints(num_weights, num_chains)
-    size = math.ceil(len(places) / math.ceil(len(places) / most))
-    for i in range(0, len(places), size):
-        yield list(places[i : i + size])

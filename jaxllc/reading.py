@@ -11,7 +11,7 @@ from jaxllc import results
 from jaxllc.locations import Location
 from jaxllc.results import Place
 from jaxllc.store import stored_attributes
-from jaxllc.store_arrays import NOTES, Arrays
+from jaxllc.store_arrays import NOTES, Arrays, failures
 from jaxllc.writers import Membership, Part
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def overview(path: str | os.PathLike[str]) -> Overview:
     living = found.living()
     return Overview(
         attributes, list(records), [place for place, record in records.items() if record.done],
-        {place: record.failure for place, record in records.items() if record.failure and not record.done},
+        failures(records),
         {place: record.written for place, record in records.items() if record.done},
         [SeenWriter(writer.host, writer.pid, writer.part, writer in living) for writer in found.others()],
     )  # fmt: skip
@@ -90,7 +90,7 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
     tree, arrays = _opened(location), Arrays(location)
     records = arrays.records()
     damaged = arrays.damaged(records, location.sizes())
-    failures = {place: record.failure for place, record in records.items() if record.failure and not record.done} | damaged
+    failed = failures(records) | damaged
     asked = set(records if places is None else places)
     done = np.zeros([tree.sizes[axis] for axis in results.place_axes(tree.coords)], bool)
     for place in asked & set(records):
@@ -99,7 +99,7 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
             done[at] = records[place].done and place not in damaged
     steps = done.any(0) if done.ndim > 1 else done
     if not steps.any():
-        why = f"; {next(iter(failures.values()))}" if failures else ""
+        why = f"; {next(iter(failed.values()))}" if failed else ""
         raise ValueError(f"no place of {location} is written yet{why}; open it again when the first group has ended.")
     tree = results.with_done(tree, done.ravel().tolist())
     order = np.flatnonzero(steps)
@@ -109,7 +109,7 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
         names = [str(run) for run in np.asarray(tree[results.RUN].values)]
         written = {names[i] for i in np.flatnonzero(done.any(1))}
         tree = tree.sel({results.RUN: [run for run in dict.fromkeys(place.run for place in places or records) if run in written]})
-    known = {place: why for place, why in failures.items() if place in asked}
+    known = {place: why for place, why in failed.items() if place in asked}
     del attributes["id"]
     attrs = {**attributes, "failures": results.listed(known)} if known else attributes
     root = tree.to_dataset().drop_vars([name for name in NOTES if name != "done"])

@@ -24,26 +24,15 @@ from jaxllc._typing import Params
 from jaxllc.locations import Location
 from jaxllc.results import Name, Place
 from jaxllc.source import made_by
-from jaxllc.store_arrays import Arrays, grow, lay_out
+from jaxllc.store_arrays import Arrays, failures, grow, lay_out
 from jaxllc.writers import POLL, InUseError, Membership, Part
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
-UNCOMPARED = (
-    "versions",
-    "loss_fn",
-    "loss_dtype",
-    "reference_loss",
-    "default_step_size",
-    "statistics",
-    "fixed_statistics",
-    "verb",
-    "id",
-    "calibration",
-    "source",
-    "config",
-)
-"""Attributes in which a resumed run may differ."""
+FOUND = ("default_step_size", "calibration", "group_size", "loss_dtype", "loss_of_zeros", "statistics", "fixed_statistics")
+"""Attributes that were found out when the store was begun."""
+TOLD = ("versions", "loss_fn", "source", "config", "reference_loss", "verb", "id")
+"""Attributes that tell where the numbers come from. A resumed run may differ in these and in those that were found."""
 PATIENCE = 120.0
 """Seconds that a process waits for the one that lays the store out, and hears nothing of it."""
 LONGEST_GROUP = 1800.0
@@ -133,7 +122,7 @@ class Store:
 
     def failed(self) -> dict[Place, str]:
         """Why places have no numbers."""
-        return {place: record.failure for place, record in self._whole.records().items() if record.failure and not record.done}
+        return failures(self._whole.records())
 
     def pending(self, places: Sequence[Place]) -> list[Place]:
         """Those of these places that are not written yet."""
@@ -274,7 +263,7 @@ def _told(location: Location, what: str) -> Iterator[None]:
 
 
 def _check_same(location: Location, stored: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    names = sorted({*stored, *asked} - {*UNCOMPARED})
+    names = sorted({*stored, *asked} - {*FOUND, *TOLD})
     other = [f"{name} was {stored.get(name)} and is {asked.get(name)}" for name in names if stored.get(name) != asked.get(name)]
     if other:
         raise ValueError(f"the store {location} was made with other settings: {'; '.join(other)}. Use the same settings to resume, or another store=.")

@@ -115,6 +115,11 @@ class Arrays:
         return found
 
 
+def failures(records: Mapping[Place, Record]) -> dict[Place, str]:
+    """Why places have no numbers."""
+    return {place: record.failure for place, record in records.items() if record.failure and not record.done}
+
+
 def lay_out(location: Location, places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
     """Make the arrays of a store, and then its attributes.
 

@@ -53,9 +53,8 @@ class Trajectory:
 
     @functools.cached_property
     def reference_loss(self) -> float | None:
-        """The loss of an uninformed model: as it was given, or that at an initialisation among the checkpoints (see `trajectory`); None if there is none."""
-        given = self.data.attrs.get("reference_loss")
-        return diagnostics.reference_loss(self.summary) if given is None else float(given)
+        """The loss of a model that knows nothing, as it was given or found (see `trajectory`); None if there is none."""
+        return diagnostics.reference_loss(self.summary, results.attributes(self.data))
 
     @property
     def failures(self) -> dict[Place, str]:
@@ -125,7 +124,7 @@ class Trajectory:
 
     @functools.cached_property
     def _findings(self) -> list[tuple[Finding, ...]]:
-        return diagnostics.findings(self.summary, {**results.attributes(self.data), "reference_loss": self.reference_loss})
+        return diagnostics.findings(self.summary, results.attributes(self.data))
 
 
 class _Keywords(Overrides, total=False):
@@ -161,8 +160,8 @@ def trajectory(
     Args:
         checkpoints: any mapping from the training step to the weights; each is read once, when its turn comes. Or a mapping from the
             names of training runs to such mappings, which share their steps.
-        reference_loss: default the loss at step 0, where that is an initialisation: the highest of its run, and well above the least. Of several
-            runs the lowest of these.
+        reference_loss: default the least of the loss at step 0, where that is an initialisation (the highest of its run, and well above the least), and
+            that of weights that are all zero, where a checkpoint is well below it.
         store: a directory, or a URL that `fsspec` knows, for a Zarr store, written one checkpoint at a time; call again with the same settings and
             names of probes to resume, also with other checkpoints or named runs than before. The result holds those of `checkpoints`, the store all
             that were ever written. Where the text of `loss_fn` or of a probe is another one, there is a warning.
@@ -170,7 +169,7 @@ def trajectory(
             process 0 lays the store out, and returns when the others have written theirs. With `part`, whoever comes first lays it out.
         strict: end with the error of a checkpoint that cannot be read, has another tree than the first or a loss that is not finite. By default the
             others go on, and `table()` has the reason.
-        group_size: checkpoints that run in one program; the numbers do not depend on it. Default by the number of weights.
+        group_size: checkpoints that run in one program; the numbers do not depend on it. Default as suits memory and, by a timed run, a long run's speed.
         config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
 
     Raises:

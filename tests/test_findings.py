@@ -165,9 +165,9 @@ def two_layers(p, b):
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.5, 2.0), (1.0,)], ids=["rescaled copies", "one model"])
-def test_trained_models_from_step_0_on_have_no_reference(scales, key):
+def test_trained_models_from_step_0_on_are_no_reference(scales, key):
     traj = jaxllc.trajectory(two_layers, {i: scaled_layers(c) for i, c in enumerate(scales)}, (X[:, :5], TARGETS), key=key, num_draws=300, progress=False)
-    assert traj.reference_loss is None
+    assert traj.reference_loss == traj.data.attrs["loss_of_zeros"] > 2 * float(traj.table()["loss"].max())
     assert not traj.table().findings.str.contains("uninformed").any()
 
 
@@ -262,3 +262,31 @@ def test_when_all_chains_diverge_no_number_is_printed(key):
     est = jaxllc.estimate(least_squares, jnp.asarray(W, jnp.float32), (X, labels(W)), key=key, sampler=SGLD(1.0), num_draws=50, num_burn_in=10, progress=False)
     assert np.isnan(est.llc)
     assert str(est).startswith("no λ̂: all 8 chains diverged\n  diverged: 8 of 8 chains diverged")
+
+
+@pytest.mark.parametrize(("localization", "expected"), [(0.1, ["uninformed"]), (1.0, [])])
+def test_chains_that_know_no_more_than_zeros_are_told(localization, expected, key):
+    """Of least squares the mean loss rises by 27 at γ = 0.1, above the loss of zeros, 10, and by 4 at γ = 1. Nobody gave a reference."""
+    w = jnp.asarray(W, jnp.float32)
+    est = jaxllc.estimate(
+        least_squares, w, (X, labels(w)), key=key, sampler=SGLD(0.5), nbeta=0.05, localization=localization, batch_size=None, num_draws=3000, progress=False
+    )
+    assert [code for code in codes(est) if code == "uninformed"] == expected
+    zeros = 0.5 * float(np.mean(labels(w).astype(float) ** 2))
+    assert est.data.attrs["loss_of_zeros"] == pytest.approx(zeros, rel=0.02)
+
+
+def over_its_norm(w, batch):
+    return least_squares(w / jnp.linalg.norm(w), batch)
+
+
+def quartic(w, batch):
+    return jnp.prod(w**2) + 0 * batch[1]
+
+
+@pytest.mark.parametrize(("loss", "w"), [(over_its_norm, W), (quartic, np.zeros(2)), (least_squares, 0.02 * W)], ids=["not finite", "w* itself", "no better"])
+def test_zeros_are_no_reference_where_they_tell_nothing(loss, w, key):
+    """Their loss is not finite, or that at w* is not well below it."""
+    w = jnp.asarray(w, jnp.float32)
+    est = jaxllc.estimate(loss, w, (X, labels(0.02 * W)), key=key, sampler=SGLD(1e-3), nbeta=0.05, localization=0.1, num_draws=60, progress=False)
+    assert "uninformed" not in codes(est)

@@ -167,4 +167,5 @@ def test_the_least_loss_at_initialisation_is_the_reference():
     traj = follow(falling | {"rising": RUN})
     assert traj.reference_loss == pytest.approx(float(traj.table().loc[("low", 0), "loss"]))
     assert traj.table().loc[("rising", 0), "loss"] < traj.reference_loss
-    assert follow({"rising": RUN}).reference_loss is None
+    rising = follow({"rising": RUN})
+    assert rising.reference_loss == rising.data.attrs["loss_of_zeros"]

@@ -66,10 +66,15 @@ def test_the_loss_at_initialisation_is_the_reference():
     falling = {step: shifted(PROBLEM.params, (40 - step) * 0.02) for step in RUN}
     traj = follow(falling)
     assert traj.reference_loss == pytest.approx(float(traj.table().loc[0, "loss"]))
-    assert follow().reference_loss is None  # the loss rises from step 0: it is no uninformed model
-    assert follow({step + 1: params for step, params in falling.items()}).reference_loss is None
-    assert follow(dict.fromkeys(RUN, PROBLEM.params)).reference_loss is None  # all are as low
     assert follow(reference_loss=3.5).reference_loss == 3.5
+
+
+def test_the_loss_of_zeros_is_the_reference_where_step_0_is_none():
+    """The loss rises from step 0, or there is no step 0, or all are as low. Trained weights under key 0 are no uninformed model."""
+    zeros = jax.tree.map(jnp.zeros_like, PROBLEM.params)
+    expected = float(quadratic_loss(zeros, PROBLEM.data.first(PROBLEM.num_examples)).mean())
+    for checkpoints in (RUN, {step + 1: params for step, params in RUN.items()}, dict.fromkeys(RUN, PROBLEM.params)):
+        assert follow(checkpoints).reference_loss == pytest.approx(expected, rel=0.02)
 
 
 def test_each_checkpoint_is_read_once():

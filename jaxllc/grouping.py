@@ -1,0 +1,81 @@
+"""How many checkpoints run in one program: as many as free memory holds, and of these the number that a short timed run finds fastest."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxllc._typing import Params
+from jaxllc.layout import STEP
+from jaxllc.pilots import run_pilot
+from jaxllc.placement import MEMORY_SHARE, free_on_device, free_on_host, resident_checkpoints
+from jaxllc.plan import Plan
+from jaxllc.results import Place
+
+LEAST_GROUPS = 32
+"""Groups of a run that is long enough for a timed run; one that is stopped has lost no more than that share of it."""
+GAIN = 0.05
+"""Share of a checkpoint's time that groups of another size must save to be taken."""
+TIMED_ITERATIONS, TIMED_BURN_IN = 48, 16
+COPIES_OF_CENTER, COPIES_OF_CHAIN = 2, 4
+"""Of the weights on the devices: w* and its gradient; of a chain its position, its gradient, its noise and what its sampler keeps."""
+GROUPS_ON_HOST = 3
+"""That the host holds at once: the next one, that in work, and the last one."""
+VALUES_OF_DRAW = 6
+"""Numbers that are recorded at each draw, at most."""
+
+
+def suitable_group_size(plan: Plan, params: Params, count: int) -> int:
+    """Checkpoints that run in one program.
+
+    Args:
+        plan: what is done at each.
+        params: weights of the model.
+        count: of the checkpoints that this process does.
+    """
+    together = 1 if plan.mesh is None else plan.mesh.shape.get(STEP, 1)
+    most = max(min(count, fitting_checkpoints(plan, params)) // together, 1) * together
+    size = min(max(resident_checkpoints(plan.facts["num_weights"], plan.settings.num_chains) // together, 1) * together, most)
+    if count < LEAST_GROUPS * max(size, 2 * together):
+        return size
+    most = min(most, count // LEAST_GROUPS)
+    fastest = _seconds(plan, params, size)
+    for larger in (True, False):
+        start = size
+        while together <= (other := size * 2 if larger else size // 2) <= most and other % together == 0:
+            if (seconds := _seconds(plan, params, other)) > (1 - GAIN) * fastest:
+                break
+            size, fastest = other, seconds
+        if size != start:
+            break
+    return size
+
+
+def fitting_checkpoints(plan: Plan, params: Params) -> int:
+    """How many checkpoints free memory has room for; at least one."""
+    leaves, chains, devices = jax.tree.leaves(params), plan.settings.num_chains, plan.num_devices
+    whole = sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
+    free = plan.facts["num_weights"] * jnp.zeros(()).dtype.itemsize
+    shared = plan.devices.shape.get("chain", 1)  # devices that each hold the centre
+    on_device = (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
+    results = plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
+    on_host = GROUPS_ON_HOST * (whole + results)
+    if jax.default_backend() == "cpu":
+        return max(1, int(MEMORY_SHARE * free_on_host() / (on_host + on_device * devices)))
+    return max(1, int(min(MEMORY_SHARE * free_on_device() / on_device, MEMORY_SHARE * free_on_host() / on_host)))
+
+
+def even_groups(places: Sequence[Place], most: int) -> Iterator[list[Place]]:
+    """Places in groups of even size, of at most so many."""
+    if not places:
+        return
+    size = math.ceil(len(places) / math.ceil(len(places) / most))
+    for i in range(0, len(places), size):
+        yield list(places[i : i + size])
+
+
+def _seconds(plan: Plan, params: Params, size: int) -> float:
+    """Of an iteration of one checkpoint, in groups of this size."""
+    short = plan.settings.replace(num_burn_in=TIMED_BURN_IN, num_draws=TIMED_ITERATIONS - TIMED_BURN_IN, thinning=1, extrapolate=None)
+    return run_pilot(plan.with_settings(short), [params] * size).seconds / size
