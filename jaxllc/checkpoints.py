@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from jaxllc._typing import Params
 from jaxllc.layout import is_split
 from jaxllc.orbax_items import Subtree, at_path, children_of, descend, is_key, item_folders, matching, metadata_of, names_of, path_of, reading_alone, weights_in
 
+URLS = ("gs", "s3", "az", "hf")
+"""The schemes of object stores that `etils.epath` knows."""
+
 
 class OrbaxCheckpoints(Mapping[int, Params]):
     """The checkpoints that Orbax or flax wrote by step into one directory, each restored when it is asked for, as numpy arrays or straight to its shards.
@@ -25,7 +29,8 @@ class OrbaxCheckpoints(Mapping[int, Params]):
     Of a larger saved state only the weights are read.
 
     Args:
-        directory: the directory of the step folders, or its URL, such as `gs://bucket/run`.
+        directory: the directory of the step folders, or its URL, such as `gs://bucket/run`. Of `s3://`, `az://` and `hf://`, from which Orbax reads no
+            arrays, each checkpoint is copied whole to a temporary directory when it is asked for.
         like: a pytree with the structure, shapes and dtypes to restore to (arrays or `jax.ShapeDtypeStruct`); leaves are
             matched by their path and cast to its dtypes. It may name a part of what was saved, such as the `nnx.Param`s of a full nnx state;
             the other leaves are not read. A leaf with a `NamedSharding` that splits it is read by each device as far as it holds it, and is a `jax.Array`
@@ -37,7 +42,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes.
+        ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes; or a URL that is none of these.
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
@@ -77,18 +82,19 @@ class OrbaxCheckpoints(Mapping[int, Params]):
 
     def _read(self, step: int) -> tuple[tuple[str, ...], Params]:
         """The path of the weights in the saved tree, and the weights. A run has one layout, so that of the step read last is tried first."""
-        if self._layout is not None:
-            with contextlib.suppress(Exception):
-                return self._layout.keys, _restore(self._paths[step], self._layout, self.like)
-        self._layout = None
-        layout = self._locate(step)
-        saved = _restore(self._paths[step], layout, self.like)
-        self._layout = layout
-        return layout.keys, saved
+        with _at_hand(self._paths[step]) as folder:
+            if self._layout is not None:
+                with contextlib.suppress(Exception):
+                    return self._layout.keys, _restore(folder, self._layout, self.like)
+            self._layout = None
+            layout = self._locate(step, folder)
+            saved = _restore(folder, layout, self.like)
+            self._layout = layout
+            return layout.keys, saved
 
-    def _locate(self, step: int) -> Subtree:
+    def _locate(self, step: int, folder: Path) -> Subtree:
         """The part of a checkpoint that holds the weights."""
-        trees = {folder.name if folder != self._paths[step] else "": metadata_of(folder) for folder in item_folders(self._paths[step])}
+        trees = {item.name if item != folder else "": metadata_of(item) for item in item_folders(folder)}
         if self.item is not None:
             matches = at_path(trees, tuple(self.item.strip("/").split("/")))[:1]
         else:
@@ -119,8 +125,27 @@ def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
 def _as_path(directory: str | os.PathLike[str]) -> Any:
     from etils import epath
 
-    path = epath.Path(directory)
-    return path if "://" in os.fspath(directory) else path.absolute()
+    scheme, separator, path = os.fspath(directory).partition("://")
+    if not separator or scheme == "file":
+        return epath.Path(path or directory).absolute()
+    if scheme not in URLS:
+        raise ValueError(f"checkpoints can be read from a local directory or from {', '.join(f'{known}://' for known in URLS)}; got {directory}.")
+    return epath.Path(directory)
+
+
+@contextlib.contextmanager
+def _at_hand(folder: Path) -> Iterator[Path]:
+    """The folder itself, or for a while its copy, where it lies in an object store that Orbax reads no arrays from: any but Google's."""
+    url = os.fspath(folder)
+    if "://" not in url or url.startswith("gs://"):
+        yield folder
+        return
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    with tempfile.TemporaryDirectory() as copy:
+        files.get(root, f"{copy}/{folder.name}", recursive=True)
+        yield Path(copy, folder.name)
 
 
 def _step_paths(directory: Path) -> dict[int, Path]:

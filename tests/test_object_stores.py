@@ -5,11 +5,13 @@ import uuid
 import warnings
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from processes import ended, start
 from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
+from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.locations import Location
 
 moto_server = pytest.importorskip("moto.server")
@@ -57,6 +59,30 @@ def test_a_store_on_s3_is_filled_stopped_grown_and_read(bucket, monkeypatch):
     assert len(jaxllc.open(f"{bucket}/saved.zarr").table()) == 5
     with pytest.raises(ValueError, match="exists; save to a new path"):
         opened.save(f"{bucket}/saved.zarr")
+
+
+def test_checkpoints_on_s3_are_read_one_by_one(bucket, tmp_path):
+    """Into a store on S3. One that lacks a file there is told with its URL, and the others go on."""
+    import s3fs
+
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        for step, params in RUN.items():
+            manager.save(step, args=ocp.args.StandardSave(params))
+    files = s3fs.S3FileSystem()
+    files.put(str(tmp_path / "run"), f"{bucket}/run", recursive=True)
+    checkpoints = OrbaxCheckpoints(f"{bucket}/run")
+    assert list(checkpoints) == list(RUN)
+    whole = follow(checkpoints, store=f"{bucket}/llc.zarr")
+    np.testing.assert_array_equal(draws(whole), draws(follow()))
+    files.rm(f"{bucket}/run/20/default/d", recursive=True)
+    failed = follow(OrbaxCheckpoints(f"{bucket}/run"))
+    assert [place.step for place in failed.failures] == [20]
+    assert f"{bucket}/run/20" in next(iter(failed.failures.values()))
+
+
+def test_checkpoints_elsewhere_are_refused():
+    with pytest.raises(ValueError, match=r"from a local directory or from gs://, s3://, az://, hf://; got ftp://host/run\."):
+        OrbaxCheckpoints("ftp://host/run")
 
 
 def test_of_two_who_make_a_file_on_s3_one_is_told_so(bucket):
