@@ -132,21 +132,27 @@ def test_a_signal_ends_the_block_and_the_run_goes_on(number, uninterrupted, tmp_
 
 @pytest.mark.slow
 def test_signals_at_random_moments_lose_nothing(uninterrupted, tmp_path):
-    """Six in a row, from the time at which signals are heard on; places that are done stay as they are, and the whole is that of one go."""
-    store, random = tmp_path / "llc.zarr", np.random.default_rng(17)
-    known = {}
-    for number in 3 * [signal.SIGTERM, signal.SIGINT]:
-        running = Running(store, *LONG).until("writes")
+    """Ten of each in turn, from the time at which signals are heard on; places that are done stay as they are, and the whole is that of one go.
+
+    A store that is whole is followed by another one.
+    """
+    random, known, stores = np.random.default_rng(17), {}, [tmp_path / "0.zarr"]
+    for number in 10 * [signal.SIGTERM, signal.SIGINT]:
+        running = Running(stores[-1], *LONG).until("writes")
         time.sleep(random.uniform(0, 5))
         running.process.send_signal(number)
         code, log = running.ended()
         assert code in (0, 75), log
-        now = arrays(store)["posterior/llc"] if store.exists() else np.full((9, 1), np.nan)
+        now = arrays(stores[-1])["posterior/llc"] if stores[-1].exists() else np.full((9, 1), np.nan)
         for place, draws in known.items():
             np.testing.assert_array_equal(now[place], draws)
         known |= {place: now[place] for place in range(9) if np.isfinite(now[place]).all()}
-    assert run(store, *LONG).returncode == 0
-    assert_same_numbers(store, uninterrupted)
+        if len(known) == 9:
+            known = {}
+            stores.append(tmp_path / f"{len(stores)}.zarr")
+    assert run(stores[-1], *LONG).returncode == 0
+    for store in stores:
+        assert_same_numbers(store, uninterrupted)
 
 
 def test_a_run_that_cannot_end_is_ended_by_a_second_signal(tmp_path):

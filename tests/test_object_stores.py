@@ -1,44 +1,15 @@
 """Stores and checkpoints that are no local folders: in memory, and on a real S3 server on the loopback."""
 
-import gc
-import uuid
-import warnings
-
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from object_stores import bucket as bucket
 from processes import ended, start
 from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
 from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.locations import Location
-
-moto_server = pytest.importorskip("moto.server")
-pytest.importorskip("s3fs")
-
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """The URL of an empty bucket."""
-    import s3fs
-
-    server = moto_server.ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    name = f"runs-{uuid.uuid4().hex}"  # one server's memory is that of all in a process
-    s3fs.S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
-    server.stop()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # s3fs leaves its sessions open
-        s3fs.S3FileSystem.clear_instance_cache()
-        gc.collect()
 
 
 def test_a_store_in_memory(monkeypatch):
