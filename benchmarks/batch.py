@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import optax
 import jaxllc
 from benchmarks.cases import deep_linear
 from benchmarks.overhead import Timers, patched
-from benchmarks.report import goals
+from benchmarks.report import RESULTS, goals
 from benchmarks.timing import ROOT, ratios, row, save
 from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.estimator import estimate_group
@@ -43,6 +43,8 @@ BARE = 40
 """Groups that are sampled from memory, half of them before the run and half after it."""
 SETTLED = 10
 """Checkpoints after which memory shall not grow."""
+CORES = "BENCHMARK_CORES"
+"""The variable that tells a process its cores."""
 TURNS = 3
 """Of one process, and of two."""
 
@@ -138,8 +140,9 @@ def read_run(store: str) -> dict[str, float]:
 def rate(folder: Path, name: str, count: int, processes: int) -> float:
     """Checkpoints a second of so many processes on two cores, from the first checkpoint that each has written to the last of all."""
     store = str(folder / f"{name}.zarr")
-    devices = 2 // processes
-    started = [start(devices, "sample", str(folder), store, str(count), f"{i}/{processes}", "part") for i in range(processes)]
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    shares = [cores] if processes == 1 else [[core] for core in cores]
+    started = [start(share, "sample", str(folder), store, str(count), f"{i}/{processes}", "part") for i, share in enumerate(shares)]
     for process in started:
         answer(process)
     written = sorted(overview(store).written.values())
@@ -147,10 +150,11 @@ def rate(folder: Path, name: str, count: int, processes: int) -> float:
     return (count - processes) / (written[-1] - written[processes - 1])
 
 
-def start(devices: int, *arguments: str) -> subprocess.Popen[str]:
-    """A process of this module on so many host devices, each of which has a core."""
+def start(cores: Sequence[int] | None, *arguments: str) -> subprocess.Popen[str]:
+    """A process of this module on some cores, as a scheduler gives them, with as many host devices; None takes two."""
     command = [sys.executable, "-m", "benchmarks.batch", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"DEVICES": str(devices)}, stdout=subprocess.PIPE, text=True)
+    environment = os.environ | {"DEVICES": str(len(cores or (0, 1))), CORES: ",".join(map(str, cores or ()))}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def answer(process: subprocess.Popen[str]) -> Any:
@@ -165,29 +169,39 @@ def main() -> None:
     """Measure, print the lines of the table, and keep them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=int, default=1000)
+    parser.add_argument("--parts", nargs="+", choices=("run", "rates"), default=("run", "rates"), help="the others are kept as they were measured")
     parser.add_argument("--quick", action="store_true")
     asked = parser.parse_args()
     count, few = (60, 20) if asked.quick else (asked.checkpoints, 100)
-    with tempfile.TemporaryDirectory() as path:
-        folder = Path(path)
-        answer(start(2, "train", path, str(count)))
-        store = str(folder / "whole.zarr")
-        run = answer(start(2, "sample", path, store, str(count), "0/1", "whole"))
-        reading = answer(start(2, "read", store))
-        rates: dict[int, list[float]] = {1: [], 2: []}
-        for turn in range(1 if asked.quick else TURNS):
-            for processes, found in rates.items():
-                found.append(rate(folder, f"{processes}-{turn}", few, processes))
-    name = f"{count} checkpoints of {sum(a * b for a, b in itertools.pairwise(WIDTHS)):,} weights"
-    rows = [
+    path = RESULTS / "batch.json"
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() and not asked.quick else {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        answer(start(None, "train", temporary, str(count if "run" in asked.parts else few)))
+        if "run" in asked.parts:
+            store = str(folder / "whole.zarr")
+            run = answer(start(None, "sample", temporary, store, str(count), "0/1", "whole"))
+            kept |= {"run": {"checkpoints": count, **run}, "reading": answer(start(None, "read", store))}
+        if "rates" in asked.parts:
+            turns = range(1 if asked.quick else TURNS)
+            rates = [{str(processes): rate(folder, f"{processes}-{turn}", few, processes) for processes in (1, 2)} for turn in turns]
+            kept |= {"rates": rates}
+    found = rows(kept["run"], kept["reading"], kept["rates"])
+    print(goals(found))
+    print(save("batch", {"rows": found, **{part: kept[part] for part in ("run", "reading", "rates")}}, asked.quick))
+
+
+def rows(run: Mapping[str, Any], reading: Mapping[str, float], rates: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The lines of the table."""
+    name = f"{run['checkpoints']} checkpoints of {sum(a * b for a, b in itertools.pairwise(WIDTHS)):,} weights"
+    one, two = ([turn[processes] for turn in rates] for processes in ("1", "2"))
+    return [
         row(f"{name}: share of the time not in iterations", 0.05, 1 - run["seconds"]["chain-steps"] / run["wall"], at_most=True),
-        row(f"{name}: time beside sampling from memory, less one", 0.05, run["wall"] / run["alone"] - 1, at_most=True),
+        row(f"{name}: time beside that of sampling from memory, less one", 0.05, run["wall"] / run["alone"] - 1, at_most=True),
         row(f"{name}: growth of memory after checkpoint {SETTLED}", 0.05, run["growth"], at_most=True),
-        row("two processes of one device: checkpoints a second beside one process of two", 0.95, ratios(rates[2], rates[1]), at_most=False),
+        row("two processes, a core each: checkpoints a second beside one process of two devices", 0.95, ratios(two, one), at_most=False),
         row(f"{name}: seconds of table, stages and plot", 10.0, sum(reading.values()), at_most=True),
     ]
-    print(goals(rows))
-    print(save("batch", {"rows": rows, "run": run, "reading": reading, "rates": rates}, asked.quick))
 
 
 def work(what: str, *arguments: str) -> Any:
@@ -203,6 +217,8 @@ def work(what: str, *arguments: str) -> Any:
 
 
 if __name__ == "__main__":
+    if cores := os.environ.get(CORES):
+        os.sched_setaffinity(0, set(map(int, cores.split(","))))
     if len(sys.argv) > 1 and sys.argv[1] in ("train", "sample", "read"):
         print(json.dumps(work(*sys.argv[1:])))
     else:

@@ -165,7 +165,8 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
             del plan  # or its data would lie beside those of the next one
             choice = langevin(request, checkpoints, gradient, size, num_examples)
     except NotFiniteError as error:
-        raise ValueError(why_not_finite(checkpoints, error.index % len(checkpoints))) from error
+        index = error.index % len(checkpoints)
+        raise NotFiniteError(index, why_not_finite(checkpoints, index)) from error
     seconds = time.perf_counter() - began - (choice.compilation if len(checkpoints) == 1 else 0.0)
     points = choice.points + (map_points(choice, next(iter(checkpoints.values()))) if maps else [])
     return Calibration(choice.plan.settings, tuple(choice.reasons), choice.cost, seconds, choice.serves, tuple(points)), choice.plan

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 from jaxllc.layout import is_split
 from jaxllc.orbax_items import Subtree, at_path, children_of, descend, is_key, item_folders, matching, metadata_of, names_of, path_of, reading_alone, weights_in
@@ -42,12 +43,14 @@ class OrbaxCheckpoints(Mapping[int, Params]):
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes; or a URL that is none of these.
+        ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes; a URL that is none of these; or shardings in `like`
+            that do not divide their leaves.
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
         self.directory = _as_path(directory)
         self.like = like
+        _check_shardings(like)
         self.item = item
         self._paths = _step_paths(self.directory)
         self._layout: Subtree | None = None
@@ -120,6 +123,19 @@ def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
     if len(ordered) <= 12:
         return ", ".join(map(str, ordered)) or "none"
     return f"{', '.join(map(str, ordered[:4]))}, ..., {', '.join(map(str, ordered[-2:]))} ({len(ordered)} steps)"
+
+
+def _check_shardings(like: Params | None) -> None:
+    """Raise a ValueError for a leaf whose axes its sharding does not divide."""
+    for name, leaf in {} if like is None else named_leaves(like).items():
+        if is_split(leaf):
+            try:
+                leaf.sharding.shard_shape(leaf.shape)
+            except ValueError as error:
+                mesh, spec = leaf.sharding.mesh.shape, leaf.sharding.spec
+                raise ValueError(
+                    f"like: {name} of shape {leaf.shape} cannot be split as {spec} over a mesh of {dict(mesh)}; choose another sharding."
+                ) from error
 
 
 def _as_path(directory: str | os.PathLike[str]) -> Any:

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = RESUMABLE
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # SystemExit of a function of the user's
         logger.error("%s: %s", type(error).__name__, " ".join(str(error).split()), exc_info=logger.isEnabledFor(logging.DEBUG))
     if code == RESUMABLE or getattr(options, "distributed", False):
         sys.stdout.flush()
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Local learning coefficients over the checkpoints of a training run.",
         epilog="From Python: jaxllc.estimate for one checkpoint, jaxllc.trajectory for a run.",
     )
-    parser.add_argument("--devices", type=int, default=_cores(), **_DEVICES)
+    parser.add_argument("--devices", type=_count, default=_cores(), **_DEVICES)
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -70,7 +70,7 @@ def _add_run(verbs: _Verbs, debug: argparse.ArgumentParser) -> None:
     run.add_argument("--set", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="a value of it, such as settings.nbeta=300")
     run.add_argument("--store", metavar="PATH", help="the store, in the place of the configuration's")
     run.add_argument("--no-progress", action="store_true", help="no progress bar; there is none without a terminal")
-    run.add_argument("--devices", type=int, default=argparse.SUPPRESS, **_DEVICES)
+    run.add_argument("--devices", type=_count, default=argparse.SUPPRESS, **_DEVICES)
     share = run.add_mutually_exclusive_group()
     share.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N parts of the checkpoints; other processes do the others")
     share.add_argument("--distributed", action="store_true", help="share the checkpoints with the other processes of jax.distributed")
@@ -117,6 +117,13 @@ def _part(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} is no part; write 3/8 for the third of eight")
     return int(index) - 1, int(count)
+
+
+def _count(text: str) -> int:
+    """A number of devices."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of devices; write 1 or more")
+    return int(text)
 
 
 def _cores() -> int:

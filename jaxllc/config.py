@@ -13,6 +13,7 @@
 """
 
 import dataclasses
+import math
 import re
 import sys
 import tomllib
@@ -74,6 +75,15 @@ class RunConfig:
             value = getattr(self, name)
             if (value is not None or name in _REQUIRED) and (not isinstance(value, kinds) or isinstance(value, bool)):
                 raise ValueError(f"{name} must be {words}, got {value!r}.")
+        for run, source in self._sources().items():
+            if not isinstance(source, str):
+                raise ValueError(
+                    f"checkpoints of {run!r} must be {_KINDS['checkpoints'][1].removesuffix(', or a table of such by training run')}, got {source!r}."
+                )
+        if not 0 <= self.key < 2**32:
+            raise ValueError(f"key must be a seed from 0 to 2**32 - 1, got {self.key}.")
+        if self.reference_loss is not None and not math.isfinite(self.reference_loss):
+            raise ValueError(f"reference_loss must be finite, got {self.reference_loss}.")
         for name in ("loss", "data", "params", "probes"):
             if (value := getattr(self, name)) is not None and not _is_name(value):
                 raise ValueError(f"{name} = {value!r} is no 'module:function'.")
@@ -175,7 +185,7 @@ class RunConfig:
             value = load_function(name)
         except ValueError as error:
             raise ValueError(f"{field}: {error}") from error
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{field} = {name!r}: its module cannot be imported ({type(error).__name__}: {error}).") from error
         if not callable(value):
             raise ValueError(f"{field} = {name!r} is a {type(value).__name__}, no function.")
@@ -186,7 +196,7 @@ class RunConfig:
         function = self._found(field, name)
         try:
             return function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"{field} = {name!r}: the function, called without arguments, failed ({type(error).__name__}: {error}).") from error
 
 

@@ -18,7 +18,7 @@ from jaxllc.candidates import Request, given, longer, reaching
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
 from jaxllc.locations import Location
-from jaxllc.plan import Plan, make_plan
+from jaxllc.plan import Plan, check_batch_size, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.progress import progress_bar
 from jaxllc.results import Place
@@ -167,6 +167,7 @@ def estimate(
             `free` that selects nothing.
     """
     described = as_probes(probes, RESERVED)
+    check_batch_size(data, overrides)
     reference = given_reference(reference_loss)
     if not calibrates(data, settings, overrides):
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
@@ -225,11 +226,15 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     """
     if Location(path).exists():
         raise ValueError(f"{path} exists; save to a new path.")
-    places, arrays = results.places_of(tree), results.from_tree(tree)
+    places, arrays, attributes = results.places_of(tree), results.from_tree(tree), results.attributes(tree)
+    failures = {Place(run, int(step)): why for run, step, why in attributes.pop("failures", ())}
+    runs, steps = (dict.fromkeys(getattr(place, axis) for place in (*places, *failures)) for axis in ("run", "step"))
     with Store(path) as store, store.laying_out(places):
-        store.lay_out(places, {**results.attributes(tree), "verb": verb})
+        store.lay_out([Place(run, step) for run in runs for step in sorted(steps)], {**attributes, "verb": verb})
         for i in np.flatnonzero(results.is_done(tree)):
             store.write(places[i], {name: values[i] for name, values in arrays.items()}, UNKNOWN)
+        for place, why in failures.items():
+            store.fail(place, why)
 
 
 def with_error(value: float, error: float) -> str:

@@ -1,7 +1,6 @@
 """How many checkpoints run in one program: as many as free memory holds, and of these the number that a short timed run finds fastest."""
 
 import math
-from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from jaxllc.layout import STEP
 from jaxllc.pilots import run_pilot
 from jaxllc.placement import MEMORY_SHARE, free_on_device, free_on_host, resident_checkpoints
 from jaxllc.plan import Plan
-from jaxllc.results import Place
 
 LEAST_GROUPS = 32
 """Groups of a run that is long enough for a timed run; one that is stopped has lost no more than that share of it."""
@@ -66,13 +64,10 @@ def fitting_checkpoints(plan: Plan, params: Params) -> int:
     return max(1, int(min(MEMORY_SHARE * free_on_device() / on_device, MEMORY_SHARE * free_on_host() / on_host)))
 
 
-def even_groups(places: Sequence[Place], most: int) -> Iterator[list[Place]]:
-    """Places in groups of even size, of at most so many."""
-    if not places:
-        return
-    size = math.ceil(len(places) / math.ceil(len(places) / most))
-    for i in range(0, len(places), size):
-        yield list(places[i : i + size])
+def even_size(count: int, most: int, together: int) -> int:
+    """Places of groups of even size, of at most so many, into which so many are cut; a multiple of `together`."""
+    even = math.ceil(count / math.ceil(count / most))
+    return math.ceil(even / together) * together
 
 
 def _seconds(plan: Plan, params: Params, size: int) -> float:

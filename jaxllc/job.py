@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,8 +13,10 @@ from jaxllc import results
 from jaxllc._typing import Params
 from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import Request, reaching
+from jaxllc.engine import NotFiniteError
 from jaxllc.estimate import stored_settings
-from jaxllc.grouping import even_groups, suitable_group_size
+from jaxllc.grouping import even_size, suitable_group_size
+from jaxllc.layout import STEP
 from jaxllc.pipeline import Outcome, handed_on, outcomes
 from jaxllc.plan import DEFAULT_SAMPLER, Plan
 from jaxllc.probes import Probe
@@ -30,6 +32,7 @@ from jaxllc.writers import Part
 if TYPE_CHECKING:
     import xarray
 
+Found = TypeVar("Found")
 GROUP_SIZE = "group_size"
 """The attribute that keeps how many checkpoints run in one program."""
 PROBED = 5
@@ -69,13 +72,8 @@ class Job:
         if not arrays:
             place, why = next(iter(failures.items()))
             raise ValueError(f"no checkpoint could be used; {place}: {why}")
-        steps = {place.step for place in arrays}
-        whole = [place for place in self.places if place.step in steps]
-        some = next(iter(arrays.values()))
-        nothing = {name: np.full_like(values, np.nan) for name, values in some.items()}
-        stacked = {name: np.stack([arrays.get(place, nothing)[name] for place in whole]) for name in results.names(attributes)}
-        tree = results.to_tree(stacked, whole, {**attributes, "failures": results.listed(failures)} if failures else attributes)
-        return results.with_done(tree, [place in arrays for place in whole]) if len(arrays) < len(whole) else tree
+        _warn_of_failures(failures, self.places)
+        return results.gathered(arrays, self.places, {**attributes, "failures": results.listed(failures)} if failures else attributes)
 
     def in_store(self, store: Store, *, stay: bool) -> "xarray.DataTree":
         """The result, which lies in a store.
@@ -85,17 +83,22 @@ class Job:
             stay: until the other writers have ended.
         """
         index, count = store.members.writer.part
+        done: dict[Place, int] = {}
         with store.laying_out(self.places) as stored:
             plan, attributes = self._planned(stored, count)
+            if stored is not None:
+                store.compare(self.places, attributes)
+                done = store.done()
+                mine = [place for place in self.places if place in done][index::count]
+                self.weights.check({place: done[place] for place in mine}, store.location)
             store.lay_out(self.places, attributes)
-        done = store.done()
-        self.weights.check({place: done[place] for place in [place for place in self.places if place in done][index::count]}, store.location)
         if others := store.made_by() - {made_by()}:
             warnings.warn(f"the store {store.location} holds places that were computed by {', '.join(sorted(others))}; this is {made_by()}.", stacklevel=4)
         pending = [place for place in self.places if place not in done]
         self.weights.hold_only(pending)
 
         def write(found: list[Outcome]) -> None:
+            store.same_batches(plan.data.seen)
             for one in found:
                 if one.failure:
                     store.fail(one.place, one.failure)
@@ -103,9 +106,12 @@ class Job:
                     store.write(one.place, one.arrays, one.weights)
 
         self._run(plan, pending, lambda size: store.groups(pending, size, stay=stay), write, store.members.progressed, count)
-        missing = store.pending(self.places)
-        if stay and (missing := [place for place in missing if place not in store.failed()]):
+        failed = store.failed()
+        missing = [place for place in store.pending(self.places) if place not in failed]
+        if stay and missing:
             warnings.warn(f"{len(missing)} places were not written by any process: {', '.join(map(str, missing[:6]))}; call again to go on.", stacklevel=4)
+        _warn_of_failures({place: why for place, why in failed.items() if place in self.places}, self.places)
+        store.wait_for_first()
         return open_tree(store.location, self.places)
 
     def _planned(self, stored: Mapping[str, Any] | None, processes: int) -> tuple[Plan, dict[str, Any]]:
@@ -121,19 +127,26 @@ class Job:
         request, settings, overrides = self.request, self.settings, self.overrides
         are_open = calibrates(request.data, settings, overrides)
         if are_open and stored is None:
-            calibration, plan = calibrated(request, self._some(few(self.places)))
+            calibration, plan = self._finite(few(self.places), lambda some: calibrated(request, some))
             return reaching(plan.with_facts(calibration=calibration.to_dict()), self.probes)
         if are_open and stored is not None:
             request, settings = request.with_arrays(), stored_settings(stored)
             overrides = Overrides(**{name: value for name, value in overrides.items() if value is not None})  # pyright: ignore[reportArgumentType]
         settings = _with_stored_step_size(override(settings, overrides), stored)
         needs_step_size = (settings.sampler or DEFAULT_SAMPLER).needs_step_size
-        plan = request.plan(self._some(_spread(self.places) if needs_step_size else self.places[:1]), settings)
+        plan = self._finite(_spread(self.places) if needs_step_size else self.places[:1], lambda some: request.plan(some, settings))
         return plan.with_facts(calibration=stored["calibration"]) if stored is not None and "calibration" in stored else plan
 
-    def _some(self, places: list[Place]) -> Mapping[Place, Params]:
-        """The weights at some places; those that cannot be used are passed over, unless they are to end the run."""
-        return self.weights.some(places if self.strict else self.weights.readable(places, self.places))
+    def _finite(self, places: list[Place], look: Callable[[Mapping[Place, Params]], Found]) -> Found:
+        """What is found at some places; those that cannot be used are passed over, unless they are to end the run."""
+        some = places if self.strict else self.weights.readable(places, self.places)
+        while True:
+            try:
+                return look(self.weights.some(some))
+            except NotFiniteError as error:
+                if self.strict or len(some) == 1:
+                    raise
+                some = [place for i, place in enumerate(some) if i != error.index]
 
     def _run(
         self,
@@ -148,7 +161,7 @@ class Job:
         if not pending:
             return
         share = math.ceil(len(pending) / count)
-        size = len(next(even_groups(pending[:share], plan.facts[GROUP_SIZE])))
+        size = even_size(share, plan.facts[GROUP_SIZE], 1 if plan.mesh is None else plan.mesh.shape.get(STEP, 1))
 
         def checked(found: Iterator[list[Outcome]]) -> Iterator[list[Outcome]]:
             for group in found:
@@ -171,10 +184,19 @@ class Job:
             handed_on(checked(outcomes(plan, self.weights, groups_of(size), size, moved)), kept)
 
 
+def _warn_of_failures(failures: Mapping[Place, str], places: Sequence[Place]) -> None:
+    """Where more places have no numbers than have some: the first checkpoint, which the others are compared with, may be the odd one."""
+    if 2 * len(failures) > len(places):
+        place, why = next(iter(failures.items()))
+        warnings.warn(f"{len(failures)} of {len(places)} checkpoints have no numbers (see Trajectory.failures); {place}: {why}", stacklevel=5)
+
+
 def checked_part(part: Part | None, store: Any) -> Part:
     """The part of this process: as it was given, or that of `jax.distributed`."""
     if part is None:
         part = jax.process_index(), jax.process_count()
+    if not isinstance(part, Sequence) or len(part) != 2:
+        raise ValueError(f"part must be (index, count), such as (2, 8), got {part!r}.")
     index, count = (as_count(name, value) if value else 0 for name, value in zip(("part[0]", "part[1]"), part, strict=True))
     if not 0 <= index < count:
         raise ValueError(f"part must be (index, count) with 0 <= index < count, got {part!r}.")

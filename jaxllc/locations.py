@@ -1,9 +1,14 @@
 """Where a store lies: a local folder, or any folder that `fsspec` reaches, such as `s3://bucket/run.zarr`; and small files beside its arrays."""
 
+import contextlib
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
+
+ATTEMPTS = 20
+"""To make a file in a folder that others remove at the same time."""
 
 
 class Location:
@@ -15,8 +20,11 @@ class Location:
 
     def __init__(self, path: "str | os.PathLike[str] | Location") -> None:
         text = str(path) if isinstance(path, Location) else os.fspath(path)
-        self.is_local = "://" not in text or text.startswith("file://")
-        self.url = str(Path(text.removeprefix("file://")).absolute()) if self.is_local else text.rstrip("/")
+        scheme, separator, rest = text.partition("://")
+        if isinstance(path, Path) and re.match(r"[a-z0-9]{2,}:/", text):
+            raise ValueError(f"{text!r} is a URL that pathlib has shortened; pass it as text, {text.replace(':/', '://', 1)!r}.")
+        self.is_local = not separator or scheme in ("file", "local")
+        self.url = str(Path(rest if separator else text).expanduser().absolute()) if self.is_local else text.rstrip("/")
 
     def __str__(self) -> str:
         return self.url
@@ -38,18 +46,38 @@ class Location:
         return files.exists(root)
 
     def create(self, name: str, text: str) -> bool:
-        """Write a small file unless there is one of this name; whether it was written. Of two who try at once one is told True."""
+        """Write a small file unless there is one of this name; whether it was written. Of two who try at once one is told True, and none sees half of it."""
         files, root = self._files()
-        while True:
+        try:
             if self.is_local:
-                Path(root, name).parent.mkdir(parents=True, exist_ok=True)
-            try:
+                self._link(Path(root, name), text)
+            else:
                 files.pipe_file(f"{root}/{name}", text.encode(), mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def _link(self, path: Path, text: str) -> None:
+        """Give a finished file its name, which nothing may have."""
+        for attempt in range(ATTEMPTS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+            try:
+                draft.write_text(text)
+                os.link(draft, path)
+                return
             except FileExistsError:
-                return False
+                raise
             except FileNotFoundError:  # the folder was removed by another process since
-                continue
-            return True
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except OSError:  # a file system without links, where others may see the file before its text
+                with path.open("x") as file:
+                    file.write(text)
+                return
+            finally:
+                with contextlib.suppress(OSError):
+                    draft.unlink()
 
     def write(self, name: str, text: str) -> None:
         """Write a small file, whole or not at all."""
@@ -79,9 +107,10 @@ class Location:
             return []
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
-    def sizes(self) -> dict[str, int]:
-        """The bytes of every file in the folder and below, by its path in the folder."""
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The bytes of every file in a folder and below, by its path in the folder."""
         files, root = self._files()
+        root = f"{root}/{folder}".rstrip("/")
         files.invalidate_cache()
         found = files.find(root, detail=True)
         return {path[len(root) :].lstrip("/"): int(about["size"]) for path, about in found.items()}
@@ -93,6 +122,12 @@ class Location:
             files.rm(f"{root}/{name}".rstrip("/"), recursive=True)
         except FileNotFoundError:
             return
+
+    def remove_empty(self, *folders: str) -> None:
+        """Remove local folders that hold nothing, those named and the one itself; object stores have none."""
+        for folder in (*folders, "") if self.is_local else ():
+            with contextlib.suppress(OSError):
+                Path(self.url, folder).rmdir()
 
     def _files(self) -> tuple[Any, str]:
         import fsspec

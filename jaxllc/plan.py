@@ -25,6 +25,7 @@ from jaxllc.select import Free, FreeLike
 from jaxllc.settings import Settings
 from jaxllc.source import fingerprint
 from jaxllc.stepsize import curvature, default_step_size
+from jaxllc.store import checksum
 from jaxllc.stream import Data, Stream
 from jaxllc.timetable import timetable
 
@@ -224,6 +225,13 @@ def _statistics(selection: Free, params: Params) -> dict[str, Any]:
     return {fact: list(names) for fact, names in found.items() if names}
 
 
+def check_batch_size(data: Any, overrides: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a `batch_size` of one call beside data that have another one."""
+    asked = overrides.get("batch_size")
+    if isinstance(data, InMemory | Stream) and asked is not None and asked != data.batch_size:
+        raise ValueError(f"batch_size is {asked}, and data, a jaxllc.{type(data).__name__}, give batches of {data.batch_size}; leave batch_size out.")
+
+
 def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Settings) -> dict[str, dict[str, Any]]:
     """The probes as plain values: shape, where they are evaluated, and what is kept.
 
@@ -240,4 +248,6 @@ def describe_probes(probes: Mapping[str, Probe], params: Params, settings: Setti
             descriptions[name] |= {"every": probes[name].every, "evaluations": times[name].tolist()}
         if probes[name].reduce:
             descriptions[name] |= {"reduce": probes[name].reduce}
+        if probes[name].data is not None:
+            descriptions[name] |= {"data_checksum": checksum(probes[name].data)}
     return descriptions

@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from jaxllc import results
 from jaxllc.locations import Location
 from jaxllc.results import Place
@@ -74,10 +72,8 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ValueError: it is no store of ours, of another version of this library, or holds no place yet.
+        ValueError: it is no store of ours, of another version of this library, damaged as a whole, or holds no place yet.
     """
-    import xarray as xr
-
     location = Location(path)
     attributes = stored_attributes(location)
     if attributes is None:
@@ -87,33 +83,34 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
             f"{location} was written with schema {attributes['schema']}, and this version of jaxllc reads {results.SCHEMA}; read it with the version that "
             f"wrote it, {attributes.get('versions', {}).get('jaxllc', 'unknown')}."
         )
-    tree, arrays = _opened(location), Arrays(location)
+    arrays = Arrays(location)
     records = arrays.records()
     damaged = arrays.damaged(records, location.sizes())
     failed = failures(records) | damaged
-    asked = set(records if places is None else places)
-    done = np.zeros([tree.sizes[axis] for axis in results.place_axes(tree.coords)], bool)
-    for place in asked & set(records):
-        at = arrays.index[place]
-        if all(i < size for i, size in zip(at, done.shape, strict=True)):  # the store may have grown since
-            done[at] = records[place].done and place not in damaged
-    steps = done.any(0) if done.ndim > 1 else done
-    if not steps.any():
+    asked = dict.fromkeys(records if places is None else places)
+    done = {place for place, record in records.items() if record.done and place not in damaged and place in asked}
+    if not done:
         why = f"; {next(iter(failed.values()))}" if failed else ""
         raise ValueError(f"no place of {location} is written yet{why}; open it again when the first group has ended.")
-    tree = results.with_done(tree, done.ravel().tolist())
-    order = np.flatnonzero(steps)
-    order = order[np.argsort(np.asarray(tree[results.STEP].values)[order])]  # a store that grew holds later steps in the order in which they came
-    tree = tree.isel({results.STEP: order})
-    if done.ndim > 1:
-        names = [str(run) for run in np.asarray(tree[results.RUN].values)]
-        written = {names[i] for i in np.flatnonzero(done.any(1))}
-        tree = tree.sel({results.RUN: [run for run in dict.fromkeys(place.run for place in places or records) if run in written]})
+    steps, runs = sorted({place.step for place in done}), {place.run for place in done}
+    whole = [Place(run, step) for run in dict.fromkeys(place.run for place in asked) if run in runs for step in steps]
     known = {place: why for place, why in failed.items() if place in asked}
     del attributes["id"]
-    attrs = {**attributes, "failures": results.listed(known)} if known else attributes
-    root = tree.to_dataset().drop_vars([name for name in NOTES if name != "done"])
-    root.attrs = attrs
+    attributes |= {"failures": results.listed(known)} if known else {}
+    if damaged:  # whose arrays cannot be read whole
+        return results.gathered({place: arrays.read(place) for place in whole if place in done}, whole, attributes)
+    return _lazily(location, whole, done, attributes)
+
+
+def _lazily(location: Location, places: Sequence[Place], done: set[Place], attributes: dict[str, Any]) -> "xarray.DataTree":
+    """The places of a store, run after run, whose arrays are read when they are needed."""
+    import xarray as xr
+
+    labels = {results.STEP: list(dict.fromkeys(place.step for place in places)), results.RUN: list(dict.fromkeys(place.run for place in places))}
+    tree = _opened(location)
+    tree = tree.sel({axis: labels[axis] for axis in results.place_axes(tree.coords)})
+    root = results.with_done(tree, [place in done for place in places]).to_dataset().drop_vars([name for name in NOTES if name != "done"])
+    root.attrs = attributes
     return xr.DataTree.from_dict({"/": root, **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}})
 
 

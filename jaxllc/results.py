@@ -52,7 +52,7 @@ CORRECTION_SPREAD = ("sample_stats", "llc_correction_spread")
 Name = tuple[str, str]
 """Of an array: its group, and its name there."""
 
-SCHEMA = 5
+SCHEMA = 6
 """Raised when results would no longer agree with those of a store: other arrays, other random numbers, another estimator."""
 
 DIMS: Mapping[Name, tuple[str, ...]] = {
@@ -231,6 +231,16 @@ def attributes(tree: "xarray.DataTree") -> dict[str, Any]:
 def listed(failures: Mapping[Place, str]) -> list[list[Any]]:
     """Why places have no numbers, as plain values: run, step, reason."""
     return [[place.run, place.step, why] for place, why in failures.items()]
+
+
+def gathered(found: Mapping[Place, Mapping[Name, np.ndarray]], places: Sequence[Place], attributes: Mapping[str, Any]) -> "xarray.DataTree":
+    """The result at those steps of the places of which one was found; places of theirs that were not are NaN, and told by `done`."""
+    steps = {place.step for place in found}
+    whole = [place for place in places if place.step in steps]
+    nothing = {name: np.full_like(values, np.nan) for name, values in next(iter(found.values())).items()}
+    stacked = {name: np.stack([found.get(place, nothing)[name] for place in whole]) for name in names(attributes)}
+    tree = to_tree(stacked, whole, attributes)
+    return with_done(tree, [place in found for place in whole]) if len(found) < len(whole) else tree
 
 
 def with_done(tree: "xarray.DataTree", done: Sequence[bool]) -> "xarray.DataTree":

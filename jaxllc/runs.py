@@ -1,6 +1,5 @@
 """Training runs as mappings from the step to the weights: checked, read once each, compared with what a store was made of."""
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +24,8 @@ def checkpoint_runs(checkpoints: Any) -> dict[str | None, Mapping[int, Params]]:
     if not all(isinstance(name, str) for name in checkpoints):
         return {None: checkpoints}
     for name, run in checkpoints.items():
+        if not name:
+            raise ValueError("a training run has an empty name; give it one, or pass its mapping alone.")
         if not isinstance(run, Mapping):
             raise TypeError(f"the training run {name!r} must be a mapping from the training step to the weights, got {type(run).__name__}.")
         if not run:
@@ -65,7 +66,7 @@ class Weights:
         """The weights at a place, which are held.
 
         Raises:
-            ValueError: another structure or other shapes than those of the first place that was read.
+            ValueError: another structure, other shapes or dtypes than those of the first place that was read.
         """
         if place not in self._held:
             self._held[place] = self._read(place)
@@ -98,9 +99,12 @@ class Weights:
         """
         others: list[Place] = []
         for place, stored in done.items():
-            with contextlib.suppress(Exception):
-                if stored != UNKNOWN and stored != checksum(split_objects(self.take(place))[0]):
-                    others.append(place)
+            try:
+                params = self._held.pop(place) if place in self._held else self._runs[place.run][place.step]
+            except Exception:  # a mapping may raise anything
+                continue
+            if stored != UNKNOWN and stored != checksum(split_objects(params)[0]):
+                others.append(place)
         if others:
             listed = ", ".join(map(str, others[:6])) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
             raise ValueError(
@@ -132,19 +136,29 @@ class Weights:
     def _read(self, place: Place) -> Params:
         params = self._runs[place.run][place.step]
         arrays, objects = split_objects(params)
-        model = jax.tree.structure(arrays), [np.shape(leaf) for leaf in jax.tree.leaves(arrays)], objects
+        leaves = named_leaves(arrays)
+        model = jax.tree.structure(arrays), [np.shape(leaf) for leaf in leaves.values()], [_dtype(leaf) for leaf in leaves.values()], objects
         if self._first is None:
             self._first = place, model
         first, expected = self._first
         if model[:2] != expected[:2]:
             raise ValueError(f"the weights at {place} have another structure or other shapes than those at {first}; a run has one model.")
         if model[2] != expected[2]:
+            other = next(f"{name} {new} instead of {old}" for name, new, old in zip(leaves, model[2], expected[2], strict=True) if new != old)
+            raise ValueError(f"the weights at {place} have other dtypes than those at {first}: {other}; a run has one model.")
+        if model[3] != expected[3]:
             names = ", ".join(leaf.name for leaf in leaves_with_roles(params) if leaf.role == "object")
             raise ValueError(
                 f"the weights at {place} hold other functions or settings than those at {first}, in one of these leaves: {names}; restore the arrays of all "
                 "checkpoints into one model."
             )
         return params
+
+
+def _dtype(leaf: Any) -> str:
+    """As JAX has it."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
+    return str(dtype if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(dtype))
 
 
 class _Some(Mapping[Place, Params]):

@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 DEPTH = 4
-"""Functions within functions that are looked at."""
+"""Functions and objects within each other that are looked at."""
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
-    """Hexadecimal digits that differ where the text of a function does, its defaults, or what it closes over; globals are not looked at."""
+    """Hexadecimal digits that differ where the text of a function does, its defaults, what it closes over, or the public attributes of an object that is
+    called or whose method it is; globals are not looked at.
+    """
     digest = hashlib.blake2b(digest_size=8)
     _add(digest, function, DEPTH)
     return digest.hexdigest()
@@ -33,26 +35,29 @@ def _add(digest: Any, value: Any, depth: int) -> None:
             digest.update(np.ascontiguousarray(value).tobytes())
     elif value is None or isinstance(value, str | bytes | int | float | complex):
         digest.update(repr(value).encode())
-    elif depth == 0:
-        return
-    elif hasattr(value, "__wrapped__"):  # of jax.jit and functools.wraps
-        _add(digest, value.__wrapped__, depth)
-    elif isinstance(value, functools.partial):
-        _add(digest, (value.func, value.args, value.keywords), depth - 1)
     elif isinstance(value, dict):
-        _add(digest, list(value.items()), depth - 1)
+        for name, item in value.items():
+            _add(digest, (name, item), depth)
     elif isinstance(value, list | tuple):
         for item in value:
-            _add(digest, item, depth - 1)
+            _add(digest, item, depth)
+    elif depth == 0:
+        return
+    elif isinstance(value, functools.partial):
+        _add(digest, (value.func, value.args, value.keywords), depth - 1)
     elif inspect.ismethod(value):
-        _add(digest, value.__func__, depth)
+        _add(digest, (value.__func__, value.__self__), depth)
     elif inspect.isfunction(value):
         try:
-            digest.update(inspect.getsource(value).encode())
+            digest.update(inspect.getsource(value.__code__).encode())  # that of a wrapper, not of what it wraps
         except (OSError, TypeError):  # typed at a prompt
             digest.update(value.__code__.co_code)
         cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
         _add(digest, (value.__defaults__, cells), depth - 1)
+    elif hasattr(value, "__wrapped__"):  # of jax.jit
+        _add(digest, value.__wrapped__, depth)
+    elif not isinstance(value, type) and hasattr(value, "__dict__"):  # private names hold counters and identities
+        _add(digest, (type(value).__call__ if callable(value) else None, {k: v for k, v in vars(value).items() if not k.startswith("_")}), depth - 1)
 
 
 def _is_filled(cell: Any) -> bool:

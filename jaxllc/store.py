@@ -29,14 +29,14 @@ from jaxllc.writers import POLL, InUseError, Membership, Part
 
 UNKNOWN = -1
 """The checksum of weights that were not at hand when a result was saved."""
-FOUND = ("default_step_size", "calibration", "group_size", "loss_dtype", "loss_of_zeros", "statistics", "fixed_statistics")
+BATCHES = "batches_checksum"
+"""The attribute that tells which batches of a stream were read."""
+FOUND = (BATCHES, "default_step_size", "calibration", "group_size", "loss_dtype", "loss_of_zeros", "statistics", "fixed_statistics")
 """Attributes that were found out when the store was begun."""
 TOLD = ("versions", "loss_fn", "source", "config", "reference_loss", "verb", "id")
 """Attributes that tell where the numbers come from. A resumed run may differ in these and in those that were found."""
 PATIENCE = 120.0
 """Seconds that a process waits for the one that lays the store out, and hears nothing of it."""
-LONGEST_GROUP = 1800.0
-"""Seconds in which other processes write a place, if they ever do."""
 BEGUN = "begun"
 """The file that says that a store is being laid out."""
 
@@ -84,12 +84,15 @@ class Store:
             with self.members.alone("layout"):
                 yield stored_attributes(self.location)
 
-    def lay_out(self, places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
-        """Make the store, or make it hold more places, or check that it is of the same settings.
+    def compare(self, places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
+        """Raise a ValueError where the store was made with other settings, or for one nameless run where these places have names or the other way round."""
+        stored = stored_attributes(self.location) or {}
+        _check_same(self.location, stored, attributes)
+        _warn_of_other_functions(stored, attributes)
+        _check_runs(self.location, self._whole, places)
 
-        Raises:
-            ValueError: it was made with other settings, or for one nameless run where these have names or the other way round.
-        """
+    def lay_out(self, places: Sequence[Place], attributes: Mapping[str, Any]) -> None:
+        """Make the store, or make it hold more places."""
         stored = stored_attributes(self.location)
         with _told(self.location, "written to"):
             if stored is None:
@@ -99,14 +102,11 @@ class Store:
                 lay_out(self.location, places, {**attributes, "id": uuid.uuid4().hex})
                 self.members.folder.remove(BEGUN)
             else:
-                _check_same(self.location, stored, attributes)
-                _warn_of_other_functions(stored, attributes)
-                _check_runs(self.location, Arrays(self.location), places)
                 if not self._holds(places):
                     grow(self.location, places)
                 reference = attributes.get("reference_loss", stored.get("reference_loss"))
                 if reference != stored.get("reference_loss"):
-                    Arrays(self.location).group.attrs["reference_loss"] = reference
+                    self._whole.group.attrs["reference_loss"] = reference
         self._arrays = Arrays(self.location)
         self._id = self._arrays.group.attrs.get("id")
 
@@ -118,7 +118,7 @@ class Store:
 
     def made_by(self) -> set[str]:
         """The software that the numbers of all places were computed by."""
-        return {record.made_by for record in self._whole.records().values() if record.done}
+        return {record.made_by for record in self._whole.records().values() if record.done and record.made_by}
 
     def failed(self) -> dict[Place, str]:
         """Why places have no numbers."""
@@ -126,8 +126,8 @@ class Store:
 
     def pending(self, places: Sequence[Place]) -> list[Place]:
         """Those of these places that are not written yet."""
-        records = self._whole.records()
-        return [place for place in places if not records[place].done]
+        written = self._whole.written()
+        return [place for place in places if place not in written]
 
     def write(self, place: Place, arrays: Mapping[Name, np.ndarray], weights: int) -> None:
         """Write the arrays of a place, and then its flag.
@@ -138,6 +138,14 @@ class Store:
         with _told(self.location, f"written to for {place}"):
             self._check_there()
             self._whole.write(place, arrays, weights, made_by())
+
+    def same_batches(self, seen: int | None) -> None:
+        """Raise a ValueError where the batches of a stream are others than those of the places that are there."""
+        attributes = self._whole.group.attrs
+        if seen is not None and attributes.setdefault(BATCHES, seen) != seen:
+            raise ValueError(
+                f"the store {self.location} was made of other batches than the stream gives now; use another store=, or put its examples back as they were."
+            )
 
     def fail(self, place: Place, reason: str) -> None:
         """Note why a place has no numbers; a later call tries again."""
@@ -151,8 +159,7 @@ class Store:
         Args:
             places: what is to be done.
             size: places in a group, at most.
-            stay: wait until the others have written theirs, to take on what one of them leaves when it dies, for at most `LONGEST_GROUP` seconds without
-                a place written.
+            stay: wait until the others have ended, to take on what one of them leaves when it dies.
         """
         index, count = self.members.writer.part
         begin = len(places) * index // count
@@ -160,25 +167,28 @@ class Store:
         if count == 1:
             yield from (left[i : i + size] for i in range(0, len(left), size))
             return
-        since = time.monotonic()
         while left:
-            self.members.progressed()
-            others = set(self.members.taken(left))
-            taken = self.members.take([place for place in left if place not in others], size)
+            taken = self.members.take(self.members.untaken(left), size)
             if not taken:
-                written = len(left)
                 left = self.pending(left)
-                since = time.monotonic() if len(left) < written else since
-                taken = self.members.take(self.members.release(left), size)
+                taken = self.members.take(self.members.abandoned(left), size)
             if taken:
                 left = [place for place in left if place not in taken]
                 yield taken
-                since = time.monotonic()
-            elif not stay or time.monotonic() - since > LONGEST_GROUP:
+            elif not stay or not self.members.living():
                 return
             else:
-                stopping.check()
-                time.sleep(POLL)
+                self._sleep()
+
+    def wait_for_first(self) -> None:
+        """Until a place is written, as long as there are other writers."""
+        while not self._whole.written() and self.members.living():
+            self._sleep()
+
+    def _sleep(self) -> None:
+        self.members.progressed()
+        stopping.check()
+        time.sleep(POLL)
 
     def _holds(self, places: Sequence[Place]) -> bool:
         arrays = Arrays(self.location)
@@ -199,9 +209,7 @@ class Store:
             if now - told > PATIENCE / 4:
                 told = now
                 _LOG.info("waiting for process 0 to lay out %s", self.location)
-            self.members.progressed()
-            stopping.check()
-            time.sleep(POLL)
+            self._sleep()
 
     def _check_there(self) -> None:
         """Raise where the store is not the one that was laid out, or another process has this part."""
@@ -212,17 +220,19 @@ class Store:
 
     @property
     def _whole(self) -> Arrays:
-        assert self._arrays is not None
+        if self._arrays is None:
+            self._arrays = Arrays(self.location)
         return self._arrays
 
 
 def checksum(params: Params) -> int:
-    """63 bits of the names and bytes of all leaves: whether a step still holds the weights that it held."""
+    """63 bits of the names, dtypes, shapes and bytes of all leaves: whether a step still holds the weights that it held."""
     digest = hashlib.blake2b(digest_size=8)
     for name, leaf in sorted(named_leaves(params).items()):
         digest.update(name.encode())
         if jax.numpy.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        digest.update(f" {getattr(leaf, 'dtype', None) or np.result_type(leaf)} {np.shape(leaf)} ".encode())
         for rows in row_blocks(leaf):
             digest.update(np.ascontiguousarray(jax.device_get(rows)).tobytes())
     return int.from_bytes(digest.digest(), "big") >> 1

@@ -1,6 +1,7 @@
 """Data that are read while chains run: the batches of a block of iterations, found by position, come to the devices while the block before is computed."""
 
 import copy
+import hashlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,8 @@ class Stream:
         places = np.arange(count) if count == size else np.concatenate([np.arange(count), np.arange(size - 1)])
         self.resident = InMemory(jax.tree.map(jnp.asarray, self._at(places)), count, size)
         """The examples that lie on the devices, with batches of the same size."""
+        self.seen: int | None = None
+        """Checksum of the batches of the run that ended last."""
 
     def on(self, mesh: Mesh) -> "Stream":
         """The same, its resident examples on each device of a mesh."""
@@ -120,13 +123,22 @@ class Stream:
         """
         windows = np.asarray(_windows(key, jnp.arange(num_chains), jnp.arange(blocks[-1].stop), num_examples=self.num_examples))
         by_chain = NamedSharding(mesh, P("chain" if "chain" in mesh.axis_names else None))
+        digest = hashlib.blake2b(digest_size=8)
+
+        def read(windows: np.ndarray) -> Drawn:
+            drawn = self.read(windows)
+            for leaf in jax.tree.leaves(drawn.batch):
+                digest.update(np.ascontiguousarray(leaf))
+            return drawn
+
         with ThreadPoolExecutor(1, thread_name_prefix="jaxllc-stream") as reader:
-            reads = (reader.submit(self.read, windows[:, block.start : block.stop]) for block in blocks)
+            reads = (reader.submit(read, windows[:, block.start : block.stop]) for block in blocks)
             ahead = next(reads)
             for iterations in blocks:
                 drawn = jax.device_put(ahead.result(), by_chain)  # by this thread, whose settings of JAX may be its own
                 ahead = next(reads, ahead)
                 yield iterations, drawn
+        self.seen = int.from_bytes(digest.digest(), "big") >> 1
 
     def read(self, windows: np.ndarray) -> Drawn:
         """The batches that begin at `windows`, `[C, iteration]`, on the host."""
@@ -162,7 +174,17 @@ def _rows(arrays: Batch, rows: np.ndarray) -> Batch:
 def _examples(source: Any, rows: np.ndarray) -> Batch:
     """Examples of a source, stacked."""
     indices = rows.tolist()
-    examples = source.__getitems__(indices) if hasattr(source, "__getitems__") else [source[index] for index in indices]
+    index = indices[0]
+    try:
+        if hasattr(source, "__getitems__"):
+            examples = source.__getitems__(indices)
+        else:
+            examples = []
+            for index in indices:
+                examples.append(source[index])
+    except Exception as error:  # a source may raise anything
+        count = f" or one of the {len(indices) - 1} that were asked for with it" if hasattr(source, "__getitems__") else ""
+        raise ValueError(f"example {index}{count} of the source cannot be read ({type(error).__name__}: {error}); mend the source, and go on.") from error
     leaves, structures = zip(*(jax.tree.flatten(example) for example in examples), strict=True)
     try:
         if len(set(structures)) > 1 or not leaves[0]:

@@ -16,6 +16,7 @@ from jaxllc.candidates import Request, given
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
 from jaxllc.job import Job, checked_part
+from jaxllc.plan import check_batch_size
 from jaxllc.probes import ProbesLike, as_probes
 from jaxllc.reading import open_tree
 from jaxllc.results import Place
@@ -167,8 +168,7 @@ def trajectory(
             that were ever written. Where the text of `loss_fn` or of a probe is another one, there is a warning.
         part: index of this process and number of processes that share the checkpoints through the store; default those of `jax.distributed`, whose
             process 0 lays the store out, and returns when the others have written theirs. With `part`, whoever comes first lays it out.
-        strict: end with the error of a checkpoint that cannot be read, has another tree than the first or a loss that is not finite. By default the
-            others go on, and `table()` has the reason.
+        strict: end with the error of a checkpoint that cannot be used. By default the others go on, and `table()` has the reason.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default as suits memory and, by a timed run, a long run's speed.
         config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
 
@@ -181,6 +181,7 @@ def trajectory(
     places = [Place(run, step) for run in runs for step in shared_steps(runs)]
     if group_size is not None:
         as_count("group_size", group_size)
+    check_batch_size(data, overrides)
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
     request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))

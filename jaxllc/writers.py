@@ -1,4 +1,4 @@
-"""Who writes a store: one process, or the parts of one job; signs of life, and which places each has taken on.
+"""The writers of a store: one process, or the parts of one job; a lock, and which places each has taken on.
 
 Everything is a small file in a hidden folder beside the store, made so that of two who try one wins; no process talks to another. A writer shows that it
 lives by counting up in its file. One that stopped is dead after `SILENT` seconds, and at once where its process is seen to be gone from this machine.
@@ -6,91 +6,37 @@ lives by counting up in its file. One that stopped is dead after `SILENT` second
 
 import contextlib
 import dataclasses
-import json
-import os
-import socket
+import hashlib
+import logging
 import threading
 import time
-import uuid
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from jaxllc import stopping
 from jaxllc.locations import Location
 from jaxllc.results import Place
+from jaxllc.signs import TOKENS, Part, Signs, Writer
 
 BEAT = 2.0
 """Seconds from one sign of life to the next."""
-SILENT = 20.0
-"""Seconds without one after which a writer counts as dead."""
 STALLED = 3600.0
 """Seconds without progress after which a process gives no more signs of life, so that others do what it had taken on."""
 POLL = 0.5
 """Seconds from one look to the next while waiting for others."""
+TELL = 30.0
+"""Seconds of waiting after which the log says so."""
+FREE = "free"
+"""In a file of a lock that nobody holds."""
+LONGEST_NAME = 150
+"""Bytes of a run's name in the name of a file."""
 
-Part = tuple[int, int]
-"""Index of a process among those that share the places, and how many they are."""
+_LOG = logging.getLogger("jaxllc")
 
 
 class InUseError(RuntimeError):
     """Another process writes the store."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """A process that writes a store, as its file tells."""
-
-    host: str
-    pid: int
-    part: Part
-    token: str
-    """Of this writer alone."""
-    started: str
-    """When its process began, as the system counts; empty where it does not tell."""
-    beat: int = 0
-
-    def __str__(self) -> str:
-        share = "" if self.part[1] == 1 else f", part {self.part[0] + 1} of {self.part[1]}"
-        return f"process {self.pid} on {self.host}{share}"
-
-    @classmethod
-    def here(cls, part: Part) -> "Writer":
-        """This process."""
-        return cls(socket.gethostname(), os.getpid(), part, uuid.uuid4().hex, _started(os.getpid()))
-
-    @classmethod
-    def of(cls, text: str | None) -> "Writer | None":
-        """That of a file; None where it is gone or half written."""
-        try:
-            fields = json.loads(text or "")
-            return cls(**{**fields, "part": tuple(fields["part"])})
-        except (ValueError, TypeError, KeyError):
-            return None
-
-    def text(self) -> str:
-        """What its file holds."""
-        return json.dumps(dataclasses.asdict(self))
-
-
-class Signs:
-    """When each writer was last heard of."""
-
-    def __init__(self) -> None:
-        self._heard: dict[str, tuple[int, float]] = {}
-
-    def is_alive(self, writer: Writer) -> bool | None:
-        """Whether a writer lives; None while that is not known."""
-        if writer.host == socket.gethostname() and not _runs(writer):
-            return False
-        beat, since = self._heard.setdefault(writer.token, (writer.beat, time.monotonic()))
-        if writer.beat != beat:
-            self._heard[writer.token] = writer.beat, time.monotonic()
-            return True
-        if time.monotonic() - since > SILENT:
-            return False
-        return True if writer.host == socket.gethostname() else None
 
 
 class Membership:
@@ -113,7 +59,7 @@ class Membership:
 
     def __enter__(self) -> "Membership":
         self._join()
-        _TOKENS.add(self.writer.token)
+        TOKENS.add(self.writer.token)
         self._thread = threading.Thread(target=self._show_life, daemon=True)
         self._thread.start()
         return self
@@ -122,12 +68,16 @@ class Membership:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        _TOKENS.discard(self.writer.token)
+        TOKENS.discard(self.writer.token)
         with contextlib.suppress(OSError):
             if self.is_member():
                 self.folder.remove(self._file)
             if not self.folder.names("writers"):
-                self.folder.remove("")
+                self.folder.remove("places")
+                for name in self.folder.names():
+                    if name.rpartition(".")[2].isdecimal() and self.folder.read(name) == FREE:
+                        self.folder.remove(name)
+                self.folder.remove_empty("writers")
 
     def progressed(self, *_: Any) -> None:
         """To be called when something was done: a process that hangs gives no signs of life after a while."""
@@ -152,41 +102,61 @@ class Membership:
 
     @contextlib.contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Hold a lock of this name, which a dead writer's is taken from."""
-        while not self.folder.create(name, self.writer.token):
-            holder = self.folder.read(name)
-            if holder is not None and holder not in {writer.token for writer in self.living()}:
-                self.folder.remove(name)
-            else:
-                stopping.check()
-                time.sleep(POLL)
+        """Hold a lock of this name: the last of its files `name.1`, `name.2`, ..., each of which is made once, after the one before was freed, or by a dead
+        writer. None is taken away from the one that holds it.
+        """
+        told = time.monotonic()
+        while True:
+            number = _last(self.folder.names(), name)
+            holder = self.folder.read(f"{name}.{number}") if number else FREE
+            if holder == FREE or (holder and holder not in self._tokens()):
+                if self.folder.create(f"{name}.{number + 1}", self.writer.token):
+                    break
+                continue
+            if time.monotonic() - told > TELL:
+                told = time.monotonic()
+                _LOG.info("waiting for another process to lay out %s", self.location)
+            self.progressed()
+            stopping.check()
+            time.sleep(POLL)
         try:
             yield
         finally:
-            self.folder.remove(name)
+            self.folder.write(f"{name}.{number + 1}", FREE)
 
-    def take(self, places: Sequence[Place], most: int) -> list[Place]:
-        """Some of these places, at most so many, which no other writer does after this."""
-        taken: list[Place] = []
+    def untaken(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Those of these places that no writer has taken on, with the number of a first claim."""
+        names = {name.rpartition(".")[0] for name in self.folder.names("places")}
+        return {place: 1 for place in places if _name(place) not in names}
+
+    def abandoned(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Those of these places that a dead writer had taken on, with the number of the next claim."""
+        names, tokens = self.folder.names("places"), self._tokens()
+        found: dict[Place, int] = {}
         for place in places:
+            number = _last(names, _name(place))
+            if number and (holder := self.folder.read(f"places/{_name(place)}.{number}")) and holder not in tokens:
+                found[place] = number + 1
+        return found
+
+    def take(self, claims: Mapping[Place, int], most: int) -> list[Place]:
+        """Some of the places, at most so many, which no other writer does after this.
+
+        Args:
+            claims: places, with the numbers of claims that nobody has made yet.
+            most: places.
+        """
+        taken: list[Place] = []
+        for place, number in claims.items():
             if len(taken) == most:
                 break
-            if self.folder.create(_claim(place), self.writer.token):
+            if self.folder.create(f"places/{_name(place)}.{number}", self.writer.token):
                 taken.append(place)
         return taken
 
-    def taken(self, places: Sequence[Place]) -> list[Place]:
-        """Those of these places that some writer has taken on."""
-        names = set(self.folder.names("places"))
-        return [place for place in places if _name(place) in names]
-
-    def release(self, places: Sequence[Place]) -> list[Place]:
-        """Those of these places that a dead writer had taken on, and that are free after this."""
-        tokens = {writer.token for writer in self.living()} | {self.writer.token}
-        free = [place for place in places if (token := self.folder.read(_claim(place))) is not None and token not in tokens]
-        for place in free:
-            self.folder.remove(_claim(place))
-        return free
+    def _tokens(self) -> set[str]:
+        """Those of the living, this one among them."""
+        return {writer.token for writer in self.living()} | {self.writer.token}
 
     def _join(self) -> None:
         """Be known to the store, unless another writer is in the way."""
@@ -213,7 +183,9 @@ class Membership:
                         "share a store take parts of it: --part 1/2 and --part 2/2, or part=(0, 2) and part=(1, 2)."
                     )
                 if alive is False:
-                    self.folder.remove(file)
+                    last = Writer.of(self.folder.read(file))
+                    if last is not None and last.token == now.token:
+                        self.folder.remove(file)
                     break
                 stopping.check()
                 time.sleep(POLL)
@@ -229,34 +201,13 @@ class Membership:
                         self.folder.write(self._file, dataclasses.replace(self.writer, beat=beat).text())
 
 
-_TOKENS: set[str] = set()
-"""Of the writers in this process."""
-
-
-def _runs(writer: Writer) -> bool:
-    """Whether the process of a writer on this machine is there."""
-    if writer.pid == os.getpid():
-        return writer.token in _TOKENS
-    try:
-        os.kill(writer.pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return writer.started == _started(writer.pid)
-
-
-def _started(pid: int) -> str:
-    """When a process began, where the system tells: a later process may have its number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
 def _name(place: Place) -> str:
-    return f"{'' if place.run is None else quote(place.run, safe='')}@{place.step}"
+    run = "" if place.run is None else quote(place.run, safe="")
+    if len(run) > LONGEST_NAME:
+        run = f"{run[:LONGEST_NAME]}-{hashlib.blake2b(run.encode(), digest_size=8).hexdigest()}"
+    return f"{run}@{place.step}"
 
 
-def _claim(place: Place) -> str:
-    return f"places/{_name(place)}"
+def _last(names: Sequence[str], name: str) -> int:
+    """The highest number of files `name.1`, `name.2`, ...; 0 where there is none."""
+    return max((int(number) for first, _, number in (found.rpartition(".") for found in names) if first == name and number.isdecimal()), default=0)

@@ -220,3 +220,16 @@ def test_a_missing_or_empty_directory(tmp_path):
     assert not (tmp_path / "nowhere").exists()
     with pytest.raises(ValueError, match="holds no finished checkpoint; it holds nothing"):
         OrbaxCheckpoints(tmp_path)
+
+
+def test_shardings_that_do_not_divide_are_told_at_once(run):
+    """And not as checkpoints that cannot be read."""
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("model"))
+    like = PARAMS | {"layers_0": {"kernel": jax.ShapeDtypeStruct((3, 4), jnp.float32, sharding=sharding), "bias": PARAMS["layers_0"]["bias"]}}
+    with pytest.raises(ValueError, match=r"like: layers_0/kernel of shape \(3, 4\) cannot be split as .* over a mesh of \{'model': 4\}"):
+        OrbaxCheckpoints(run, like=like)
+
+
+def test_urls_of_local_directories(run):
+    assert_weights(OrbaxCheckpoints(f"file://{run}")[10], 10)

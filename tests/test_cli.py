@@ -64,3 +64,10 @@ def test_the_quick_demo_and_its_second_call(tmp_path):
     assert second.returncode == 0, second.stderr
     assert (tmp_path / "demo" / "llc.zarr" / "posterior" / "llc").stat().st_mtime_ns == written
     assert [line for line in first.stdout.splitlines() if "±" in line] == [line for line in second.stdout.splitlines() if "±" in line]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_devices_are_one_or_more(number):
+    done = jaxllc("run", "run.toml", "--devices", number)
+    assert done.returncode == 2
+    assert f"{number!r} is no number of devices" in done.stderr

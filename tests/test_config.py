@@ -121,6 +121,10 @@ def test_changes_are_toml():
         ("store=llc.zarr", "the change 'store=llc.zarr' cannot be read .*text in quotes"),
         ("key", "the change 'key' cannot be read"),
         ("key.a=3", "names a field of 'key', which is 0 and no table"),
+        ("checkpoints={a=3}", "checkpoints of 'a' must be a directory of Orbax, the name .*, got 3"),
+        ("key=-1", "key must be a seed from 0 to 2\\*\\*32 - 1, got -1"),
+        ("key=100000000000000000000000", "key must be a seed from 0 to"),
+        ("reference_loss=nan", "reference_loss must be finite, got nan"),
         ("key=true", "key must be a seed, a whole number, got True"),
         ("data=3", "data must be the name 'module:function' of a function that gives the data, got 3"),
         ('loss="regression"', "loss = 'regression' is no 'module:function'"),
@@ -184,3 +188,10 @@ def test_the_document_shows_lines_and_a_configuration_that_are_understood():
     parsed = [cli._parser().parse_args(shlex.split(line)[1:]) for line in lines]
     assert {options.part for options in parsed if options.verb is cli._run} == {None, (0, 2), (1, 2), (0, 8), (1, 8)}
     assert len(parsed) > 12
+
+
+def test_a_function_that_leaves_is_an_error(folder):
+    """No run ends with the code 0 because a function of the user's called `sys.exit`."""
+    (folder / "leaves.py").write_text("import sys\ndef data():\n    sys.exit(0)\n")
+    with pytest.raises(ValueError, match=r"data = 'leaves:data': the function, called without arguments, failed \(SystemExit: 0\)"):
+        config_of(folder, data="leaves:data").arguments()

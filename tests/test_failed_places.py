@@ -1,9 +1,11 @@
 """Checkpoints that cannot be used: the others go on, and the table has the reason."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from trajectories import PROBLEM, RUN, RUNS, Counting, draws, follow
+from problems import quadratic_loss
+from trajectories import PROBLEM, RUN, RUNS, SHORT, Counting, draws, follow
 
 import jaxllc
 from jaxllc.results import Place
@@ -25,6 +27,8 @@ class Removed(dict):
 CASES = {
     "NaN": (RUN | {30: NOT_FINITE}, "these weights are not finite: a"),
     "loss not finite": (RUN | {30: INFINITE_LOSS}, "the loss at w\\* \\(step 30\\) is not finite; all weights are finite"),
+    "whole numbers": (RUN | {30: PROBLEM.params | {"a": jnp.zeros(2, jnp.int32)}}, "other dtypes than those at step 0: a int32 instead of float32"),
+    "half precision": (RUN | {30: jax.tree.map(lambda w: w.astype(jnp.bfloat16), RUN[30])}, "other dtypes .* a bfloat16 instead of float32"),
     "another tree": (RUN | {30: OTHER_TREE}, "another structure or other shapes than those at step 0"),
     "removed": (Removed(RUN), "KeyError: 30"),
 }
@@ -77,3 +81,33 @@ def test_the_first_bad_checkpoint_of_a_default_step_size_is_passed_over():
     traj = follow(checkpoints, sampler=None)
     assert list(traj.failures) == [Place(None, 0)]
     assert np.isfinite(traj.table().llc[10:]).all()
+
+
+def test_wide_numbers_of_numpy_are_those_of_jax():
+    """Where they are not enabled, `float64` is `float32`."""
+    mixed = RUN | {30: jax.tree.map(lambda w: np.asarray(w, np.float64), RUN[30])}
+    np.testing.assert_array_equal(draws(follow(mixed)), draws(follow()))
+
+
+@pytest.mark.parametrize("step", [0, 20, 40])
+def test_a_loss_that_is_not_finite_does_not_end_a_calibration(step):
+    """At any of the checkpoints that are looked at."""
+    traj = jaxllc.trajectory(quadratic_loss, RUN | {step: INFINITE_LOSS}, PROBLEM.data.arrays, key=jax.random.key(0), nbeta=50.0, progress=False)
+    assert [place.step for place in traj.failures] == [step]
+    assert np.isfinite(traj.table().llc.drop(step)).all()
+
+
+def test_an_odd_first_checkpoint_is_told_loudly():
+    """The others are compared with it, so that most fail."""
+    with pytest.warns(UserWarning, match=r"4 of 5 checkpoints have no numbers .*step 10: the weights at step 10 have another structure"):
+        jaxllc.trajectory(lambda params, rows: (rows[:, :2] @ params["a"]) ** 2, RUN | {0: OTHER_TREE}, PROBLEM.data, key=jax.random.key(0), **SHORT)
+
+
+def test_failures_are_saved_and_mended(tmp_path):
+    saved = follow(RUN | {30: NOT_FINITE})
+    saved.save(tmp_path / "llc.zarr")
+    opened = jaxllc.open(tmp_path / "llc.zarr")
+    assert opened.failures == saved.failures
+    mended = follow(store=tmp_path / "llc.zarr")
+    assert mended.failures == {}
+    np.testing.assert_allclose(draws(mended), draws(follow()), rtol=1e-4, atol=1e-4)

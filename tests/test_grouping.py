@@ -3,13 +3,14 @@
 import math
 
 import jax
+import numpy as np
 import pytest
 from problems import Quadratic, quadratic_loss
 from trajectories import RUN, draws, follow
 
 import jaxllc
 from jaxllc import grouping, placement
-from jaxllc.grouping import LEAST_GROUPS, even_groups, fitting_checkpoints, suitable_group_size
+from jaxllc.grouping import LEAST_GROUPS, even_size, fitting_checkpoints, suitable_group_size
 from jaxllc.plan import make_plan
 
 PROBLEM = Quadratic()
@@ -109,11 +110,17 @@ def test_a_container_has_less_than_its_host(monkeypatch, tmp_path):
     assert placement.free_on_host() == placement.sys.maxsize
 
 
-@pytest.mark.parametrize(("count", "most", "sizes"), [(10, 4, [4, 4, 2]), (9, 4, [3, 3, 3]), (3, 8, [3]), (0, 4, [])])
-def test_groups_are_even(count, most, sizes):
-    groups = list(even_groups(range(count), most))
-    assert [len(group) for group in groups] == sizes
-    assert [place for group in groups for place in group] == list(range(count))
+@pytest.mark.parametrize(("count", "most", "together", "size"), [(10, 4, 1, 4), (9, 4, 1, 3), (3, 8, 1, 3), (5, 4, 2, 4), (5, 8, 4, 8), (1, 1, 2, 2)])
+def test_groups_are_even(count, most, together, size):
+    """And filled up to what a mesh of checkpoints divides."""
+    assert even_size(count, most, together) == size
+
+
+@pytest.mark.parametrize("group_size", [None, 3])
+def test_a_mesh_of_checkpoints_takes_any_number_of_them(group_size):
+    """Five on four devices, and three in a group."""
+    mesh = jax.make_mesh((4, 1), ("step", "chain"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    np.testing.assert_allclose(draws(follow(mesh=mesh, group_size=group_size)), draws(follow()), rtol=1e-4, atol=1e-4)
 
 
 def test_a_resumed_run_keeps_its_group_size(tmp_path, monkeypatch):

@@ -56,6 +56,11 @@ def test_checkpoints_elsewhere_are_refused():
         OrbaxCheckpoints("ftp://host/run")
 
 
+def test_a_bucket_that_is_not_there_is_an_error(bucket):
+    with pytest.raises(OSError, match="s3://nobody-made-it/llc.zarr could not be written to"):
+        follow(store="s3://nobody-made-it/llc.zarr")
+
+
 def test_of_two_who_make_a_file_on_s3_one_is_told_so(bucket):
     place = Location(f"{bucket}/llc.zarr")
     assert [place.create("lock", "first"), place.create("lock", "second")] == [True, False]

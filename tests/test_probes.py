@@ -168,3 +168,11 @@ def test_a_probe_that_fails_is_named():
 def test_probes_that_say_nothing_are_refused(make, error, told):
     with pytest.raises(error, match=told):
         make()
+
+
+def test_other_data_of_a_probe_are_another_probe(tmp_path):
+    probe = Probe(lambda params, x: x @ params["a"], jnp.ones(2))
+    follow({0: RUN[0]}, probes={"p": probe}, store=tmp_path / "llc.zarr")
+    with pytest.raises(ValueError, match="made with other settings: probes was"):
+        follow(probes={"p": Probe(probe.fn, 2 * jnp.ones(2))}, store=tmp_path / "llc.zarr")
+    assert len(follow(probes={"p": probe}, store=tmp_path / "llc.zarr").table()) == len(RUN)

@@ -91,7 +91,7 @@ def test_a_writer_elsewhere_that_is_silent_is_dead_and_one_that_counts_is_not(tm
     """Known by its file alone, as on another machine."""
     monkeypatch.setattr(writers, "SILENT", 1.0)
     folder = Location(tmp_path / "llc.zarr").beside("jaxllc")
-    elsewhere = Writer("elsewhere", 1, (0, 1), "t", "")
+    elsewhere = Writer("elsewhere", 1, (0, 1), "t", "elsewhere", "")
     folder.create("writers/1-of-1", elsewhere.text())
     with Membership(Location(tmp_path / "llc.zarr"), (0, 1)):
         pass
@@ -113,11 +113,13 @@ def test_no_two_writers_take_on_a_place_and_a_dead_ones_are_free(tmp_path):
     places = [jaxllc.results.Place(None, step) for step in RUN]
     with Membership(store, (0, 2)) as first:
         with Membership(store, (1, 2)) as second:
-            assert first.take(places[:2], 5) == places[:2]
-            assert second.take(places, 5) == places[2:]
-            assert first.release(places) == []
-        assert first.release(places) == places[2:]
-        assert first.take(places, 1) == places[2:3]
+            assert first.take(first.untaken(places[:2]), 5) == places[:2]
+            assert second.take(second.untaken(places), 5) == places[2:]
+            assert first.abandoned(places) == {}
+        claims = first.abandoned(places)
+        assert list(claims) == places[2:]
+        assert first.take(claims, 1) == places[2:3]
+        assert first.take(claims, 1) == places[3:4]  # another one who saw the same had the first of them
 
 
 def test_one_process_alone_does_not_wait_for_ever(tmp_path, monkeypatch):
@@ -136,3 +138,22 @@ def test_parts_are_checked():
         follow(part=(2, 2), store="nowhere")
     with pytest.raises(ValueError, match="2 processes share the checkpoints through a store; pass store="):
         follow(part=(0, 2))
+
+
+@pytest.mark.parametrize("part", [3, (0,), (1, 1), (-1, 2), "12", (0.5, 2)])
+def test_a_part_that_is_none_is_told(part, tmp_path):
+    with pytest.raises((ValueError, TypeError), match="part"):
+        follow(store=tmp_path / "llc.zarr", part=part)
+
+
+def test_a_part_that_finds_nothing_to_do_ends_well(tmp_path):
+    """While the other one has all places in work: it waits for the first of them, and gives what is there."""
+    store = tmp_path / "llc.zarr"
+    slow = "from jaxllc.store import Store\nwrite = Store.write\n"
+    slow += "Store.write = lambda *given: print('sampled', flush=True) or time.sleep(6) or write(*given)\n"
+    first = start(slow + f"follow(store={str(store)!r}, part=(0, 2), group_size=5)\n", devices=1)
+    assert first.stdout.readline() == "sampled\n"
+    found = follow(store=store, part=(1, 2))
+    assert len(found.table()) >= 1
+    assert ended(first) == 0
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)

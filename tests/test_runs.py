@@ -13,6 +13,8 @@ from problems import quadratic_loss, shifted
 from trajectories import PROBLEM, RUN, RUNS, Counting, draws, follow, killed_before
 
 import jaxllc
+from jaxllc.reading import overview
+from jaxllc.results import Place
 from jaxllc.store import stored_attributes
 
 
@@ -169,3 +171,35 @@ def test_the_least_loss_at_initialisation_is_the_reference():
     assert traj.table().loc[("rising", 0), "loss"] < traj.reference_loss
     rising = follow({"rising": RUN})
     assert rising.reference_loss == rising.data.attrs["loss_of_zeros"]
+
+
+def test_a_checkpoint_that_was_replaced_by_one_of_another_tree_or_shape_is_told(tmp_path):
+    """Or of the same bytes in another dtype."""
+    store, zeros = tmp_path / "llc.zarr", {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+    follow({0: zeros, 10: zeros}, store=store)
+    for other in ({"a": zeros["a"]}, {"a": jnp.zeros(2, jnp.int32), "b": zeros["b"]}, {"a": jnp.zeros((2, 1)), "b": zeros["b"]}):
+        with pytest.raises(ValueError, match="holds step 10 of other weights than the checkpoints do"):
+            follow({0: zeros, 10: other}, store=store)
+
+
+def test_a_call_that_is_refused_changes_nothing(tmp_path):
+    """Neither its steps nor its settings are added."""
+    store = tmp_path / "llc.zarr"
+    follow({0: RUN[0]}, store=store)
+    for options in ({}, {"nbeta": 7.0}):
+        with pytest.raises(ValueError, match="other weights|other settings"):
+            follow({0: RUN[10], 10: RUN[10]}, store=store, **options)
+    assert overview(store).places == [Place(None, 0)]
+
+
+def test_a_run_needs_a_name():
+    with pytest.raises(ValueError, match="a training run has an empty name"):
+        follow({"": RUN, "b": RUN})
+
+
+def test_processes_share_runs_of_long_names(tmp_path):
+    """Longer than the name of a file may be, and alike but for their ends."""
+    runs = {name * 60 + str(i): RUN for i, name in enumerate(("学", "学", "a/b "))}
+    shared = follow(runs, store=tmp_path / "llc.zarr", part=(0, 2))
+    assert [str(run) for run in shared.data["run"].values] == list(runs)
+    assert len(shared.table()) == 3 * len(RUN)

@@ -96,17 +96,6 @@ def test_a_damaged_place_is_told_and_made_again(damage, tmp_path):
     assert jaxllc.open(store).failures == {}
 
 
-def test_a_flipped_bit_is_an_error(tmp_path):
-    store = tmp_path / "llc.zarr"
-    follow(store=store)
-    file = store / "posterior/llc/c/1/0/0"
-    data = bytearray(file.read_bytes())
-    data[50] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(ValueError, match="checksum"):
-        jaxllc.open(store).table()
-
-
 def test_a_layout_that_was_cut_is_made_anew(tmp_path, monkeypatch):
     store = tmp_path / "llc.zarr"
     with monkeypatch.context() as patch:

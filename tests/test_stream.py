@@ -14,6 +14,7 @@ from trajectories import RUN, draws, follow, stopped
 import jaxllc
 from jaxllc import SGHMC, SGLD, InMemory, Stream, engine, stream
 from jaxllc._tree import named_leaves
+from jaxllc.data import shuffled_order
 from jaxllc.theory import window_variance
 
 PROBLEM = Quadratic()
@@ -246,3 +247,43 @@ def test_weights_of_a_run_are_read_once_each():
     """Beside a stream as beside data in memory: the draws of the last step do not depend on the others."""
     whole = follow(data=Stream.of(PROBLEM.rows, 20))
     np.testing.assert_allclose(draws(follow({40: RUN[40]}, data=Stream.of(PROBLEM.rows, 20)))[0], draws(whole)[-1], rtol=1e-5, atol=1e-5)
+
+
+class Rows:
+    """Examples, of which some fail."""
+
+    def __init__(self, rows, bad=()):
+        self.rows, self.bad = rows, bad
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise OSError("disk")
+        return self.rows[index]
+
+
+def test_a_source_that_changed_is_told_by_its_batches(tmp_path):
+    """Also where the examples on the devices, the first in the shuffled order, are the same. A run that goes on sees the same ones."""
+    first = Stream(Rows(PROBLEM.rows), 4)
+    follow({0: RUN[0]}, first, store=tmp_path / "llc.zarr")
+    assert len(follow({0: RUN[0], 10: RUN[10]}, Stream(Rows(PROBLEM.rows), 4), store=tmp_path / "llc.zarr").table()) == 2
+    kept = shuffled_order(len(PROBLEM.rows))[: 33 * 4]
+    changed = 100 * PROBLEM.rows
+    changed[kept] = PROBLEM.rows[kept]
+    with pytest.raises(ValueError, match="was made of other batches than the stream gives now"):
+        follow(RUN, Stream(Rows(changed), 4), store=tmp_path / "llc.zarr")
+    assert len(jaxllc.open(tmp_path / "llc.zarr").table()) == 2
+
+
+def test_an_example_that_cannot_be_read_is_named():
+    with pytest.raises(ValueError, match=r"example 7 of the source cannot be read \(OSError: disk\)"):
+        Stream(Rows(PROBLEM.rows, bad={7}), 100, shuffle=False)
+
+
+def test_another_batch_size_beside_that_of_the_data_is_refused():
+    for data in (Stream(Rows(PROBLEM.rows), 4), InMemory.of(PROBLEM.rows, 4)):
+        with pytest.raises(ValueError, match=rf"batch_size is 8, and data, a jaxllc\.{type(data).__name__}, give batches of 4; leave batch_size out"):
+            follow(RUN, data, batch_size=8)
+    assert follow(RUN, InMemory.of(PROBLEM.rows, 4), batch_size=4).data.attrs["batch_size"] == 4
