@@ -69,7 +69,8 @@ def findings(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> list[t
     """
     attributes = {**attributes, "reference_loss": reference_loss(summary, attributes)}
     shape = summary["llc"].shape
-    places = [{str(name): float(column.values[i]) for name, column in summary.items()} for i in np.ndindex(shape)]
+    columns = {str(name): column.values for name, column in summary.items()}
+    places = [{name: float(values[i]) for name, values in columns.items()} for i in np.ndindex(shape)]
     return [_of_place(place, attributes) for place in places]
 
 

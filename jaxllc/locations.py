@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,29 @@ class Location:
             return files.cat_file(f"{root}/{name}").decode()
         except FileNotFoundError:
             return None
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Write files by their names, all at once where the files lie far away."""
+        if not self.is_local:
+            found, root = self._files()
+            found.pipe({f"{root}/{name}": content for name, content in files.items()})
+            return
+        for name, content in files.items():
+            path = Path(self.url, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def get(self, names: Sequence[str]) -> dict[str, bytes]:
+        """The files that are there of these names."""
+        found, root = self._files()
+        if not self.is_local:
+            contents = found.cat([f"{root}/{name}" for name in names], on_error="omit") if names else {}
+            return {path[len(root) + 1 :]: content for path, content in contents.items()}
+        contents = {}
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), open(f"{root}/{name}", "rb") as file:  # noqa: PTH123 - many of them
+                contents[name] = file.read()
+        return contents
 
     def names(self, folder: str = "") -> list[str]:
         """The names in a folder; none where there is no folder."""

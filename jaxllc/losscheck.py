@@ -171,7 +171,7 @@ def _beside(position: Params) -> Params:
 
     def move(w: jax.Array) -> jax.Array:
         values = np.asarray(w)
-        width = 0.1 * (np.sqrt(np.mean(np.square(values), dtype=float)) or 1.0)
+        width = 0.1 * (np.sqrt(np.mean(np.square(values, dtype=float))) or 1.0)
         return jnp.asarray((values + width * rng.normal(size=values.shape)).astype(values.dtype))
 
     return jax.tree.map(move, position)

@@ -85,21 +85,24 @@ def open_tree(path: str | os.PathLike[str] | Location, places: Sequence[Place] |
         )
     arrays = Arrays(location)
     records = arrays.records()
-    damaged = arrays.damaged(records, location.sizes())
-    failed = failures(records) | damaged
     asked = dict.fromkeys(records if places is None else places)
-    done = {place for place, record in records.items() if record.done and place not in damaged and place in asked}
-    if not done:
+    done = [place for place, record in records.items() if record.done and place in asked]
+    found: dict[Place, Any] = dict(arrays.read(done)) if arrays.are_few(done) else {}
+    damaged = {place: why for place, why in found.items() if isinstance(why, str)} if found else arrays.damaged(done)
+    failed = {place: why for place, why in (failures(records) | damaged).items() if place in asked}
+    good = set(done) - damaged.keys()
+    if not good:
         why = f"; {next(iter(failed.values()))}" if failed else ""
         raise ValueError(f"no place of {location} is written yet{why}; open it again when the first group has ended.")
-    steps, runs = sorted({place.step for place in done}), {place.run for place in done}
+    steps, runs = sorted({place.step for place in good}), {place.run for place in good}
     whole = [Place(run, step) for run in dict.fromkeys(place.run for place in asked) if run in runs for step in steps]
-    known = {place: why for place, why in failed.items() if place in asked}
     del attributes["id"]
-    attributes |= {"failures": results.listed(known)} if known else {}
-    if damaged:  # whose arrays cannot be read whole
-        return results.gathered({place: arrays.read(place) for place in whole if place in done}, whole, attributes)
-    return _lazily(location, whole, done, attributes)
+    attributes |= {"failures": results.listed(failed)} if failed else {}
+    if damaged and not found:  # whose files would be met where the others are read
+        found = dict(arrays.read([place for place in done if place in good]))
+    if found:
+        return results.gathered({place: found[place] for place in whole if place in good}, whole, attributes)
+    return _lazily(location, whole, good, attributes)
 
 
 def _lazily(location: Location, places: Sequence[Place], done: set[Place], attributes: dict[str, Any]) -> "xarray.DataTree":

@@ -158,7 +158,7 @@ class Weights:
 def _dtype(leaf: Any) -> str:
     """As JAX has it."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
-    return str(dtype if jax.dtypes.issubdtype(dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(dtype))
+    return str(dtype if jax.numpy.issubdtype(dtype, jax.dtypes.extended) else jax.dtypes.canonicalize_dtype(dtype))
 
 
 class _Some(Mapping[Place, Params]):

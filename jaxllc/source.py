@@ -23,6 +23,7 @@ def fingerprint(function: Callable[..., Any]) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def made_by() -> str:
     """The software and the kind of device that numbers are computed by here."""
     packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jaxllc", "jax", "jaxlib"))

@@ -7,6 +7,7 @@ and runs, so that no chunk ever moves. Several training runs add a leading axis 
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import time
@@ -112,9 +113,9 @@ class Store:
 
     def done(self) -> dict[Place, int]:
         """The places that are written whole, with the checksum of their weights; those with a damaged file are to be made again."""
-        records = self._whole.records()
-        damaged = self._whole.damaged(records, self.location.sizes())
-        return {place: record.checksum for place, record in records.items() if record.done and place not in damaged}
+        done = {place: record.checksum for place, record in self._whole.records().items() if record.done}
+        damaged = self._whole.damaged(list(done))
+        return {place: checksum for place, checksum in done.items() if place not in damaged}
 
     def made_by(self) -> set[str]:
         """The software that the numbers of all places were computed by."""
@@ -151,7 +152,7 @@ class Store:
         """Note why a place has no numbers; a later call tries again."""
         with _told(self.location, f"written to for {place}"):
             self._check_there()
-            self._whole.note(place, reason)
+            self._whole.fail(place, reason)
 
     def groups(self, places: Sequence[Place], size: int, *, stay: bool = False) -> Iterator[list[Place]]:
         """Groups of places for this process, each taken on when it is asked for, until every place is written or taken on by another living process.
@@ -213,7 +214,8 @@ class Store:
 
     def _check_there(self) -> None:
         """Raise where the store is not the one that was laid out, or another process has this part."""
-        if (stored_attributes(self.location) or {}).get("id") != self._id:
+        content = self.location.get(["zarr.json"]).get("zarr.json", b"{}")
+        if json.loads(content).get("attributes", {}).get("id") != self._id:
             raise FileNotFoundError("it was removed or replaced since this run began")
         if not self.members.is_member():
             raise InUseError(f"{self.location} was taken over by another process, since this one gave no sign of life for a long time.")

@@ -1,19 +1,18 @@
 """The arrays of a store: how they lie in Zarr, how they grow, and what is noted of each place.
 
-Each array has one chunk a place, with a checksum (CRC-32C) of its bytes. Beside those of the result (`jaxllc.results`) there are, by place, `done`, the
-`checksum` of the weights, `made_by`, `written` (Unix seconds) and `failure` (why a place has no numbers). Steps and runs stand in the order in which they came;
-a slot without a step is one that was made for a step that was not named, when the growth was cut.
+Each array has one chunk a place, with a checksum (CRC-32C) of its bytes. Beside those of the result (`jaxllc.results`) there are `done` and a `note`.
+Steps and runs stand in the order in which they came; a slot without a step is one that was made for a step that was not named, when the growth was cut.
 """
 
+import json
 import math
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxllc import results
+from jaxllc import chunks, results
 from jaxllc.locations import Location
 from jaxllc.results import Name, Place
 
@@ -21,19 +20,12 @@ NO_STEP = np.iinfo(np.int64).min
 """In a slot that no step was named for."""
 NAMES = 4096
 """Steps, or runs, of one chunk."""
-NOTES: Mapping[str, tuple[str, Any]] = {
-    "done": ("int8", 0),
-    "checksum": ("int64", 0),
-    "written": ("float64", math.nan),
-    "made_by": ("str", ""),
-    "failure": ("str", ""),
-}
-"""What is noted of each place: dtype, and the value where nothing is."""
-CRC_BYTES = 4
-
-
-VERIFIED_BYTES = 2**30
-"""Of a store whose files are compared with their checksums before they are needed."""
+NOTES: Mapping[str, Mapping[str, Any]] = {"done": chunks.FLAGS, "note": chunks.TEXTS}
+"""What is kept of each place beside its arrays: whether they are whole, and a `Record` as JSON."""
+READ_BYTES = 2**30
+"""Of the arrays of a store that are read at once; of more each is read when it is needed."""
+STRETCH = 64
+"""Places that are read at once."""
 
 
 class DamagedError(ValueError):
@@ -43,11 +35,14 @@ class DamagedError(ValueError):
 class Record(NamedTuple):
     """What is noted of a place."""
 
-    done: bool
-    checksum: int
-    written: float
-    made_by: str
-    failure: str
+    done: bool = False
+    checksum: int = 0
+    """Of its weights."""
+    written: float = math.nan
+    """Unix seconds."""
+    made_by: str = ""
+    failure: str = ""
+    """Why it has no numbers."""
 
 
 class Arrays:
@@ -57,10 +52,8 @@ class Arrays:
         import zarr
 
         self.location = location
-        with zarr.config.set({"array.write_empty_chunks": True}):  # of a place whose chains all diverged too
-            self.group = zarr.open_group(location.zarr(), mode="r+")
+        self.group = zarr.open_group(location.zarr(), mode="r+")
         self._opened: dict[str, Any] = {}
-        self._unreadable: dict[Place, str] = {}
         self.names = results.names(dict(self.group.attrs))
         steps = [(i, int(step)) for i, step in enumerate(self.labels(results.STEP)) if step != NO_STEP]
         self.index: dict[Place, tuple[int, ...]]
@@ -71,12 +64,9 @@ class Arrays:
             self.index = {Place(None, step): (i,) for i, step in steps}
 
     def __getitem__(self, name: str) -> Any:
-        import zarr
-
         if name not in self._opened:
             try:
-                with zarr.config.set({"array.write_empty_chunks": True}):
-                    self._opened[name] = self.group[name]
+                self._opened[name] = self.group[name]
             except Exception as error:  # as Zarr and the reader of its JSON raise them
                 raise self._damaged(f"{name}/zarr.json", error) from error
         return self._opened[name]
@@ -96,107 +86,106 @@ class Arrays:
             raise self._damaged(f"{axis}/c/0", error) from error
 
     def records(self) -> dict[Place, Record]:
-        """What is noted of every place; one of which a note cannot be read is not done, and says why.
+        """What is noted of every place; one whose note is damaged or missing is not done, and says so.
 
         Raises:
             DamagedError: numbers are there of steps or runs whose names are not.
         """
-        notes: dict[str, np.ndarray] = {}
-        damaged: dict[Place, str] = {}
-        for name in NOTES:
-            try:
-                notes[name] = self[name][:]
-            except DamagedError:
-                raise
-            except Exception:  # as codecs raise them
-                notes[name], found = self._by_place(name)
-                damaged |= found
-        named = np.zeros(notes["done"].shape, bool)
-        for at in self.index.values():
-            named[at] = True
-        if (notes["done"].astype(bool) & ~named).any():
+        files = {_chunk("done", at): place for place, at in self.index.items()}
+        done = {f"done/c/{file}": size for file, size in self.location.sizes("done/c").items()}
+        if done.keys() - files.keys():
             raise self._damaged(f"{results.STEP}/c/0", "it lacks names of steps that are done")
-        kinds = {"done": bool, "checksum": int, "written": float, "made_by": str, "failure": str}
-        records = {place: Record(**{name: kinds[name](notes[name][at]) for name in NOTES}) for place, at in self.index.items()}
-        self._unreadable = damaged
-        return records | {place: records[place]._replace(done=False, failure=why) for place, why in damaged.items()}
+        names = {place: _chunk("note", self.index[place]) for place in self.index}
+        notes = self.location.get(list(names.values()))
+        return {place: _record(done.get(flag), notes.get(names[place]), names[place]) for flag, place in files.items()}
 
     def written(self) -> set[Place]:
         """The places that are done, by the files that are there."""
         files = self.location.sizes("done/c")
         return {place for place, at in self.index.items() if "/".join(map(str, at)) in files}
 
-    def read(self, place: Place) -> dict[Name, np.ndarray]:
-        """The arrays of a place that is done."""
-        return {(group, name): np.asarray(self[f"{group}/{name}"][self.index[place]]) for group, name in self.names}
-
     def write(self, place: Place, arrays: Mapping[Name, np.ndarray], checksum: int, made_by: str) -> None:
         """Write the arrays of a place, and its flag last."""
         at = self.index[place]
-        for (group, name), values in arrays.items():
-            self[f"{group}/{name}"][at] = values
-        for name, value in (("checksum", checksum), ("made_by", made_by), ("written", time.time()), ("failure", ""), ("done", 1)):
-            self[name][at] = value
+        files = {_chunk(f"{group}/{name}", at, values.shape): chunks.encoded(values) for (group, name), values in arrays.items()}
+        self.location.put(files | self._noted(at, Record(True, checksum, time.time(), made_by)))
+        self.location.put({_chunk("done", at): chunks.FLAG})
 
-    def note(self, place: Place, failure: str) -> None:
+    def fail(self, place: Place, failure: str) -> None:
         """Note why a place has no numbers."""
-        self["failure"][self.index[place]] = failure
+        self.location.put(self._noted(self.index[place], Record(failure=failure)))
 
-    def damaged(self, records: Mapping[Place, Record], sizes: Mapping[str, int]) -> dict[Place, str]:
-        """The places that are done, but of which a file is missing, cut or, in a local folder, not as its checksum says.
+    def are_few(self, places: Collection[Place]) -> bool:
+        """Whether the arrays of places may be read at once."""
+        return len(places) * sum(chunks.num_bytes(shape) for shape in self._shapes().values()) <= READ_BYTES
 
-        Args:
-            records: of all places, as they were when the files were listed or before.
-            sizes: of all files of the store, by path.
-        """
-        found = dict(self._unreadable)
-        verifies = self.location.is_local and sum(sizes.values()) <= VERIFIED_BYTES
-        expected = {f"{group}/{name}": (self[f"{group}/{name}"].shape, self[f"{group}/{name}"].dtype.itemsize) for group, name in self.names}
-        for place, at in self.index.items():
-            if not records[place].done:
-                continue
-            for name in ("checksum", "made_by", "written"):
-                if (file := _chunk(name, at, ())) not in sizes:
-                    found[place] = _told(file, "missing")
-            for name, (shape, itemsize) in expected.items():
-                file = _chunk(name, at, shape[len(at) :])
-                if sizes.get(file) != itemsize * math.prod(shape[len(at) :]) + CRC_BYTES:
+    def read(self, places: Sequence[Place]) -> Iterator[tuple[Place, dict[Name, np.ndarray] | str]]:
+        """The arrays of places that are done, or which of their files is missing, cut or not as its checksum says."""
+        shapes = self._shapes()
+        for i in range(0, len(places), STRETCH):
+            files = {place: {name: _chunk("/".join(name), self.index[place], shape) for name, shape in shapes.items()} for place in places[i : i + STRETCH]}
+            contents = self.location.get([file for some in files.values() for file in some.values()])
+            for place, some in files.items():
+                yield place, _read(some, contents, shapes)
+
+    def damaged(self, done: Sequence[Place]) -> dict[Place, str]:
+        """The places, of those that are done, that have a file that is missing or cut, or in a local folder not as its checksum says."""
+        if self.location.is_local and self.are_few(done):
+            return {place: found for place, found in self.read(done) if isinstance(found, str)}
+        sizes, found = self.location.sizes(), {}
+        for place in done:
+            for name, shape in self._shapes().items():
+                file = _chunk("/".join(name), self.index[place], shape)
+                if sizes.get(file) != chunks.num_bytes(shape):
                     found[place] = _told(file, "cut" if file in sizes else "missing")
-                elif verifies and not _is_whole(Path(self.location.url, file)):
-                    found[place] = _told(file, "damaged")
         return found
 
-    def _by_place(self, name: str) -> tuple[np.ndarray, dict[Place, str]]:
-        """A note of all places, each read by itself, and the places where it cannot be."""
-        array = self[name]
-        values, damaged = np.full(array.shape, NOTES[name][1], object), {}
-        for place, at in self.index.items():
-            try:
-                values[at] = array[at]
-            except Exception:  # as codecs raise them
-                damaged[place] = _told(_chunk(name, at, ()), "damaged")
-        return values, damaged
+    def _shapes(self) -> dict[Name, tuple[int, ...]]:
+        """Of each array at one place."""
+        axes = 2 if results.RUN in self.group else 1
+        return {(group, name): self[f"{group}/{name}"].shape[axes:] for group, name in self.names}
+
+    def _noted(self, at: tuple[int, ...], record: Record) -> dict[str, bytes]:
+        return {_chunk("note", at): chunks.text_encoded(json.dumps(record._asdict()))}
 
     def _damaged(self, file: str, why: object) -> DamagedError:
         what = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else why
         return DamagedError(f"the file {file} of the store {self.location} is missing or damaged ({what}); put it back, or pass another store=.")
 
 
-def _chunk(name: str, at: tuple[int, ...], shape: tuple[int, ...]) -> str:
+def _chunk(name: str, at: tuple[int, ...], shape: tuple[int, ...] = ()) -> str:
     """The file of a place in an array."""
     return f"{name}/c/{'/'.join(map(str, (*at, *[0] * len(shape))))}"
 
 
+def _record(flag: int | None, note: bytes | None, file: str) -> Record:
+    """What is noted of a place: bytes of the file of its flag, and its note, each None where it is not there."""
+    if note is None:
+        return Record() if flag is None else Record(failure=_told(file, "missing"))
+    try:
+        record = Record(**json.loads(chunks.text_decoded(note)))
+    except (ValueError, TypeError):
+        return Record(failure=_told(file, "damaged"))
+    if flag not in (None, len(chunks.FLAG)):
+        return Record(failure=_told(file.replace("note", "done", 1), "cut"))
+    return record._replace(done=flag is not None)
+
+
+def _read(files: Mapping[Name, str], contents: Mapping[str, bytes], shapes: Mapping[Name, tuple[int, ...]]) -> dict[Name, np.ndarray] | str:
+    """The arrays of a place, or which file is not as it should be."""
+    found: dict[Name, np.ndarray] = {}
+    for name, file in files.items():
+        try:
+            found[name] = chunks.decoded(contents[file], shapes[name])
+        except KeyError:
+            return _told(file, "missing")
+        except ValueError as error:
+            return _told(file, str(error))
+    return found
+
+
 def _told(file: str, what: str) -> str:
     return f"the file {file} of the store is {what}; the next call of jaxllc.trajectory makes it again"
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file ends with the checksum of what is before."""
-    import google_crc32c  # with which Zarr wrote it
-
-    content = path.read_bytes()
-    return int.from_bytes(content[-CRC_BYTES:], "little") == google_crc32c.value(content[:-CRC_BYTES])
 
 
 def failures(records: Mapping[Place, Record]) -> dict[Place, str]:
@@ -227,13 +216,12 @@ def lay_out(location: Location, places: Sequence[Place], attributes: Mapping[str
             name, shape=values.shape, chunks=(NAMES,) if is_place else values.shape, dtype="str" if is_run else values.dtype, fill_value=fill,
             dimension_names=(name,),
         )[:] = values.astype(object) if is_run else values  # fmt: skip
-    for name, (dtype, fill) in NOTES.items():
-        group.create_array(name, shape=size, chunks=one, dtype=dtype, fill_value=fill, dimension_names=axes)
+    for name, kind in NOTES.items():
+        group.create_array(name, shape=size, chunks=one, dimension_names=axes, **kind)
     for (folder, name), shape in results.shapes(attributes).items():
         dims = (*axes, *results.dims((folder, name), len(shape), attributes))
         group.create_array(
-            f"{folder}/{name}", shape=(*size, *shape), chunks=(*one, *shape), compressors=(Crc32cCodec(),), dtype="float32", fill_value=np.nan,
-            dimension_names=dims,
+            f"{folder}/{name}", shape=(*size, *shape), chunks=(*one, *shape), compressors=(Crc32cCodec(),), dimension_names=dims, **chunks.NUMBERS
         )  # fmt: skip
     group.attrs.update(dict(attributes))
 

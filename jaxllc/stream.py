@@ -128,7 +128,7 @@ class Stream:
         def read(windows: np.ndarray) -> Drawn:
             drawn = self.read(windows)
             for leaf in jax.tree.leaves(drawn.batch):
-                digest.update(np.ascontiguousarray(leaf))
+                digest.update(np.ascontiguousarray(leaf).tobytes())
             return drawn
 
         with ThreadPoolExecutor(1, thread_name_prefix="jaxllc-stream") as reader:

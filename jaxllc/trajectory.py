@@ -198,7 +198,8 @@ def trajectory(
 def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
     """The result in a store, with everything in it: draws, settings, reference loss, findings. Exported as `jaxllc.open`.
 
-    Arrays are read when they are needed. A store that is still being filled gives the places that are written so far.
+    Arrays are read at once, those of a store of more than a gibibyte when they are needed. A store that is still being filled gives the places that are
+    written so far.
 
     Args:
         path: what was given as `store=` to `trajectory`, or to `save()`.

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
-    ("_typing", "_tree", "_plain", "source", "locations", "signs", "stopping", "spectrum", "theory", "metrics", "smoothing"),
+    ("_typing", "_tree", "_plain", "source", "locations", "chunks", "signs", "stopping", "spectrum", "theory", "metrics", "smoothing"),
     ("layout", "posterior", "select", "data", "stream", "checkpoints", "orbax_items", "settings", "sampler", "models"),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
     ("engine", "starts", "results", "recording"),

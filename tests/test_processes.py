@@ -10,7 +10,7 @@ from processes import ended, start, start_together
 from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
-from jaxllc import writers
+from jaxllc import signs
 from jaxllc.locations import Location
 from jaxllc.store import Store
 from jaxllc.writers import InUseError, Membership, Writer
@@ -84,12 +84,12 @@ def test_what_a_dead_writer_held_is_taken_over_at_once(tmp_path):
     process.communicate()
     began = time.monotonic()
     assert len(follow(store=store).table()) == 5
-    assert time.monotonic() - began < writers.SILENT
+    assert time.monotonic() - began < signs.SILENT
 
 
 def test_a_writer_elsewhere_that_is_silent_is_dead_and_one_that_counts_is_not(tmp_path, monkeypatch):
     """Known by its file alone, as on another machine."""
-    monkeypatch.setattr(writers, "SILENT", 1.0)
+    monkeypatch.setattr(signs, "SILENT", 1.0)
     folder = Location(tmp_path / "llc.zarr").beside("jaxllc")
     elsewhere = Writer("elsewhere", 1, (0, 1), "t", "elsewhere", "")
     folder.create("writers/1-of-1", elsewhere.text())

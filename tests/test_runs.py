@@ -103,7 +103,7 @@ def test_the_layout_of_one_run_has_no_axis_for_runs(tmp_path):
         ("posterior/llc", ("step", "chain", "draw"), (5, 4, 60), (1, 4, 60)),
         ("constant_data/full_center_loss", ("step",), (5,), (1,)),
         ("done", ("step",), (5,), (1,)),
-        ("checksum", ("step",), (5,), (1,)),
+        ("note", ("step",), (5,), (1,)),
     ):
         assert (one[name].metadata.dimension_names, one[name].shape, one[name].chunks) == (dims, shape, chunks)
         assert (three[name].metadata.dimension_names, three[name].shape, three[name].chunks) == (("run", *dims), (3, *shape), (1, *chunks))

@@ -19,7 +19,6 @@ from trajectories import RUN, draws, follow, stopped
 
 import jaxllc
 from jaxllc import store_arrays
-from jaxllc.results import Place
 from jaxllc.store import Store
 from jaxllc.store_arrays import Arrays
 
@@ -78,22 +77,6 @@ def test_a_store_that_is_removed_under_a_run_is_told(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"could not be written to for step 20: it was removed or replaced since this run began"):
         follow(store=store, group_size=1)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("damage", ["cut", "missing"])
-def test_a_damaged_place_is_told_and_made_again(damage, tmp_path):
-    store = tmp_path / "llc.zarr"
-    follow(store=store)
-    file = store / "posterior/llc/c/1/0/0"
-    if damage == "cut":
-        file.write_bytes(file.read_bytes()[:100])
-    else:
-        file.unlink()
-    opened = jaxllc.open(store)
-    assert opened.failures == {Place(None, 10): f"the file posterior/llc/c/1/0/0 of the store is {damage}"}
-    assert np.isfinite(opened.table().llc.drop(10)).all()
-    np.testing.assert_allclose(draws(follow(store=store)), whole(), rtol=1e-4, atol=1e-4)
-    assert jaxllc.open(store).failures == {}
 
 
 def test_a_layout_that_was_cut_is_made_anew(tmp_path, monkeypatch):
