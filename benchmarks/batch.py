@@ -201,7 +201,7 @@ def rows(run: Mapping[str, Any], reading: Mapping[str, float], rates: Sequence[M
         row(f"{name}: time beside that of sampling from memory, less one", 0.05, run["wall"] / run["alone"] - 1, at_most=True),
         row(f"{name}: growth of memory after checkpoint {SETTLED}", 0.05, run["growth"], at_most=True),
         row("two processes, a core each: checkpoints a second beside one process of two devices", 0.95, ratios(two, one), at_most=False),
-        row(f"{name}: seconds of table, stages and plot", 10.0, sum(reading.values()), at_most=True),
+        row(f"{name}: seconds of table, stages and plot", 30.0, sum(reading.values()), at_most=True),
     ]
 
 

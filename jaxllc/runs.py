@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._tree import is_real, leaves_with_roles, named_leaves, split_objects
 from jaxllc._typing import Params
 from jaxllc.checkpoints import format_steps
+from jaxllc.layout import is_split
 from jaxllc.results import Place
 from jaxllc.store import UNKNOWN, checksum
 
@@ -155,6 +157,11 @@ class Weights:
         return params
 
 
+def _is_finite(values: Any) -> bool:
+    """Split weights are looked at where they lie."""
+    return bool(jnp.isfinite(values).all()) if is_split(values) else bool(np.isfinite(np.asarray(values, np.float32)).all())
+
+
 def _dtype(leaf: Any) -> str:
     """As JAX has it."""
     dtype = leaf.dtype if hasattr(leaf, "dtype") else np.result_type(leaf)
@@ -177,5 +184,5 @@ class _Some(Mapping[Place, Params]):
 
 def why_not_finite_weights(params: Params) -> str | None:
     """The names of weights that are not finite, as a message; None where all are."""
-    bad = [leaf for leaf, values in named_leaves(split_objects(params)[0]).items() if is_real(values) and not np.isfinite(np.asarray(values, np.float32)).all()]
+    bad = [leaf for leaf, values in named_leaves(split_objects(params)[0]).items() if is_real(values) and not _is_finite(values)]
     return f"these weights are not finite: {', '.join(bad[:6])}" if bad else None
