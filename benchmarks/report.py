@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = ("README.md", "docs/accuracy.md", "docs/performance.md", "docs/scaling.md")
+PAGES = ("README.md", "docs/accuracy.md", "docs/choosing.md", "docs/performance.md", "docs/scaling.md")
 """Pages whose marked tables are filled in."""
 FORMAT = 3
 """Version of the JSON results."""
@@ -197,6 +197,7 @@ def short_tables() -> dict[str, str]:
     return {
         "no settings": calibration.summaries(*calls),
         "before and after": calibration.before_and_after(*calls),
+        "slow directions": calibration.slow_directions(stored("slow-directions")["lines"], calls[1]),
         "speed": speed(throughput["rows"]),
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),

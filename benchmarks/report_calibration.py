@@ -179,3 +179,32 @@ def parts(lines: Lines, references: Lines) -> dict[str, str]:
         **each,
         "References: R-hats are those of quarter-chains. With one of the loss above 1.05 nothing is compared.": table_of_references(references),
     }
+
+
+def nearest(lines: Sequence[Mapping[str, Any]], references: Mapping[str, float]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Of each problem and sampler the run nearest to the reference; one whose chains all diverged only where there is no other."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+
+    def error(line: Mapping[str, Any]) -> float:
+        return math.inf if line["llc"] is None else abs(line["llc"] - references[line["problem"]])
+
+    for line in sorted(lines, key=error):
+        found.setdefault((line["problem"], line["sampler"]), line)
+    return found
+
+
+def slow_directions(lines: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each sampler: on each problem the error of its best run, and the effective draws of the slowest quantity per second."""
+    asked = {line["problem"] for line in lines}
+    known = {line["problem"]: float(line["llc"]) for line in references if line["problem"] in asked and line.get("localization", 1.0) == 1.0}
+    chosen = nearest(lines, known)
+    problems, samplers = (list(dict.fromkeys(line[name] for line in lines)) for name in ("problem", "sampler"))
+
+    def cell(problem: str, sampler: str) -> str:
+        line = chosen.get((problem, sampler))
+        if line is None or line["llc"] is None:
+            return "–" if line is None else "diverged"
+        flagged = f" ({', '.join(line['findings'])})" if line["findings"] else ""
+        return f"{line['llc'] / known[problem] - 1:+.1%} · {(line['slow_ess'] or 0) / line['seconds']:.2g}{flagged}"
+
+    return table(["sampler", *problems], ([sampler, *(cell(problem, sampler) for problem in problems)] for sampler in samplers))

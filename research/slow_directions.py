@@ -10,21 +10,22 @@ step size means something else are run at several steps, of which the one neares
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 import jaxllc
 from benchmarks import zoo
-from benchmarks.report import stored_lines, table
+from benchmarks.report import stored_lines
+from benchmarks.report_calibration import slow_directions
 from benchmarks.timing import machine
 from jaxllc.pilots import run_pilot
 from jaxllc.plan import make_plan
 from research.accuracy_best import RESULTS
 
 SECONDS = 20.0
-PROBLEMS = ("quadratic-1e4", "deep-linear", "tanh-20000", "mlp-600", "transformer1-600")
+PROBLEMS = ("quadratic-1e4", "deep-linear", "tanh-20000", "mlp-600")
 NUM_CHAINS, BATCH_SIZE, MOST_DRAWS = 8, 256, 1000
 FACTORS = (1.0, 4.0, 16.0)
 """Of the default step size."""
@@ -79,7 +80,7 @@ def _line(est: jaxllc.Estimate) -> dict[str, Any]:
     return {**{name: value if math.isfinite(value) else None for name, value in numbers.items()}, "findings": [finding.code for finding in est.findings]}
 
 
-def measure(lines: list[dict[str, Any]], keep: Any) -> None:
+def measure(lines: list[dict[str, Any]], keep: Callable[[], None]) -> None:
     """Add to `lines` what it lacks, each kept when it is there."""
     for problem in PROBLEMS:
         made = zoo.make(problem)
@@ -96,34 +97,6 @@ def measure(lines: list[dict[str, Any]], keep: Any) -> None:
         jax.clear_caches()
 
 
-def best(lines: Sequence[Mapping[str, Any]], references: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """Of each problem and sampler the run nearest to the reference; one whose chains all diverged only where there is no other."""
-    found: dict[tuple[str, str], Mapping[str, Any]] = {}
-
-    def error(line: Mapping[str, Any]) -> float:
-        return math.inf if line["llc"] is None else abs(line["llc"] - references[line["problem"]]["llc"])
-
-    for line in sorted(lines, key=error):
-        found.setdefault((line["problem"], line["sampler"]), line)
-    return found
-
-
-def summary(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each sampler: on each problem the error of λ̂ and the effective draws of the slowest quantity per second, as Markdown."""
-    references = {line["problem"]: line for line in stored_lines("calibration_references")}
-    chosen = best(lines, references)
-    problems, samplers = (list(dict.fromkeys(line[name] for line in lines)) for name in ("problem", "sampler"))
-
-    def cell(problem: str, sampler: str) -> str:
-        line = chosen.get((problem, sampler))
-        if line is None or line["llc"] is None:
-            return "–" if line is None else "diverged"
-        error = line["llc"] / references[problem]["llc"] - 1
-        return f"{error:+.1%} · {(line['slow_ess'] or 0) / line['seconds']:.2g}"
-
-    return table(["sampler", *problems], ([sampler, *(cell(problem, sampler) for problem in problems)] for sampler in samplers))
-
-
 def main() -> None:
     """Measure, print, keep."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
@@ -134,7 +107,7 @@ def main() -> None:
         path.write_text(json.dumps(result | {"machine": machine()}) + "\n")
 
     measure(result["lines"], keep)
-    print(summary(result["lines"]))
+    print(slow_directions(result["lines"], stored_lines("calibration_references")))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,29 @@
 """Which run of a sampler counts, and the table, of made-up lines, and how long a run is."""
 
 import jaxllc
-from benchmarks import zoo
+from benchmarks import report_calibration, zoo
 from research import slow_directions
 
-REFERENCE = {"one": {"llc": 10.0}}
+REFERENCE = {"one": 10.0}
 
 
 def line(sampler, step, llc, slow_ess=40.0):
-    return {"problem": "one", "sampler": sampler, "step": step, "llc": llc, "std_error": 0.1, "slow_ess": slow_ess, "seconds": 20.0}
+    return {"problem": "one", "sampler": sampler, "step": step, "llc": llc, "std_error": 0.1, "slow_ess": slow_ess, "seconds": 20.0, "findings": []}
 
 
 LINES = [line("SGLD", 1.0, 8.0), line("SGLD", 4.0, 9.5), line("SGLD", 16.0, None), line("NUTS", 1.0, None)]
 
 
 def test_the_run_nearest_to_the_reference_counts():
-    chosen = slow_directions.best(LINES, REFERENCE)
+    chosen = report_calibration.nearest(LINES, REFERENCE)
     assert chosen["one", "SGLD"]["step"] == 4.0
     assert chosen["one", "NUTS"]["llc"] is None
 
 
-def test_the_table_has_errors_and_effective_draws_a_second(monkeypatch):
-    monkeypatch.setattr(slow_directions, "stored_lines", lambda name: [{"problem": "one", "llc": 10.0}])
-    assert slow_directions.summary(LINES).splitlines()[2:] == ["| SGLD | -5.0% · 2 |", "| NUTS | diverged |"]
+def test_the_table_has_errors_and_effective_draws_a_second():
+    lines = [*LINES, line("MALA", 1.0, 11.0) | {"findings": ["not-mixed"]}]
+    table = report_calibration.slow_directions(lines, [{"problem": "one", "llc": 10.0}, {"problem": "other", "llc": None}])
+    assert table.splitlines()[2:] == ["| SGLD | -5.0% · 2 |", "| NUTS | diverged |", "| MALA | +10.0% · 2 (not-mixed) |"]
 
 
 def test_a_run_is_as_long_as_the_seconds_allow(monkeypatch):
