@@ -174,7 +174,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.store:
         config = config.with_store(options.store)
     progress = sys.stderr.isatty() and not options.no_progress
-    run(config, part=options.part, cluster=cluster if options.distributed else None, progress=progress)
+    run(config, part=options.part, cluster=cluster if options.distributed else None, progress=progress, ends_process=True)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def join(cluster: Cluster) -> None:
         jax.distributed.shutdown()
 
 
-def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Cluster | None = None, progress: bool = True) -> None:
+def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Cluster | None = None, progress: bool = True, ends_process: bool = False) -> None:
     """Follow the checkpoints of a configuration, or a share of them.
 
     Args:
@@ -51,11 +51,12 @@ def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Clus
         part: which share, `(index, count)`, where other processes that know nothing of each other do the others.
         cluster: the processes that share the work, where `jax.distributed` connects them.
         progress: show a bar.
+        ends_process: nothing follows in this process, so that signals that come when all is done are ignored.
 
     Raises:
         Stopped: SIGTERM or SIGINT came; what was done is written.
     """
-    with stopping.on_signals():
+    with stopping.on_signals(ends_process=ends_process):
         if cluster is not None:
             join(cluster)
         store = config.at(config.store)

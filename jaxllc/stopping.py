@@ -36,11 +36,11 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def on_signals(grace: float = GRACE) -> Iterator[None]:
+def on_signals(grace: float = GRACE, *, ends_process: bool = False) -> Iterator[None]:
     """Let SIGTERM and SIGINT stop the run at the end of a block; a second one, or the end of the grace, ends the process at once with `RESUMABLE`.
 
     Python runs its handlers between two of its own instructions only, and a program that is compiled or runs can last minutes. So a thread hears the
-    signals, through a socket. For the main thread.
+    signals, through a socket. For the main thread. With `ends_process` signals mean nothing afterwards, when all is done and the process is about to end.
     """
     heard, written = socket.socketpair()
     written.setblocking(False)
@@ -54,7 +54,7 @@ def on_signals(grace: float = GRACE) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ends_process else handler)
         written.close()
         listener.join()
         heard.close()

@@ -76,6 +76,14 @@ def test_a_process_that_waits_for_another_leaves(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_the_end_of_all_work_changes_nothing(number):
+    """A process that has done all must end with 0. One that goes on hears signals as before."""
+    code = f"import os; from jaxllc import stopping\nwith stopping.on_signals(ends_process=True): pass\nos.kill(os.getpid(), {int(number)})\nprint('ended')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "ended\n")
+
+
 @pytest.mark.parametrize("second", [False, True])
 def test_a_process_that_cannot_stop_is_ended(second):
     """Within the grace, or at the second signal; `time.sleep` goes on after a signal, as a compilation does."""
