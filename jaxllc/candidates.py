@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.data import InMemory
-from jaxllc.pilots import Pilot, reading_seconds, run_pilot
+from jaxllc.pilots import LEAVES_BASIN, Pilot, reading_seconds, run_pilot
 from jaxllc.plan import Plan, make_plan
 from jaxllc.probes import Probe
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
@@ -162,6 +162,8 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
         f"iterations: {num_burn_in} iterations of burn-in, {num_iterations - num_burn_in} draws a chain.",
     ]
     enough, accepts = num_iterations >= wanted / 4, bool((pilot.acceptance_rate >= AdaptiveHMC.min_acceptance).all())
+    if pilot.leaves_basin(plan.facts["loss_of_zeros"]):
+        reasons.append(LEAVES_BASIN)
     if not accepts:
         reasons.append(f"At some checkpoint the pilot accepted only {pilot.acceptance_rate.min():.0%}; a stronger localization would help.")
     if not enough:
@@ -217,6 +219,8 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
     ]
+    if pilot.leaves_basin(plan.facts["loss_of_zeros"], by_factor[index]):
+        reasons.append(LEAVES_BASIN)
     if not good:
         reasons.append(f"No step that was tried adds at most {MAX_STEP_BIAS:.0%}; a smaller nbeta or larger batches would.")
     if localization > asked_localization:

@@ -49,14 +49,15 @@ def reference_loss(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> 
     loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
     highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
     first = loss[:, step == 0]
-    found = list(first[(first >= highest) & _is_well_above(highest, least)]) if first.size else []
+    found = list(first[(first >= highest) & is_well_above(highest, least)]) if first.size else []
     zeros = attributes.get("loss_of_zeros")
-    if zeros is not None and _is_well_above(zeros, np.nanmin(loss)):
+    if zeros is not None and is_well_above(zeros, np.nanmin(loss)):
         found.append(zeros)
     return float(min(found)) if found else None
 
 
-def _is_well_above(loss: Any, least: Any) -> Any:
+def is_well_above(loss: Any, least: Any) -> Any:
+    """Whether a loss is that of a model that knows nothing, beside the least one."""
     return loss - least > WELL_ABOVE * np.abs(loss)
 
 

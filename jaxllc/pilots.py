@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxllc._tree import split_objects, stack
 from jaxllc._typing import Params
+from jaxllc.diagnostics import is_well_above
 from jaxllc.engine import sample
 from jaxllc.error_bars import moments
 from jaxllc.full_data import losses_and_gradient
@@ -29,6 +30,11 @@ NUM_BLOCKS = 3
 LEAST_BLOCK = 16
 READ_ITERATIONS = 8
 """Whose batches are read to time a stream."""
+LEAVES_BASIN = (
+    "At some checkpoint the chains of the pilot know no more than weights that are all zero: λ̂ will say little but the loss at w*. A stronger localization "
+    "stays in the basin, or a larger nbeta, such as n / ln n of the tokens where the loss is a mean over tokens."
+)
+"""What is said of a posterior that is not local."""
 
 
 class Pilot(NamedTuple):
@@ -42,6 +48,10 @@ class Pilot(NamedTuple):
     r"""`[K]`: what the finite step and its batches' noise add, taken off `llc`."""
     acceptance_rate: np.ndarray
     """`[K]`: NaN for a sampler that accepts every step."""
+    loss: np.ndarray
+    r"""`[K]`: $L_n(w^*)$."""
+    mean_loss: np.ndarray
+    """`[K]`: over the chains."""
     autocorrelation: Mapping[str, np.ndarray]
     """Iterations in which a quantity forgets (its autocorrelation time: draws over effective draws), by its name, `[K]`."""
     seconds: float
@@ -57,6 +67,13 @@ class Pilot(NamedTuple):
             found["autocorrelation_time"] = max(times[k] for times in self.autocorrelation.values())
             lines.append({**line, **{name: float(value) for name, value in found.items()}})
         return lines
+
+    def leaves_basin(self, zeros: float | None, points: slice = slice(None)) -> bool:
+        """Whether the mean loss at some point is no better than that of weights that are all zero, which is well above the loss at w*."""
+        if zeros is None:
+            return False
+        lost = (self.mean_loss >= zeros) & is_well_above(zeros, self.loss)
+        return bool(lost[points].any())
 
     def slowest(self) -> tuple[str, float]:
         """The quantity that forgets most slowly at any point, and its autocorrelation time in iterations."""
@@ -147,4 +164,5 @@ def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float,
     first, last = stamps[1][0], stamps[-1][0]
     seconds = (last - first) / sum(done for _, done in stamps[2:])
     compilation = max(first - stamps[0][0] - seconds * stamps[1][1], 0.0)
-    return Pilot(llc, error, step_bias, acceptance, times, seconds, compilation)
+    mean_loss = trace.full_center_loss + trace.excess_loss.mean((-2, -1))
+    return Pilot(llc, error, step_bias, acceptance, trace.full_center_loss, mean_loss, times, seconds, compilation)

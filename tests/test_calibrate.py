@@ -171,3 +171,12 @@ def test_chains_are_long_enough_for_their_probes():
     assert est.data["along_chains/square"].sizes["evaluation"] >= 1
     traj = jaxllc.trajectory(squared_error, {0: weights}, data, **options)
     assert traj.data["along_chains/square"].sizes["evaluation"] >= 1
+
+
+@pytest.mark.parametrize("budget", [60.0, 0.02], ids=["all data", "minibatches"])
+@pytest.mark.parametrize(("localization", "leaves"), [(0.01, True), (10.0, False)])
+def test_a_posterior_that_is_not_local_is_told(localization, leaves, budget):
+    """Of a least-squares problem with a weak prior at a small nβ: its mean loss is above that of weights that are all zero."""
+    weights, data, _ = linear_regression(np.array([1.0, 1, 1]), n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=budget, nbeta=0.02, localization=localization)
+    assert any("know no more than weights that are all zero" in reason for reason in calibration.reasons) == leaves
