@@ -82,14 +82,19 @@ def start_chains(inputs: Inputs, *, program: Program) -> Start:
     def start(inputs: Inputs, chains: jax.Array) -> Start:
         key, sampler, posterior, data, dispersion = inputs
 
-        def at_center(posterior: LocalPosterior) -> tuple[CenterLosses, Params | None, Spectrum | None]:
+        def at_center(posterior: LocalPosterior) -> tuple[CenterLosses, Params | None]:
             gradient = center_gradient(posterior, data, devices, chain_axis) if sampler.needs_center_grad else None
-            hessian = center_hessian(posterior, data, sampler.hessian_rank) if sampler.hessian_rank else None
-            return center_losses(posterior, data, devices, chain_axis), gradient, hessian
+            return center_losses(posterior, data, devices, chain_axis), gradient
+
+        def hessian_at(posterior: LocalPosterior) -> Spectrum:
+            return center_hessian(posterior, data, sampler.hessian_rank)
 
         one = jax.tree.map(lambda leaf: leaf[0], posterior)
         largest = largest_width(lambda p: p.losses(p.position(), data.batch(jnp.zeros((), jnp.int32))), one)
-        losses, gradient, hessian = batched(at_center, vmap_width(num_centers(posterior), largest), posterior)
+        width = vmap_width(num_centers(posterior), largest)
+        losses, gradient = batched(at_center, width, posterior)
+        # LAPACK for a CPU spreads eight factorisations or more over the threads that the programs of all host devices share, and these wait for ever.
+        hessian = batched(hessian_at, 1 if jax.default_backend() == "cpu" else width, posterior) if sampler.hessian_rank else None
 
         def clouds(posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[jax.Array, jax.Array]:
             def of_chain(chain: jax.Array) -> jax.Array:

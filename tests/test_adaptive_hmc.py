@@ -1,5 +1,9 @@
 """AdaptiveHMC: its law, its metric, and what burn-in adapts."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -225,3 +229,21 @@ def test_a_gain_out_of_all_proportion_is_refused():
     assert trace.squared_distance.max() <= 1
     assert (trace.acceptance_rate == 0).any()
     assert (trace.acceptance_rate > 0.5).any()
+
+
+def test_many_checkpoints_in_one_program_on_several_host_devices(tmp_path):
+    """In a process of two host devices: LAPACK on batches of factorisations would wait for ever. Seen to hang with the Hessians of a group in one vmap."""
+    code = (
+        "import sys, jax; jax.config.update('jax_num_cpu_devices', 2)\n"
+        "sys.path.insert(0, 'tests')\n"
+        "import jax.numpy as jnp, numpy as np, jaxllc\n"
+        "x = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)\n"
+        "loss = lambda w, batch: jnp.square(jnp.tanh(batch @ w['a']) @ w['b'])\n"
+        "w = {'a': jnp.ones((40, 16)) / 40, 'b': jnp.ones(16) / 16}\n"
+        "sampler = jaxllc.AdaptiveHMC(max_integration_steps=8.0)\n"
+        "settings = jaxllc.Settings(sampler=sampler, localization=100.0, batch_size=None, num_draws=16, num_burn_in=16)\n"
+        "traj = jaxllc.trajectory(loss, dict.fromkeys(range(12), w), x, settings, key=jax.random.key(0), group_size=12, progress=False)\n"
+        "print(len(traj.table()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=150)
+    assert done.stdout == "12\n", done.stderr
