@@ -215,7 +215,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     mixes = num_burn_in >= RELAXATIONS * relaxation * 0.99  # the localization is rounded
     reasons = [
         f"{_why_not_all_data(request, gradient, num_examples)}: SGLD on batches of {size}, {_time(per_iteration)} an iteration.",
-        f"The step size {step_size:.3g} is {SGLD_FACTORS[index]:g} of the default from the curvature; it adds {share[index]:.0%} to λ̂, which is taken off.",
+        f"The step size {step_size:.3g} is {SGLD_FACTORS[index]:g} times the default from the curvature; it adds {share[index]:.0%} to λ̂, which is taken off.",
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
     ]

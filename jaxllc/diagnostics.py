@@ -166,7 +166,7 @@ def _two_digits(number: float) -> str:
         return f"{number:g}"
     unit = 10.0 ** (np.floor(np.log10(abs(number))) - 1)
     rounded = float(np.ceil(number / unit - 1e-9) * unit)
-    return f"{rounded:,.0f}".replace(",", " ") if 10 <= rounded < 1e9 else f"{rounded:.2g}"
+    return f"{rounded:.0f}" if 10 <= rounded < 1e9 else f"{rounded:.2g}"
 
 
 def _few_effective_draws(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:

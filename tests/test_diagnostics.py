@@ -66,7 +66,7 @@ def test_directions_that_still_spread():
     assert table["relaxation"].values[0] == 1e5
     (found,) = findings(tree(ar1(1), distance=spread(1e5, 20), attributes=SPREADING))[0]
     assert found.code == "not-mixed"
-    assert "relaxation time about 100 000 iterations, the chains have 1000: use" in found.message
+    assert "relaxation time about 100000 iterations, the chains have 1000: use" in found.message
     assert codes(ar1(1), distance=spread(1e5, 1), attributes=SPREADING) == []
     assert codes(ar1(1), distance=spread(100, 20), attributes=SPREADING | {"relaxation_time": 100.0}) == []
 
