@@ -75,7 +75,7 @@ def test_two_processes_on_s3(bucket):
     url = f"{bucket}/llc.zarr"
     processes = [start(f"follow(store={url!r}, group_size=1, part=({i}, 2))\n", devices=1) for i in range(2)]
     assert [ended(process) for process in processes] == [0, 0]
-    np.testing.assert_allclose(draws(jaxllc.open(url)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(url)), draws(follow()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_writer_on_s3_that_is_killed_is_taken_over(bucket):
@@ -84,4 +84,4 @@ def test_a_writer_on_s3_that_is_killed_is_taken_over(bucket):
     assert process.stdout.readline() == "here\n"
     process.kill()
     process.communicate()
-    np.testing.assert_allclose(draws(follow(store=url)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(follow(store=url)), draws(follow()), rtol=1e-5, atol=1e-5)

@@ -25,7 +25,7 @@ def test_two_processes_of_jax_share_the_work(tmp_path):
     store = tmp_path / "llc.zarr"
     check = "assert len(traj.table()) == 5 or INDEX\nos._exit(0)\n"
     assert [ended(process) for process in start_together(2, follow_in(store) + check)] == [0, 0]
-    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
 
 
@@ -42,14 +42,14 @@ def test_one_of_two_is_killed_and_the_other_ends_the_work(tmp_path):
     deadly = "from jaxllc.store import Store\nStore.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n" + follow_in(store)
     codes = [ended(process) for process in start_together(2, [follow_in(store) + "os._exit(0)\n", deadly])]
     assert codes == [0, -signal.SIGKILL]
-    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-5)
 
 
 def test_what_one_process_left_three_end(tmp_path, monkeypatch):
     store = tmp_path / "llc.zarr"
     stopped(2, monkeypatch, store=store, group_size=1)
     assert [ended(process) for process in start_together(3, follow_in(store) + "os._exit(0)\n")] == [0, 0, 0]
-    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-5)
 
 
 def test_parts_need_no_jax_distributed(tmp_path):
@@ -58,7 +58,7 @@ def test_parts_need_no_jax_distributed(tmp_path):
     processes = [start(follow_in(store, f", part=({i}, 3)")) for i in (2, 0)]
     assert [ended(process) for process in processes] == [0, 0]
     follow(store=store, part=(1, 3), group_size=1)
-    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_second_writer_is_refused_and_told_whom_it_meets(tmp_path):
@@ -156,4 +156,4 @@ def test_a_part_that_finds_nothing_to_do_ends_well(tmp_path):
     found = follow(store=store, part=(1, 2))
     assert len(found.table()) >= 1
     assert ended(first) == 0
-    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(draws(jaxllc.open(store)), draws(follow()), rtol=1e-5, atol=1e-5)
