@@ -27,7 +27,7 @@ import optax
 
 import jaxllc
 from benchmarks.cases import deep_linear
-from benchmarks.overhead import Timers, patched
+from benchmarks.overhead import TimedMapping, Timers, patched
 from benchmarks.report import RESULTS, goals
 from benchmarks.timing import ROOT, ratios, row, save
 from jaxllc.checkpoints import OrbaxCheckpoints
@@ -69,14 +69,12 @@ class Memory(logging.Handler):
         return statistics.median(settled[-count:]) / statistics.median(settled[:count]) - 1
 
 
-class First(Mapping[int, Any]):
+class First(TimedMapping):
     """The first checkpoints of a run, each read when it is asked for, the time of it counted."""
 
     def __init__(self, of: Mapping[int, Any], count: int, timers: Timers) -> None:
-        self._steps, self._read = sorted(of)[:count], timers.around("restore", of.__getitem__)
-
-    def __getitem__(self, step: int) -> Any:
-        return self._read(step)
+        super().__init__(of, timers)
+        self._steps = sorted(of)[:count]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._steps)

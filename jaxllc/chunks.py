@@ -1,6 +1,6 @@
 """The chunks of a store as bytes: single-precision numbers followed by their CRC-32C, flags, and texts, as the codecs of Zarr that it names lay them out.
 
-Chunks are small and many, one for each array and place. Read and written by themselves they take a fiftieth of the time that Zarr takes for each.
+Chunks are small and many, one for each array and place, and Zarr spends more on each than it takes to read and write it.
 """
 
 import math

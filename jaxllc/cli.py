@@ -105,7 +105,7 @@ def _add_demo(verbs: _Verbs, debug: argparse.ArgumentParser) -> None:
         "A second call with the same --out goes on where the first one stopped.",
     )
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything is written (default: %(default)s)")
-    demo.add_argument("--quick", action="store_true", help="a shorter run, fewer checkpoints and draws: about a minute instead of a few")
+    demo.add_argument("--quick", action="store_true", help="a shorter run, fewer checkpoints and draws")
     demo.add_argument("--seed", type=int, default=0, metavar="S", help="of the weights, the batches and the chains (default: %(default)s)")
     demo.add_argument("--no-progress", action="store_true", help="no progress bars")
     demo.set_defaults(verb=_demo)

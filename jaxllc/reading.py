@@ -1,4 +1,4 @@
-"""A store as a result, whose arrays are read when they are needed, and how far a store is."""
+"""A store as a result, whose arrays are read at once where they are few, and how far a store is."""
 
 import os
 import time
