@@ -17,13 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import BUDGET, Aims, Given, Request, hamiltonian, hamiltonian_plan, langevin
+from jaxllc.candidates import hamiltonian, hamiltonian_plan, langevin
 from jaxllc.data import InMemory
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimator import why_not_finite
 from jaxllc.maps import map_points
 from jaxllc.pilots import gradient_seconds, suitable_batch_size
 from jaxllc.plan import Plan
+from jaxllc.request import BUDGET, Aims, Given, Request
 from jaxllc.results import Place
 from jaxllc.runs import checkpoint_runs, shared_steps
 from jaxllc.samplers.sgld import SGLD

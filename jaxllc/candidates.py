@@ -1,37 +1,31 @@
 r"""The samplers that a calibration weighs, each with the settings that fit a budget of seconds, and the reasons for them."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxllc._tree import split_objects
-from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.data import InMemory
+from jaxllc._typing import Params
 from jaxllc.pilots import LEAVES_BASIN, Pilot, reading_seconds, run_pilot
-from jaxllc.plan import Plan, make_plan
+from jaxllc.plan import Plan
 from jaxllc.probes import Probe
+from jaxllc.request import Choice, Request
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.sgld import SGLD
-from jaxllc.select import FreeLike
 from jaxllc.settings import Settings
 from jaxllc.stepsize import curvature, default_step_size
-from jaxllc.stream import Data, Stream
+from jaxllc.stream import Stream
 
-BUDGET = 120.0
-"""Seconds of an estimate, by default."""
 PILOT_SHARE = 0.2
 """Of the budget, that pilot runs may take."""
 EFFECTIVE_DRAWS = 400.0
 """Of the slowest quantity that lengths aim at: R-hat is then known to about a per cent."""
 BURN_IN_TIMES = 8
 """Burn-in, in autocorrelation times of the slowest quantity."""
-TARGET_ERROR, LEAST_LLC = 0.02, 0.5
-"""Standard error that lengths aim at, as a share of the coefficient, or of so much where it is less."""
+LEAST_LLC = 0.5
+"""Coefficient of whose size the standard error is a share, at least."""
 DISPERSION = 0.5
 """Of every second chain, in standard deviations of the metric: well inside the posterior, far from w*."""
 PILOT_BURN_IN, PILOT_DRAWS, FEWEST_PILOT_DRAWS = 16, 32, 16
@@ -45,68 +39,6 @@ MAX_STEP_BIAS = 0.2
 """Share of the coefficient that a finite step may add, which is taken off; a finding comes at a quarter."""
 RELAXATIONS, BURN_IN_SHARE = 5.0, 0.25
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds, and its share of all iterations: fifteen are left for the draws."""
-
-
-class Given(TypedDict, total=False):
-    """Settings that a calibration takes as given."""
-
-    nbeta: float | None
-    localization: float | None
-    num_chains: int
-
-
-class Aims(Given, total=False):
-    """What else a calibration aims at."""
-
-    target_error: float
-    """The standard error that lengths aim at, as a share of the coefficient."""
-
-
-def given(overrides: Mapping[str, Any]) -> Given:
-    """Of the keywords of a call those that a calibration takes as given."""
-    return Given(**{name: overrides[name] for name in Given.__annotations__ if name in overrides})
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What a calibration is asked for: the arguments of `jaxllc.calibrate`, but for the checkpoints."""
-
-    loss_fn: LossFn
-    data: Batch | Data
-    key: Key
-    free: FreeLike = None
-    mesh: Mesh | None = None
-    budget: float = BUDGET
-    target_error: float = TARGET_ERROR
-    nbeta: float | None = None
-    localization: float | None = None
-    num_chains: int = Settings.num_chains
-
-    @property
-    def least_localization(self) -> float:
-        r"""$\gamma$ as given, or what it is raised from."""
-        return 1.0 if self.localization is None else self.localization
-
-    def with_arrays(self) -> "Request":
-        """The same of the arrays of an `InMemory`, whose batch size is open too."""
-        data = self.data
-        return dataclasses.replace(self, data=jax.tree.map(lambda leaf: leaf[: data.num_examples], data.arrays)) if isinstance(data, InMemory) else self
-
-    def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
-        """A plan of these settings."""
-        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
-
-
-class Choice(NamedTuple):
-    """A plan, and what is to be said of it."""
-
-    plan: Plan
-    reasons: list[str]
-    cost: float
-    serves: bool
-    points: list[dict[str, Any]]
-    compilation: float
-    """Seconds for a program that the run uses again."""
 
 
 def hamiltonian_plan(request: Request, checkpoints: Mapping[Any, Params]) -> Plan:
@@ -203,14 +135,11 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     index = good[0] if good else len(share) - 1
     step_size, per_iteration = largest * SGLD_FACTORS[index], max(pilot.seconds / num_points, reading)
     affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
-    num_burn_in = int(BURN_IN_SHARE * affordable)
-    localization = _localization(request, step_size, num_burn_in)
-    thinning = max(1, (affordable - num_burn_in) // MOST_ITERATIONS)
-    settings = plan.settings.replace(
-        sampler=SGLD(step_size), localization=localization, num_burn_in=num_burn_in, num_draws=(affordable - num_burn_in) // thinning, thinning=thinning
-    )
+    draws_for_error = first.num_draws * _lengthening(pilot, request.target_error, by_factor[index])
+    settings = _lengths(plan.settings, request, step_size, affordable, draws_for_error)
+    num_burn_in, num_iterations, localization = settings.num_burn_in, settings.num_iterations, settings.localization
+    relaxation = 2 / (step_size * localization) if localization else math.inf
     chosen = plan.with_settings(settings)
-    relaxation = chosen.relaxation_time or math.inf
     needed = RELAXATIONS * 2 / (step_size * asked_localization) / BURN_IN_SHARE * per_iteration if asked_localization else math.inf
     mixes = num_burn_in >= RELAXATIONS * relaxation * 0.99  # the localization is rounded
     reasons = [
@@ -219,6 +148,9 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
     ]
+    if num_iterations + settings.thinning <= affordable:  # draws are whole thinnings
+        enough = f"{EFFECTIVE_DRAWS:.0f} effective draws of flat directions and a standard error of {request.target_error:.1%} of λ̂"
+        reasons.append(f"{num_iterations - num_burn_in} iterations of draws suffice for {enough}.")
     if pilot.leaves_basin(plan.facts["loss_of_zeros"], by_factor[index]):
         reasons.append(LEAVES_BASIN)
     if not good:
@@ -229,7 +161,19 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         reasons.append(f"{_time(request.budget)} do not suffice at a localization of {asked_localization:g}; about {_time(needed)} would, or a stronger one.")
     tried = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(SGLD_FACTORS, guesses, strict=True)]
     points = pilot.points([{"checkpoint": str(name), **described(plan), **line} for line in tried for name in checkpoints])
-    return Choice(chosen, reasons, affordable * per_iteration, bool(good) and mixes, points, 0.0)
+    return Choice(chosen, reasons, num_iterations * per_iteration, bool(good) and mixes, points, 0.0)
+
+
+def _lengths(settings: Settings, request: Request, step_size: float, affordable: int, draws_for_error: float) -> Settings:
+    """The settings with SGLD at this step: the localization at which the affordable burn-in is long enough, and chains no longer than their aims ask."""
+    localization = _localization(request, step_size, int(BURN_IN_SHARE * affordable))
+    relaxation = 2 / (step_size * localization) if localization else math.inf
+    sufficient = max(EFFECTIVE_DRAWS * relaxation / request.num_chains, draws_for_error, LEAST_ITERATIONS)
+    num_iterations = int(min(affordable, sufficient / (1 - BURN_IN_SHARE)))
+    num_burn_in = int(BURN_IN_SHARE * num_iterations)
+    thinning = max(1, (num_iterations - num_burn_in) // MOST_ITERATIONS)
+    lengths = {"num_burn_in": num_burn_in, "num_draws": (num_iterations - num_burn_in) // thinning, "thinning": thinning}
+    return settings.replace(sampler=SGLD(step_size), localization=localization, **lengths)
 
 
 def _why_not_all_data(request: Request, gradient: float, num_examples: int) -> str:
@@ -270,11 +214,11 @@ def _localization(request: Request, step_size: float, num_burn_in: float) -> flo
     return max(request.least_localization, math.ceil(wanted * 10**digits) / 10**digits)
 
 
-def _lengthening(pilot: Pilot, target_error: float) -> float:
-    """By how much longer than the pilot the draws must be for the target error."""
+def _lengthening(pilot: Pilot, target_error: float, points: slice = slice(None)) -> float:
+    """By how much longer than the pilot the draws must be for the target error at some points; nothing that is not finite is known to suffice."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = pilot.std_error / (target_error * np.maximum(np.abs(pilot.llc), LEAST_LLC))
-    return float(np.nanmax(ratio**2, initial=0.0))
+        ratio = pilot.std_error[points] / (target_error * np.maximum(np.abs(pilot.llc[points]), LEAST_LLC))
+    return float(np.max(np.where(np.isfinite(ratio), ratio, np.inf) ** 2, initial=0.0))
 
 
 def with_steps(plan: Plan, most: float) -> Plan:

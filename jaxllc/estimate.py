@@ -14,13 +14,14 @@ from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
-from jaxllc.candidates import Request, given, longer, reaching
+from jaxllc.candidates import longer, reaching
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
 from jaxllc.locations import Location
 from jaxllc.plan import Plan, check_batch_size, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
 from jaxllc.progress import progress_bar
+from jaxllc.request import Request, given
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override

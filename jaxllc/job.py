@@ -12,7 +12,7 @@ import numpy as np
 from jaxllc import results
 from jaxllc._typing import Params
 from jaxllc.calibrate import calibrated, calibrates, few
-from jaxllc.candidates import Request, reaching
+from jaxllc.candidates import reaching
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimate import stored_settings
 from jaxllc.grouping import even_size, suitable_group_size
@@ -22,6 +22,7 @@ from jaxllc.plan import DEFAULT_SAMPLER, Plan
 from jaxllc.probes import Probe
 from jaxllc.progress import Tally, progress_bar
 from jaxllc.reading import open_tree
+from jaxllc.request import Request
 from jaxllc.results import Name, Place
 from jaxllc.runs import Weights
 from jaxllc.settings import Overrides, Settings, as_count, override

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from jaxllc._typing import Params
-from jaxllc.candidates import PILOT_BURN_IN, PILOT_DRAWS, Choice, described, with_steps
+from jaxllc.candidates import PILOT_BURN_IN, PILOT_DRAWS, described, with_steps
 from jaxllc.pilots import run_pilot
+from jaxllc.request import Choice
 from jaxllc.samplers.sgld import SGLD
 
 MAP_FACTORS, MAP_ITERATIONS = (0.25, 1.0, 4.0), 300

@@ -12,13 +12,13 @@ from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import Request, given
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
 from jaxllc.job import Job, checked_part
 from jaxllc.plan import check_batch_size
 from jaxllc.probes import ProbesLike, as_probes
 from jaxllc.reading import open_tree
+from jaxllc.request import Request, given
 from jaxllc.results import Place
 from jaxllc.runs import Weights, checkpoint_runs, shared_steps
 from jaxllc.select import FreeLike

@@ -62,6 +62,25 @@ def test_a_small_budget_raises_the_localization_and_says_so():
     assert abs(est.llc - exact(curvatures, 3000, settings.localization)) < 4 * est.std_error
 
 
+def test_chains_of_sgld_are_as_long_as_the_target_error_asks():
+    """Data are streamed, so that SGLD is all there is; the localization lets it forget its start in some sixty iterations."""
+    weights, data, curvatures = linear_regression(np.array([3.0, 1, 1]), n=3000)
+    stream = jaxllc.Stream.of(data, batch_size=64)
+    asked = {
+        error: jaxllc.calibrate(squared_error, weights, stream, key=jax.random.key(0), budget=60, localization=500.0, target_error=error)
+        for error in (0.1, 0.02, 1e-4)
+    }
+    lengths = [calibration.settings.num_iterations for calibration in asked.values()]
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[2] / 4, lengths
+    assert any("a standard error of 2.0%" in reason for reason in asked[0.02].reasons)
+    assert not any("a standard error of" in reason for reason in asked[1e-4].reasons)
+    assert asked[0.02].cost < 60
+    est = jaxllc.estimate(squared_error, weights, stream, asked[0.02].settings, key=jax.random.key(1), progress=False)
+    assert abs(est.llc - exact(curvatures, 3000, 500.0)) < 4 * est.std_error
+    assert est.std_error < 2 * 0.02 * est.llc
+
+
 def test_a_localization_that_no_budget_mixes_is_said_not_to_serve():
     weights, data, _ = linear_regression(COLUMN, n=3000)
     calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02, localization=1.0)

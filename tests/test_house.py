@@ -19,7 +19,7 @@ FLOORS = (
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
     ("engine", "starts", "results", "recording"),
     ("plan", "store_arrays", "writers", "store", "reading", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots", "progress"),
-    ("estimator", "grouping", "pipeline", "step_bias", "candidates", "maps", "stages", "boundaries", "recurrence", "plots"),
+    ("estimator", "grouping", "pipeline", "step_bias", "request", "candidates", "maps", "stages", "boundaries", "recurrence", "plots"),
     ("calibrate", "estimate", "job", "trajectory"),
     ("cli", "launch", "reports", "demo", "__main__"),
 )
