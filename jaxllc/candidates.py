@@ -148,7 +148,7 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
         f"Directions that the loss does not curve forget where they began in {relaxation:.0f} iterations, 2 / (step size × localization); burn-in has "
         f"{num_burn_in}.",
     ]
-    if num_iterations + settings.thinning <= affordable:  # draws are whole thinnings
+    if num_iterations + 2 * settings.thinning <= affordable:  # draws are whole thinnings
         enough = f"{EFFECTIVE_DRAWS:.0f} effective draws of flat directions and a standard error of {request.target_error:.1%} of λ̂"
         reasons.append(f"{num_iterations - num_burn_in} iterations of draws suffice for {enough}.")
     if pilot.leaves_basin(plan.facts["loss_of_zeros"], by_factor[index]):
