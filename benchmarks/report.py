@@ -198,6 +198,8 @@ def short_tables() -> dict[str, str]:
         "no settings": calibration.summaries(*calls),
         "before and after": calibration.before_and_after(*calls),
         "slow directions": calibration.slow_directions(stored("slow-directions")["lines"], calls[1]),
+        "step checks": calibration.step_checks(stored("step-checks")["lines"]),
+        "layer priors": calibration.layer_priors(stored("layer-priors")["lines"]),
         "speed": speed(throughput["rows"]),
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),

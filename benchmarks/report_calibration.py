@@ -208,3 +208,28 @@ def slow_directions(lines: Sequence[Mapping[str, Any]], references: Sequence[Map
         return f"{line['llc'] / known[problem] - 1:+.1%} · {(line['slow_ess'] or 0) / line['seconds']:.2g}{flagged}"
 
     return table(["sampler", *problems], ([sampler, *(cell(problem, sampler) for problem in problems)] for sampler in samplers))
+
+
+def step_checks(lines: Sequence[Mapping[str, Any]]) -> str:
+    """λ̂ of SGLD at the calibrated step, at half and at a quarter of it, by several keys; what the step adds, and the acceptance of a MALA step."""
+    body = []
+    for line in lines:
+        values = {halving: np.asarray(llc) for halving, llc in line["llc"].items()}
+        means = [f"{v.mean():.2f} ± {v.std(ddof=1) / np.sqrt(len(v)):.2f}" for v in values.values()]
+        one, half = values["1"], values["2"]
+        shared = np.std(one - half, ddof=1) / np.hypot(np.std(one, ddof=1), np.std(half, ddof=1))
+        cells = [f"{line['step_bias']['1'] / one.mean():.0%}", f"{line['acceptance']:.2f}", f"{shared:.2f}"]
+        body.append([line["problem"], str(line["weights"]), f"{line['localization']:g}", *means, *cells])
+    head = ["problem", "weights", "γ", "λ̂ at ε", "at ε/2", "at ε/4", "step_bias ÷ λ̂", "MALA acceptance", "noise of the difference, one key ÷ two"]
+    return table(head, body)
+
+
+def layer_priors(lines: Sequence[Mapping[str, Any]]) -> str:
+    """One prior for all weights beside one for each layer: λ̂ of each posterior, and how SGLD does on it."""
+    body = []
+    for line in lines:
+        reference, sgld = line["reference"], line["sgld"]
+        found = f" ({', '.join(sgld['findings'])})" if sgld["findings"] else ""
+        cells = [_value(reference), f"{reference['rhat']:.3f}", f"{sgld['llc'] / reference['llc'] - 1:+.1%}{found}"]
+        body.append([line["problem"], line["prior"], *cells, f"{(sgld['slow_ess'] or 0) / sgld['seconds']:.2g}"])
+    return table(["problem", "prior", "λ̂ (AdaptiveHMC)", "its R-hat", "SGLD, best step: error", "slow effective draws a second"], body)

@@ -63,7 +63,7 @@ def estimate(made: zoo.Made, sampler: jaxllc.Sampler, batch_size: int | None) ->
     thinning = math.ceil(iterations / MOST_DRAWS)
     settings = settings.replace(num_burn_in=iterations // 4, num_draws=3 * iterations // 4 // thinning, thinning=thinning)
     est = jaxllc.estimate(loss_fn, params, data, settings, key=key, progress=False)
-    return _line(est) | {"iterations": iterations, "seconds": SECONDS}
+    return numbers_of(est) | {"iterations": iterations, "seconds": SECONDS}
 
 
 def calibrated(made: zoo.Made) -> dict[str, Any]:
@@ -72,10 +72,11 @@ def calibrated(made: zoo.Made) -> dict[str, Any]:
     calibration = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0), budget=SECONDS, localization=1.0)
     settings = calibration.settings
     est = jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0), progress=False)
-    return _line(est) | {"iterations": settings.num_iterations, "seconds": calibration.cost, "chosen": type(settings.sampler).__name__}
+    return numbers_of(est) | {"iterations": settings.num_iterations, "seconds": calibration.cost, "chosen": type(settings.sampler).__name__}
 
 
-def _line(est: jaxllc.Estimate) -> dict[str, Any]:
+def numbers_of(est: jaxllc.Estimate) -> dict[str, Any]:
+    """What a line keeps of an estimate; None where a number is not finite."""
     numbers = {name: float(est.summary[name].values[0]) for name in ("llc", "std_error", "rhat", "slow_ess")}
     return {**{name: value if math.isfinite(value) else None for name, value in numbers.items()}, "findings": [finding.code for finding in est.findings]}
 
