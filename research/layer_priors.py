@@ -52,7 +52,7 @@ def measure(problem: str, prior: str) -> dict[str, Any]:
     settings = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0), budget=REFERENCE, localization=1.0).settings
     reference = numbers_of(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0), progress=False))
     default = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(1), localization=1.0, batch_size=BATCH_SIZE, num_draws=8, num_burn_in=8, progress=False)
-    step = float(default.settings.sampler.step_size)  # pyright: ignore[reportAttributeAccessIssue]
+    step = float(default.settings.sampler.step_size)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     runs = [estimate(made, jaxllc.SGLD(factor * step), BATCH_SIZE) | {"factor": factor} for factor in FACTORS]
     runs = [run for run in runs if run["llc"] is not None]
     best = min(runs, key=lambda run: abs(run["llc"] - reference["llc"]))

@@ -32,11 +32,12 @@ def acceptance(made: zoo.Made, positions: jax.Array, settings: jaxllc.Settings, 
     """The mean acceptance rate of a MALA step on all data from each of some positions, `[C, D]`, at the step size of the settings."""
     loss_fn, params, data = made
     center, unravel = ravel_pytree(params)
-    step = float(settings.sampler.step_size)  # pyright: ignore[reportAttributeAccessIssue]
+    step = _step_size(settings)
+    nbeta = settings.nbeta or 0.0
 
     def potential(w: jax.Array) -> jax.Array:
         moved = w - center
-        return settings.nbeta * loss_fn(unravel(w), data).mean() + settings.localization / 2 * jnp.vdot(moved, moved)
+        return nbeta * loss_fn(unravel(w), data).mean() + settings.localization / 2 * jnp.vdot(moved, moved)
 
     @jax.jit
     def accepted(w: jax.Array, key: jax.Array) -> jax.Array:
@@ -50,6 +51,10 @@ def acceptance(made: zoo.Made, positions: jax.Array, settings: jaxllc.Settings, 
     return float(np.mean([accepted(w, one) for w, one in zip(positions, jax.random.split(key, len(positions)), strict=True)]))
 
 
+def _step_size(settings: jaxllc.Settings) -> float:
+    return float(settings.sampler.step_size)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+
+
 def measure(problem: str) -> dict[str, Any]:
     """The coefficient at each step by each key, what the finite step added, and the acceptance at the chosen step."""
     loss_fn, params, data = made = zoo.make(problem)
@@ -60,7 +65,7 @@ def measure(problem: str) -> dict[str, Any]:
     errors, biases, ends = {}, {}, None
     for halving in HALVINGS:
         shorter = settings.replace(
-            sampler=sampler.with_step_size(sampler.step_size / halving), num_burn_in=halving * settings.num_burn_in, thinning=halving * settings.thinning
+            sampler=sampler.with_step_size(_step_size(settings) / halving), num_burn_in=halving * settings.num_burn_in, thinning=halving * settings.thinning
         )
         last = shorter.num_iterations
         probes = {"weights": jaxllc.Probe(lambda w: ravel_pytree(w)[0], every=last - last % 16)} if halving == 1 else {}
@@ -69,7 +74,7 @@ def measure(problem: str) -> dict[str, Any]:
         errors[halving] = float(np.mean([est.std_error for est in found]))
         biases[halving] = float(np.mean([est.summary["step_bias"].item() for est in found]))
         if halving == 1:
-            ends = found[0].data["along_chains/weights"].values.reshape(settings.num_chains, -1)
+            ends = np.reshape(np.asarray(found[0].data["along_chains/weights"].values), (settings.num_chains, -1))
     rate = acceptance(made, jnp.asarray(ends), settings, jax.random.key(9))
     return {
         "problem": problem, "weights": int(ravel_pytree(params)[0].size), "localization": settings.localization, "llc": llc,
