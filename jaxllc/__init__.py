@@ -17,6 +17,8 @@ from jaxllc.data import InMemory
 from jaxllc.diagnostics import Finding
 from jaxllc.engine import sample
 from jaxllc.estimate import Estimate, estimate
+from jaxllc.influence import Covariances, influence, loss_kernel, susceptibilities
+from jaxllc.parts import Heads, Neurons, Slice
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import AlongChains, Probe
 from jaxllc.recording import Trace
@@ -29,7 +31,7 @@ from jaxllc.samplers.precondition import Adam, Identity, RMSProp
 from jaxllc.samplers.sghmc import SGHMC
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.samplers.sgnht import SGNHT
-from jaxllc.select import Free, Paths
+from jaxllc.selections import Free, Paths
 from jaxllc.settings import Settings
 from jaxllc.stream import Stream
 from jaxllc.trajectory import Trajectory, trajectory
@@ -51,15 +53,18 @@ __all__ = [
     "BlackJAX",
     "Calibration",
     "ControlVariate",
+    "Covariances",
     "Estimate",
     "Finding",
     "Free",
+    "Heads",
     "Identity",
     "InMemory",
     "Info",
     "LocalPosterior",
     "Minibatch",
     "NamedSchedule",
+    "Neurons",
     "OrbaxCheckpoints",
     "Paths",
     "Plain",
@@ -67,6 +72,7 @@ __all__ = [
     "RMSProp",
     "Sampler",
     "Settings",
+    "Slice",
     "SteppedSampler",
     "Stream",
     "Trace",
@@ -75,7 +81,10 @@ __all__ = [
     "calibrate",
     "default_nbeta",
     "estimate",
+    "influence",
+    "loss_kernel",
     "open",
     "sample",
+    "susceptibilities",
     "trajectory",
 ]

@@ -46,7 +46,8 @@ def reference_loss(summary: "xarray.Dataset", attributes: Mapping[str, Any]) -> 
     """
     if (given := attributes.get("reference_loss")) is not None:
         return float(given)
-    loss, step = np.atleast_2d(summary["loss"].values), summary["step"].values
+    loss = summary["loss"].isel(component=0) if "component" in summary.dims else summary["loss"]  # the same for all
+    loss, step = np.atleast_2d(loss.values), summary["step"].values
     highest, least = loss.max(-1, keepdims=True), loss.min(-1, keepdims=True)
     first = loss[:, step == 0]
     found = list(first[(first >= highest) & is_well_above(highest, least)]) if first.size else []

@@ -82,8 +82,8 @@ def sample(
     """
     length = _length(counts)
     layout = layout_of(posterior.center, leading=int(stacked))
-    center = posterior.center if stacked else broadcast_leading(posterior.center, 1)
-    posterior = dataclasses.replace(posterior, center=center, center_grad=None, center_hessian=None, layout=layout)
+    center, mask = (tree if stacked else broadcast_leading(tree, 1) for tree in (posterior.center, posterior.mask))
+    posterior = dataclasses.replace(posterior, center=center, mask=mask, center_grad=None, center_hessian=None, layout=layout)
     num_checkpoints = num_centers(posterior)
     sampler.check(posterior, data)
     mesh = mesh or default_mesh(length.num_chains, num_checkpoints, layout)
@@ -215,7 +215,7 @@ def _block(
                 before, (start, drawn) = state.position, at
                 state, running = jax.lax.scan(step, state, (start + jnp.arange(every), drawn))
                 loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
-                return state, (running, stack_sums([squared_distance(before, posterior).astype(loss.dtype), loss], posterior.layout))
+                return state, (running, stack_sums([squared_distance(posterior.masked(before), posterior).astype(loss.dtype), loss], posterior.layout))
 
             state, (running, slow) = jax.lax.scan(stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
             return state, (running.reshape(num_steps, *running.shape[2:]), slow)

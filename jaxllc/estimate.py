@@ -15,6 +15,7 @@ from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.calibrate import calibrated, calibrates
 from jaxllc.candidates import longer, reaching
+from jaxllc.components import ComponentLike, Moving
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
 from jaxllc.locations import Location
@@ -27,8 +28,11 @@ from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
 from jaxllc.store import UNKNOWN, Store
 from jaxllc.stream import Data
+from jaxllc.tables import table_of
+from jaxllc.views import component_names, of_component, only_step, with_steps
 
 if TYPE_CHECKING:
+    import pandas
     import xarray
 
 
@@ -47,7 +51,31 @@ class Estimate:
     @functools.cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What makes the number suspect; empty when nothing does."""
-        return diagnostics.findings(self.summary, results.attributes(self.data))[0]
+        found = diagnostics.findings(self.summary, results.attributes(self.data))
+        return tuple(dict.fromkeys(finding for some in found for finding in some))
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of its components; none unless it was made with `components=`."""
+        return component_names(self.data)
+
+    def component(self, name: str) -> "Estimate":
+        """The estimate of one component, with everything that an estimate has.
+
+        Raises:
+            KeyError: there is no such component.
+        """
+        return Estimate(of_component(self.data, name))
+
+    def llc_of(self, probe: str) -> "xarray.Dataset":
+        r"""The coefficient of another loss or of other data along the same chains (see `jaxllc.estimator.llc_of_probe`)."""
+        return estimator.llc_of_probe(self.data, probe).squeeze(results.STEP, drop=True)
+
+    def table(self) -> "pandas.DataFrame":
+        """One line for each component, by name, or a single line; the columns are those of `Trajectory.table`, but for changes."""
+        findings = diagnostics.findings(self.summary, results.attributes(self.data))
+        table = table_of(self.summary, with_steps(self.data), findings).drop(columns=["change", "change_error"])
+        return table.droplevel(results.STEP) if self.components else table.reset_index(drop=True)
 
     @property
     def settings(self) -> Settings:
@@ -114,6 +142,8 @@ class Estimate:
         return plot_estimate(estimator.corrected_draws(self.data), self.llc, self.std_error, int(self.data.attrs["thinning"]))
 
     def __str__(self) -> str:
+        if self.components:
+            return "\n".join(f"{name}: {self.component(name)}" for name in self.components)
         chains, draws = self.data.sizes[results.CHAIN], self.data.sizes[results.DRAW]
         if self._value("num_diverged") == chains:
             return "\n".join([f"no λ̂: all {chains} chains diverged", *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
@@ -127,6 +157,8 @@ class Estimate:
         return "\n".join([head, *lines, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
 
     def _value(self, name: str) -> float:
+        if self.components:
+            raise ValueError(f"this estimate has components; take one of them, as est.component({self.components[0]!r}), or est.table().")
         return float(self.summary[name].values[0])
 
 
@@ -138,6 +170,7 @@ def estimate(
     *,
     key: Key,
     free: FreeLike = None,
+    components: Mapping[str, ComponentLike] | None = None,
     probes: ProbesLike | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
@@ -155,6 +188,9 @@ def estimate(
             them first.
         key: a typed key, `jax.random.key(seed)`.
         free: which weights move: a pattern of paths, a list of them, a mask, a predicate `fn(path) -> bool`, or a `Free`; default all.
+        components: sets of weights by name, of which each has a coefficient of its own while all others stay at $w^*$ (Wang et al., arXiv:2410.02984):
+            `{"head 1": Heads("layers_0/*", 1), "all": None}`. A set is what `free` takes, `Heads`, `Neurons`, `Slice`, a tree of bool arrays, or what `|`, `&`
+            and `~` make of these. All run in one program with the same random numbers, and are an axis `component` of the result.
         probes: functions of the weights, `{name: Probe(fn)}`, at the checkpoint or along the chains.
         mesh: devices with an axis `chain`; default all that divide the work.
         progress: show a progress bar.
@@ -171,9 +207,9 @@ def estimate(
     check_batch_size(data, overrides)
     reference = given_reference(reference_loss)
     if not calibrates(data, settings, overrides):
-        plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=free, probes=described, mesh=mesh)
+        plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=Moving(free, components), probes=described, mesh=mesh)
         return _estimated(plan, params, progress, reference)
-    request = Request(loss_fn, data, key, free, mesh, **given(overrides))
+    request = Request(loss_fn, data, key, free, mesh, components=components, **given(overrides))
     calibration, plan = calibrated(request, {"params": params})
     plan, cost = reaching(plan, described), calibration.cost
     while True:
@@ -194,10 +230,10 @@ def _estimated(plan: Plan, params: Params, progress: bool, reference: dict[str, 
     with progress_bar(plan.settings.num_iterations, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
     arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}
-    return Estimate(results.only_step(results.to_tree(arrays, [Place(None, 0)], plan.attributes() | reference)))
+    return Estimate(only_step(results.to_tree(arrays, [Place(None, 0)], plan.attributes() | reference)))
 
 
-RESERVED = ("findings", results.RUN, results.STEP, results.CHAIN, results.DRAW, results.EVALUATION, results.ITERATION)
+RESERVED = ("findings", results.RUN, results.STEP, results.COMPONENT, results.CHAIN, results.DRAW, results.EVALUATION, results.ITERATION)
 """Names that no probe may have."""
 
 
@@ -227,7 +263,7 @@ def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> No
     """
     if Location(path).exists():
         raise ValueError(f"{path} exists; save to a new path.")
-    places, arrays, attributes = results.places_of(tree), results.from_tree(tree), results.attributes(tree)
+    places, arrays, attributes = results.places_of(tree), results.from_tree(with_steps(tree)), results.attributes(tree)
     failures = {Place(run, int(step)): why for run, step, why in attributes.pop("failures", ())}
     runs, steps = (dict.fromkeys(getattr(place, axis) for place in (*places, *failures)) for axis in ("run", "step"))
     with Store(path) as store, store.laying_out(places):

@@ -20,6 +20,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -32,7 +33,9 @@ from jaxllc.plan import Plan
 from jaxllc.probes import LossesBetweenChains
 from jaxllc.recording import MAX_REPEATED, Trace, repeating
 from jaxllc.results import BIAS_ERROR, CORRECTION_SPREAD, LLC, LLC_CORRECTION, STEP_BIAS, STEP_BIAS_CORRECTION, Name
+from jaxllc.series import Series
 from jaxllc.step_bias import absorbed_in_sgld, absorbed_noise, bias_error, functional_variance
+from jaxllc.views import with_steps
 
 if TYPE_CHECKING:
     import xarray
@@ -48,7 +51,7 @@ In equilibrium $U$ rises by about a half for each."""
 
 
 def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Callable[[int], Any] | None = None) -> dict[Name, np.ndarray]:
-    """The arrays of a result for a group of checkpoints, which run in one program, `[K, ...]`; their order is that of `checkpoints`.
+    """The arrays of a result for a group of checkpoints, which run in one program, `[K, ...]`, or of M components `[K, M, ...]`, in the order of `checkpoints`.
 
     Args:
         plan: what the run does.
@@ -58,14 +61,18 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     Raises:
         ValueError: the loss at a checkpoint is not finite.
     """
-    count, extrapolate = len(checkpoints), plan.settings.extrapolate
-    centers = [split_objects(params)[0] for params in checkpoints.values()] * (2 if extrapolate else 1)
-    nbeta = np.full(len(centers), plan.nbeta)
+    components, extrapolate = plan.num_components, plan.settings.extrapolate
+    sets, count = 2 if extrapolate else 1, len(checkpoints) * components
+    centers = stack([split_objects(params)[0] for params in checkpoints.values()] * sets)
+    if components > 1:
+        centers = jax.tree.map(lambda leaf: jnp.repeat(leaf, components, 0), centers)
+    nbeta = np.full(sets * count, plan.nbeta)
     sampler = plan.sampler
     if extrapolate:
         sampler = sampler.with_step_factors(jnp.concatenate([jnp.ones(count), jnp.full(count, 0.5)]))
         nbeta[count:] *= 2 if extrapolate == "nbeta" else 1
-    posterior = dataclasses.replace(plan.posterior(stack(centers)), nbeta=nbeta)
+    mask = jax.tree.map(lambda leaf: np.concatenate([leaf] * (sets * len(checkpoints))), plan.masks)
+    posterior = dataclasses.replace(plan.posterior(centers), nbeta=nbeta, mask=mask)
     probes = {name: probe for name, probe in plan.probes.items() if probe.along_chains}
     compares = sampler.counts_absorbed_noise and plan.settings.num_chains > 1 and plan.data.batch_size < plan.data.num_examples
     if compares:
@@ -74,16 +81,18 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     try:
         trace = sample(plan.key, sampler, posterior, plan.data, stacked=True, **run)
     except NotFiniteError as error:
-        raise NotFiniteError(error.index % count, why_not_finite(checkpoints, error.index % count)) from error
+        index = error.index % count // components
+        raise NotFiniteError(index, why_not_finite(checkpoints, index)) from error
     between = trace.probes.pop(f"{LOSSES}_between_chains", None)
     good = not_diverged(trace, nbeta, plan)
-    absorbed, spread = np.zeros(len(centers)), np.zeros(good.shape)
+    absorbed, spread = np.zeros(len(nbeta)), np.zeros(good.shape)
     if between is not None:
         absorbed = absorbed_noise(trace, good, functional_variance(between, good), sampler, plan, nbeta)
     elif trace.virial is not None and plan.data.batch_size < plan.data.num_examples:
         absorbed, spread = absorbed_in_sgld(trace, good, sampler, plan, nbeta)
     arrays = _arrays(trace, nbeta, good, absorbed, spread) | {BIAS_ERROR: bias_error(trace, good, absorbed, sampler, plan, nbeta).astype(np.float32)}
-    return _extrapolated(arrays, count, plan) if extrapolate else arrays
+    arrays = _extrapolated(arrays, count, plan) if extrapolate else arrays
+    return {name: values.reshape(-1, components, *values.shape[1:]) for name, values in arrays.items()} if plan.components else arrays
 
 
 def why_not_finite(checkpoints: Mapping[Any, Params], index: int) -> str:
@@ -105,7 +114,8 @@ def not_diverged(trace: Trace, nbeta: np.ndarray, plan: Plan) -> np.ndarray:
         excess = nbeta[:, None] * trace.excess_loss.mean(-1, dtype=float)
         prior = settings.localization / 2 * trace.squared_distance[..., drawn:].mean(-1, dtype=float)
         largest = np.maximum(np.maximum(excess, excess + prior), np.abs(trace.step_bias.mean(-1, dtype=float)))
-        return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * plan.facts["num_weights"])
+        weights = np.resize(plan.facts.get("component_weights", plan.facts["num_weights"]), len(nbeta))
+        return finite_chains(trace.excess_loss) & (largest <= MAX_EXCESS_A_WEIGHT * weights[:, None])
 
 
 def _arrays(trace: Trace, nbeta: np.ndarray, good: np.ndarray, absorbed: np.ndarray, spread: np.ndarray) -> dict[Name, np.ndarray]:
@@ -156,7 +166,7 @@ def _extrapolated(arrays: Mapping[Name, np.ndarray], count: int, plan: Plan) -> 
 
 
 def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
-    r"""One value a checkpoint, of a result with or without the axes `run` and `step`.
+    r"""One value a checkpoint, and of components one for each, of a result with or without the axes `run`, `step` and `component`.
 
     `llc` and its `std_error`, of which `bias_error` is the part that correcting the step bias adds; `llc_at_nbeta` and its error, the same but for
     two-temperature extrapolation, where they are those at $n\beta$ alone;
@@ -175,7 +185,7 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     """
     import xarray as xr
 
-    tree = results.with_steps(tree)
+    tree = with_steps(tree)
     draws, correction = results.value_of(tree, LLC), results.value_of(tree, LLC_CORRECTION)
     finite = finite_chains(draws)
     center_loss = results.value_of(tree, ("constant_data", "full_center_loss"))
@@ -202,11 +212,12 @@ def summary(tree: "xarray.DataTree") -> "xarray.Dataset":
     third = max(draws.shape[-1] // 3, 1)
     drawn = np.where(finite[..., None], other, np.nan)
     columns["drift"], columns["drift_error"] = mean_and_error(drawn[..., -third:].mean(-1) - drawn[..., :third].mean(-1))
-    columns["change"], columns["change_error"] = _changes(draws, correction, left, results.value_of(tree, results.CORRECTION_SPREAD))
+    axes = results.line_axes(tree["posterior/llc"].dims)
+    spread = results.value_of(tree, results.CORRECTION_SPREAD)
+    columns["change"], columns["change_error"] = _changes(draws, correction, left, spread, axes.index(results.STEP))
     columns["acceptance_rate"] = mean_and_error(np.where(finite, accepted, np.nan))[0]
     columns["gaussian_llc"], columns["gaussian_llc_error"] = mean_and_error(results.value_of(tree, ("constant_data", "gaussian_llc")))
     columns["rounding_llc"] = results.value_of(tree, ("constant_data", "rounding_llc"))
-    axes = results.place_axes(tree["posterior/llc"].dims)
     return xr.Dataset({name: (axes, value) for name, value in columns.items()}, {axis: tree.coords[axis] for axis in axes if axis in tree.coords})
 
 
@@ -234,18 +245,19 @@ def _correction_error(spread: np.ndarray) -> np.ndarray:
     return np.nan_to_num(mean_and_error(spread)[1])
 
 
-def _changes(draws: np.ndarray, correction: np.ndarray, left: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The change from the checkpoint before and its error, `[run?, step]`; NaN at the first one.
+def _changes(draws: np.ndarray, correction: np.ndarray, left: np.ndarray, spread: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """The change from the checkpoint before, along the axis of steps, and its error, `[run?, step, component?]`; NaN at the first one.
 
     What a correction may leave, `left`, has the same sign and share at neighbours, so that of a change is their difference.
     """
     change, error = np.full((2, *correction.shape), np.nan)
-    if correction.shape[-1] > 1:
+    if correction.shape[axis] > 1:
+        later = (slice(None),) * axis + (slice(1, None),)
         with np.errstate(invalid="ignore"):
-            change[..., 1:], error[..., 1:], _, _ = moments(np.diff(draws, axis=-3))
-        change[..., 1:] += np.diff(correction, axis=-1)
-        of_bias = np.hypot(np.diff(left, axis=-1), _correction_error(np.diff(spread, axis=-2)))
-        error[..., 1:] = np.hypot(error[..., 1:], of_bias)
+            change[later], error[later], _, _ = moments(np.diff(draws, axis=axis))
+        change[later] += np.diff(correction, axis=axis)
+        of_bias = np.hypot(np.diff(left, axis=axis), _correction_error(np.diff(spread, axis=axis)))
+        error[later] = np.hypot(error[later], of_bias)
     return change, error
 
 
@@ -258,3 +270,26 @@ def _is_stuck(tree: "xarray.DataTree", draws: np.ndarray, second: np.ndarray, ac
 def _wbic(tree: "xarray.DataTree", mean_loss: np.ndarray) -> np.ndarray:
     n, nbeta = int(tree.attrs.get("num_examples", 1)), float(tree.attrs["nbeta"])
     return n * mean_loss if np.isclose(nbeta * np.log(n), n, rtol=1e-6) else np.full_like(mean_loss, np.nan)
+
+
+def llc_of_probe(tree: "xarray.DataTree", name: str) -> "xarray.Dataset":
+    r"""$n\beta\,(E[\phi(w)] - \phi(w^*))$ of the mean $\phi$ of a probe over its elements, along chains of any posterior: `llc` and `std_error`.
+
+    Of losses of other data, or of another loss, it is the data-refined coefficient (Wang et al., arXiv:2410.02984). What finite steps add to the loss that is
+    sampled is taken off that alone; here the same share of the value counts in the error.
+
+    Raises:
+        KeyError: no such probe.
+        ValueError: a probe that is not kept along the chains, or not evaluated at the checkpoint.
+    """
+    import xarray as xr
+
+    whole, nbeta = summary(tree), float(tree.attrs["nbeta"])
+    series = Series(with_steps(tree), name).checked()
+    draws = np.stack([one.mean(-1, dtype=float) for one in series.draws()]) - series.at_center().mean(-1, dtype=float)[:, None, None]
+    mean, error, _, _ = moments(nbeta * draws)
+    shape, axes, coords = series.place()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.abs(whole["step_bias"].values / (whole["llc"].values + whole["step_bias"].values))
+        error = np.hypot(error.reshape(shape), np.abs(mean.reshape(shape)) * np.minimum(np.nan_to_num(share), 1))
+    return xr.Dataset({"llc": (axes, mean.reshape(shape)), "std_error": (axes, error)}, coords)

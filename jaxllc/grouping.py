@@ -34,7 +34,7 @@ def suitable_group_size(plan: Plan, params: Params, count: int) -> int:
     """
     together = 1 if plan.mesh is None else plan.mesh.shape.get(STEP, 1)
     most = max(min(count, fitting_checkpoints(plan, params)) // together, 1) * together
-    size = min(max(resident_checkpoints(plan.facts["num_weights"], plan.settings.num_chains) // together, 1) * together, most)
+    size = min(max(resident_checkpoints(plan.facts["num_weights"], plan.settings.num_chains * plan.num_components) // together, 1) * together, most)
     if count < LEAST_GROUPS * max(size, 2 * together):
         return size
     most = min(most, count // LEAST_GROUPS)
@@ -56,8 +56,8 @@ def fitting_checkpoints(plan: Plan, params: Params) -> int:
     whole = sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
     free = plan.facts["num_weights"] * jnp.zeros(()).dtype.itemsize
     shared = plan.devices.shape.get("chain", 1)  # devices that each hold the centre
-    on_device = (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
-    results = plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
+    on_device = plan.num_components * (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
+    results = plan.num_components * plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
     on_host = GROUPS_ON_HOST * (whole + results)
     if jax.default_backend() == "cpu":
         return max(1, int(MEMORY_SHARE * free_on_host() / (on_host + on_device * devices)))
@@ -73,4 +73,4 @@ def even_size(count: int, most: int, together: int) -> int:
 def _seconds(plan: Plan, params: Params, size: int) -> float:
     """Of an iteration of one checkpoint, in groups of this size."""
     short = plan.settings.replace(num_burn_in=TIMED_BURN_IN, num_draws=TIMED_ITERATIONS - TIMED_BURN_IN, thinning=1, extrapolate=None)
-    return run_pilot(plan.with_settings(short), [params] * size).seconds / size
+    return run_pilot(plan.with_settings(short), [params] * (size * plan.num_components)).seconds / size

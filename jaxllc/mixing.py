@@ -62,7 +62,7 @@ def columns(tree: "xarray.DataTree", draws: np.ndarray) -> dict[str, np.ndarray]
     _, _, distance_rhat, _ = moments(distance)
     free, lacks = _unmixed(at_center, iterations[drawn], attributes)
     if attributes["relaxation_time"] is None:
-        gamma, weights = float(attributes["localization"]), attributes["num_weights"]
+        gamma, weights = float(attributes["localization"]), _num_weights(attributes)
         free = np.clip(weights - gamma * mean_and_error(distance.mean(-1))[0] - 2 * llc, 0, weights)
         lacks = np.where(distance_rhat > MAX_SLOW_RHAT, free / 2 * _felt(distance, float(attributes["nbeta"]) * loss, gamma), 0.0)
     per_block, per_loss = (x.shape[-1] * x.shape[-2] * every for x, every in ((blocks, length * attributes["thinning"]), (loss, attributes["slow_every"])))
@@ -84,13 +84,18 @@ def columns(tree: "xarray.DataTree", draws: np.ndarray) -> dict[str, np.ndarray]
 
 def _unmixed(distance: np.ndarray, iterations: np.ndarray, attributes: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """How many directions have spread as if without curvature, and what they may still add to the coefficient, by the chains that began at w*."""
-    gamma, time, weights = (float(attributes[name] or 0) for name in ("localization", "relaxation_time", "num_weights"))
+    gamma, time = (float(attributes[name] or 0) for name in ("localization", "relaxation_time"))
     mean = mean_and_error(distance.mean(-1))[0]
     if not time or not gamma:
         return np.full(mean.shape, np.nan), np.zeros(mean.shape)
     passed = 2 * iterations / time
-    free = np.clip(gamma * mean / -np.expm1(-passed).mean(), 0, weights)
+    free = np.clip(gamma * mean / -np.expm1(-passed).mean(), 0, _num_weights(attributes))
     return free, np.nan_to_num(free / 2 * lacking(passed).mean())
+
+
+def _num_weights(attributes: Mapping[str, Any]) -> np.ndarray:
+    """How many weights move, of components by each."""
+    return np.asarray(attributes.get("component_weights", attributes["num_weights"]), float)
 
 
 def _felt(distance: np.ndarray, energy: np.ndarray, localization: float) -> np.ndarray:

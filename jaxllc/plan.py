@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxllc import results, select
 from jaxllc._tree import WithObjects, split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.components import Moving, Selected, resolve
 from jaxllc.data import InMemory
 from jaxllc.layout import STEP, Layout, layout_of
 from jaxllc.losscheck import LossKind, MeanOverBatch, check_loss, loss_of_zeros
@@ -21,7 +22,8 @@ from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import Probe, shapes
 from jaxllc.sampler import Sampler
 from jaxllc.samplers.sgld import SGLD
-from jaxllc.select import Free, FreeLike
+from jaxllc.select import FreeLike
+from jaxllc.selections import Free
 from jaxllc.settings import Settings
 from jaxllc.source import fingerprint
 from jaxllc.stepsize import curvature, default_step_size
@@ -51,6 +53,15 @@ class Plan:
     """What findings need to know: `num_weights`, `statistics`, `probes` by name with their shapes."""
     layout: Layout | None = None
     """How the weights are split over devices."""
+    masks: Params | None = None
+    """Which elements of the free leaves move in each component, `[M, ...]` (see `jaxllc.components`); None for all."""
+    components: tuple[str, ...] = ()
+    """Names of the components; none where `free` alone says what moves."""
+
+    @property
+    def num_components(self) -> int:
+        """How many sets of weights each checkpoint is sampled in."""
+        return max(len(self.components), 1)
 
     @property
     def sampler(self) -> Sampler:
@@ -139,7 +150,6 @@ class Plan:
                 "random": str(jax.random.key_impl(self.key)),
             },
             "source": {"loss_fn": fingerprint(inner)} | {f"probe {name}": fingerprint(_innermost(probe.fn)) for name, probe in self.probes.items()},
-            "free": repr(self.free),
             "num_examples": self.data.num_examples,
             **({"streams": True} if isinstance(self.data, Stream) else {}),
             "slow_every": self.slow_every,
@@ -164,7 +174,7 @@ def make_plan(
     settings: Settings,
     *,
     key: Key,
-    free: FreeLike,
+    free: FreeLike | Moving,
     probes: Mapping[str, Probe],
     mesh: Mesh | None,
 ) -> Plan:
@@ -176,7 +186,7 @@ def make_plan(
         data: see `jaxllc.estimate`.
         settings: whose fields may be None.
         key: a typed key.
-        free: which leaves move.
+        free: which weights move, or components of them.
         probes: beside the coefficient.
         mesh: devices; None takes all that divide the work.
     """
@@ -185,11 +195,12 @@ def make_plan(
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0):
         raise TypeError(f"key must be one typed key, as jax.random.key(0) makes it, got {key!r}.")
     params = next(iter(checkpoints.values()))
-    selection = select.as_free(free, params)
+    selected = resolve(free if isinstance(free, Moving) else Moving(free), params)
+    selection = selected.free
     center, objects = split_objects(params)
     if objects.structure is not None:
         loss_fn = WithObjects(loss_fn, objects)
-    layout = layout_of(center)
+    layout = _checked_layout(center, selected)
     devices = mesh or default_mesh(settings.num_chains, layout=layout)
     check_mesh(devices, settings.num_chains, devices.shape.get(STEP, 1), layout)
     data = data.on(devices) if isinstance(data, InMemory | Stream) else InMemory.of(data, settings.batch_size, devices)
@@ -213,10 +224,26 @@ def make_plan(
         facts["default_step_size"] = default_step_size(sampler, curvatures)
         sampler = sampler.with_default_step_size(facts["default_step_size"], settings.num_burn_in)
         settings = settings.replace(sampler=sampler)
-    num_weights = sum(np.size(leaf) for leaf in jax.tree.leaves(select.take_free(selection, center)))
-    facts |= {"num_weights": num_weights, "min_acceptance": sampler.min_acceptance}
-    plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout)
+    facts |= _weights(selected, center) | {"min_acceptance": sampler.min_acceptance}
+    plan = Plan(loss_fn, data, key, settings, selection, {}, mesh, kind, facts, layout, selected.masks, selected.names)
     return plan.with_probes(probes, params)
+
+
+def _checked_layout(center: Params, selected: Selected) -> Layout | None:
+    """How the weights are split over devices, if they are."""
+    layout = layout_of(center)
+    if layout is not None and (selected.masks is not None or len(selected.names) > 1):
+        raise ValueError("the weights are split over devices, where components must be whole leaves, one at a time; pass free= with patterns of leaves.")
+    return layout
+
+
+def _weights(selected: Selected, center: Params) -> dict[str, Any]:
+    """How many weights move, and which: of components their union, and each."""
+    if not selected.names:
+        return {"num_weights": selected.num_weights[0], "free": selected.descriptions[0]}
+    union = sum(np.size(leaf) for leaf in jax.tree.leaves(select.take_free(selected.free, center)))
+    components = [list(pair) for pair in zip(selected.names, selected.descriptions, strict=True)]
+    return {"num_weights": union, "free": repr(selected.free), results.COMPONENTS: components, "component_weights": list(selected.num_weights)}
 
 
 def _statistics(selection: Free, params: Params) -> dict[str, Any]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import xarray
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
+PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Of Okabe and Ito, which the colour-blind tell apart."""
 
 
 def plot_trajectory(
@@ -54,6 +56,35 @@ def plot_trajectory(
         bottom.plot(step, run, color=ORANGE, lw=0.6, alpha=0.6)
     bottom.set_ylabel("loss (nats)")
     bottom.legend(frameon=False, fontsize="small")
+    bottom.set_xlabel("training step")
+    _log_time(bottom, step)
+    _bare(both)
+    return both
+
+
+def plot_components(summary: "xarray.Dataset", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":
+    r"""$\hat\lambda$ of each component with bands of two standard errors, above the loss at the checkpoint, over the training step on a log axis.
+
+    Args:
+        summary: `llc`, `std_error` and `loss` over `step` and `component` (see `jaxllc.estimator.summary`).
+        axes: two matplotlib axes, default of a new figure.
+    """
+    import matplotlib.pyplot as plt
+
+    both = plt.subplots(2, 1, figsize=(7, 5.6), sharex=True, height_ratios=(3, 1), layout="constrained")[1] if axes is None else axes
+    top, bottom = both
+    summary = summary.squeeze([axis for axis in summary.dims if axis == RUN])
+    step, names = summary["step"].values, [str(name) for name in summary["component"].values]
+    for i, name in enumerate(names):
+        one = summary.isel(component=i)
+        style = dict(color=PALETTE[i % len(PALETTE)], ls=("-", "--", ":", "-.")[i // len(PALETTE) % 4])
+        llc, error = one["llc"].values, one["std_error"].values
+        top.fill_between(step, llc - 2 * error, llc + 2 * error, color=style["color"], alpha=0.2, lw=0)
+        top.plot(step, llc, label=name, lw=1.4, marker=".", ms=4, **style)
+    top.set_ylabel("local learning coefficient λ̂")
+    top.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5), title="± 2 standard errors", title_fontsize="small")
+    bottom.plot(step, summary["loss"].isel(component=0).values, color=GREY, lw=1.5)
+    bottom.set_ylabel("loss (nats)")
     bottom.set_xlabel("training step")
     _log_time(bottom, step)
     _bare(both)

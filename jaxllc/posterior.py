@@ -15,7 +15,8 @@ from flax import struct
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
 from jaxllc.layout import Layout, inner
-from jaxllc.select import Free, put_free, take_free
+from jaxllc.select import put_free, take_free
+from jaxllc.selections import Free
 from jaxllc.spectrum import Spectrum
 
 
@@ -49,6 +50,8 @@ class LocalPosterior:
         center_hessian: leading eigenpairs of the Hessian of $L_n$ at $w^*$, for samplers whose metric it makes; `jaxllc.sample` fills it in.
         weights_dtype: a narrow dtype to which the model rounds wider weights, where that is known.
         layout: how the weights are split over devices; `jaxllc.sample` fills it in.
+        mask: which elements of the free leaves move, bools like a position, each of a shape that broadcasts to that of its leaf; None for all. In the loss the
+            others stay at $w^*$; their coordinates are those of the prior alone, independent of what moves, and count nowhere.
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)
@@ -60,6 +63,7 @@ class LocalPosterior:
     center_hessian: Spectrum | None = None
     weights_dtype: str | None = struct.field(pytree_node=False, default=None)
     layout: Layout | None = struct.field(pytree_node=False, default=None)
+    mask: Params | None = None
 
     def position(self) -> Params:
         """The free weights of the centre, where chains start."""
@@ -67,7 +71,13 @@ class LocalPosterior:
 
     def params(self, position: Params) -> Params:
         """All weights at a position, each in the dtype that the model has."""
-        return put_free(position, jax.tree.map(jnp.asarray, self.center))
+        return put_free(self.masked(position), jax.tree.map(jnp.asarray, self.center))
+
+    def masked(self, position: Params) -> Params:
+        """The position with all elements that do not move at $w^*$."""
+        if self.mask is None:
+            return position
+        return jax.tree.map(lambda w, center, moves: jnp.where(moves, w, center.astype(w.dtype)), position, self.position(), self.mask)
 
     def losses(self, position: Params, batch: Batch) -> jax.Array:
         """Loss of each example of a batch, `float[batch]` in nats, or their mean where `loss_fn` gives that.
@@ -131,7 +141,7 @@ class LocalPosterior:
 
 
 def squared_distance(position: Params, posterior: LocalPosterior) -> jax.Array:
-    r"""$\lVert w - w^* \rVert^2$ over the free weights, `float[]`; where these are split, what each device adds to it (see `jaxllc.layout`)."""
+    r"""$\lVert w - w^* \rVert^2$ over the coordinates of a position, `float[]`; of split weights what each device adds to it (see `jaxllc.layout`)."""
     if posterior.layout is not None:
         moved = jax.tree.map(lambda w, center: w - center.astype(w.dtype), position, posterior.position())
         return posterior.inner(moved, moved)

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jaxllc import results
 from jaxllc.estimate import Estimate
 from jaxllc.progress import duration, rounded
 from jaxllc.reading import Overview, SeenWriter, overview
 from jaxllc.trajectory import Trajectory, open_store
+from jaxllc.views import with_steps
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +43,7 @@ def table(path: str | os.PathLike[str]) -> "pandas.DataFrame":
         ValueError: it is no store of this library, or holds no place yet.
     """
     opened = open_store(path)
-    return (Trajectory(results.with_steps(opened.data)) if isinstance(opened, Estimate) else opened).table()
+    return (Trajectory(with_steps(opened.data)) if isinstance(opened, Estimate) else opened).table()
 
 
 def rate(written: Sequence[float], now: float) -> float | None:

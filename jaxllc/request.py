@@ -8,6 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.components import ComponentLike, Moving
 from jaxllc.data import InMemory
 from jaxllc.plan import Plan, make_plan
 from jaxllc.select import FreeLike
@@ -54,6 +55,7 @@ class Request:
     nbeta: float | None = None
     localization: float | None = None
     num_chains: int = Settings.num_chains
+    components: Mapping[str, ComponentLike] | None = None
 
     @property
     def least_localization(self) -> float:
@@ -67,7 +69,7 @@ class Request:
 
     def plan(self, checkpoints: Mapping[Any, Params], settings: Settings) -> Plan:
         """A plan of these settings."""
-        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=self.free, probes={}, mesh=self.mesh)
+        return make_plan(self.loss_fn, checkpoints, self.data, settings, key=self.key, free=Moving(self.free, self.components), probes={}, mesh=self.mesh)
 
 
 class Choice(NamedTuple):

@@ -22,7 +22,8 @@
     /along_chains   the probes along its chains: name (step, chain, evaluation, name_dim_0, ...), or name_mean and so on (see jaxllc.reductions)
     attributes      every setting, the key, versions
 
-A result of several training runs has an axis `run` before `step`; one of a single checkpoint has neither. Below the surface there is one axis of
+A result of several training runs has an axis `run` before `step`; one of a single checkpoint has neither. One of components has an axis `component` after
+`step` in every array but those of `/probes`. Below the surface there is one axis of
 `Place`s, run after run, of which this file makes the two. The first three groups are those of the ArviZ schema.
 """
 
@@ -37,8 +38,10 @@ from jaxllc.reductions import REDUCTIONS
 if TYPE_CHECKING:
     import xarray
 
-RUN, STEP, CHAIN, DRAW = "run", "step", "chain", "draw"
+RUN, STEP, COMPONENT, CHAIN, DRAW = "run", "step", "component", "chain", "draw"
 EVALUATION, ITERATION = "evaluation", "iteration"
+COMPONENTS = "components"
+"""The attribute that lists name and selection of each component."""
 PROBES, ALONG_CHAINS, SLOW = "probes", "along_chains", "slow"
 LLC, STEP_BIAS = ("posterior", "llc"), ("sample_stats", "step_bias")
 HALF_STEP_LLC, TWICE_NBETA_LLC = ("sample_stats", "half_step_llc"), ("sample_stats", "twice_nbeta_llc")
@@ -120,6 +123,8 @@ def dims(array: Name, num_dims: int, attributes: Mapping[str, Any]) -> tuple[str
         attributes: of the result.
     """
     group, name = array
+    if COMPONENTS in attributes and group != PROBES:
+        return COMPONENT, *dims(array, num_dims - 1, {key: value for key, value in attributes.items() if key != COMPONENTS})
     if group not in (PROBES, ALONG_CHAINS):
         return DIMS.get(array) or OPTIONAL.get(array, ())
     for probe, description in attributes[PROBES].items():
@@ -152,7 +157,8 @@ def shapes(attributes: Mapping[str, Any]) -> dict[Name, tuple[int, ...]]:
                 found[group, name] = tuple(size for axis in axes for size in parts[axis])
             else:
                 found[group, name] = (chains, len(description["evaluations"]), *own)
-    return found
+    several = (len(attributes[COMPONENTS]),) if COMPONENTS in attributes else ()
+    return {name: shape if name[0] == PROBES else (*several, *shape) for name, shape in found.items()}
 
 
 def _own_axes(probe: str, count: int) -> tuple[str, ...]:
@@ -176,6 +182,7 @@ def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[
     """
     runs, steps = (list(dict.fromkeys(names)) for names in ([place.run for place in places], [place.step for place in places]))
     named = {} if None in runs else {RUN: np.asarray(runs)}
+    parts = {COMPONENT: np.asarray([name for name, _ in attributes[COMPONENTS]])} if COMPONENTS in attributes else {}
     along = {
         evaluation_axis(name, attributes): np.asarray(description["evaluations"], np.int64)
         for name, description in attributes.get(PROBES, {}).items()
@@ -183,12 +190,17 @@ def coordinates(places: Sequence[Place], attributes: Mapping[str, Any]) -> dict[
     }
     chains, draws = np.arange(attributes["num_chains"]), np.arange(attributes["num_draws"])
     iterations = np.arange(0, attributes["num_burn_in"] + (attributes["num_draws"] - 1) * attributes["thinning"] + 1, attributes["slow_every"])
-    return named | {STEP: np.asarray(steps, np.int64), CHAIN: chains, DRAW: draws, ITERATION: iterations} | along
+    return named | {STEP: np.asarray(steps, np.int64), **parts, CHAIN: chains, DRAW: draws, ITERATION: iterations} | along
 
 
 def place_axes(coords: Container[Any]) -> tuple[str, ...]:
     """The axes over which checkpoints are spread: `run`, where there is one, and `step`."""
     return (RUN, STEP) if RUN in coords else (STEP,)
+
+
+def line_axes(dims: Container[Any]) -> tuple[str, ...]:
+    """The axes of the lines of a table: those of checkpoints, and `component` where there is one."""
+    return (*place_axes(dims), COMPONENT) if COMPONENT in dims else place_axes(dims)
 
 
 def to_tree(arrays: Mapping[Name, np.ndarray], places: Sequence[Place], attributes: Mapping[str, Any]) -> "xarray.DataTree":
@@ -205,8 +217,7 @@ def to_tree(arrays: Mapping[Name, np.ndarray], places: Sequence[Place], attribut
 
 
 def from_tree(tree: "xarray.DataTree") -> dict[Name, np.ndarray]:
-    """The arrays of a result, whose axis of places leads."""
-    tree = with_steps(tree)
+    """The arrays of a result that has an axis `step`; that of places leads."""
     axes = len(place_axes(tree.coords))
     arrays = {}
     for group, node in tree.children.items():
@@ -274,21 +285,3 @@ def scalars(tree: "xarray.DataTree") -> dict[str, np.ndarray]:
         return {}
     probes = tree.children[PROBES].to_dataset(inherit=False)
     return {name: probes[name].values for name in attributes(tree)[PROBES] if name in probes and probes[name].dims == place_axes(tree.coords)}
-
-
-def only_step(tree: "xarray.DataTree") -> "xarray.DataTree":
-    """A result of one checkpoint without its axis `step`."""
-    import xarray as xr
-
-    nodes = {"/": tree.to_dataset(), **{name: child.to_dataset(inherit=False) for name, child in tree.children.items()}}
-    return xr.DataTree.from_dict({name: node.squeeze(STEP, drop=True) for name, node in nodes.items()})
-
-
-def with_steps(tree: "xarray.DataTree") -> "xarray.DataTree":
-    """The result with an axis `step`, also where it is of one checkpoint."""
-    if STEP in tree["posterior/llc"].dims:
-        return tree
-    import xarray as xr
-
-    groups = {name: child.to_dataset(inherit=False).expand_dims(STEP) for name, child in tree.children.items()}
-    return xr.DataTree.from_dict({"/": tree.to_dataset(), **groups})

@@ -8,9 +8,6 @@ A selection is a hashable value that names leaves as `/`-joined paths (`layers_0
 functions, a module's settings, and running statistics that their framework marks (`jaxllc._tree.leaves_with_roles`).
 """
 
-import dataclasses
-import fnmatch
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -21,79 +18,13 @@ from jax.core import Tracer
 
 from jaxllc._tree import Leaf, leaves_with_roles, named_like_statistics
 from jaxllc._typing import Params
+from jaxllc.selections import Complement, Free, Leaves, Paths, Union
 
 _WAYS = (
     "free takes a pattern such as 'layers_0/*', a list of patterns, a Free such as Paths('layers_0/*'), "
     "a function that takes a leaf's path and returns a bool, or a mask: a tree of bools of the structure of params, or a prefix of it."
 )
 _LISTED = 20  # names in a message
-
-
-@dataclasses.dataclass(frozen=True)
-class Free:
-    """A selection of leaves; the base of `Paths` and of what `|`, `&` and `~` make of it."""
-
-    def __contains__(self, name: str) -> bool:
-        return True
-
-    def __or__(self, other: "Free") -> "Free":
-        return _Union(self, other)
-
-    def __and__(self, other: "Free") -> "Free":
-        return ~(~self | ~other)
-
-    def __invert__(self) -> "Free":
-        return _Complement(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Paths(Free):
-    """Leaves whose path matches one of the shell patterns, where `*` crosses `/`."""
-
-    patterns: tuple[str, ...]
-
-    def __init__(self, *patterns: str) -> None:
-        object.__setattr__(self, "patterns", patterns)
-
-    def __contains__(self, name: str) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaves(Free):
-    """Leaves by their exact names, which may hold the characters of a pattern; what a mask or a function stands for."""
-
-    names: frozenset[str]
-
-    def __init__(self, *names: str) -> None:
-        object.__setattr__(self, "names", frozenset(names))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def __repr__(self) -> str:
-        names = sorted(self.names)
-        if len(names) <= 8:
-            return f"Leaves({', '.join(map(repr, names))})"
-        digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
-        return f"Leaves({', '.join(map(repr, names[:3]))}, ...: {len(names)} leaves, sha256 {digest})"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Union(Free):
-    left: Free
-    right: Free
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.left or name in self.right
-
-
-@dataclasses.dataclass(frozen=True)
-class _Complement(Free):
-    inner: Free
-
-    def __contains__(self, name: str) -> bool:
-        return name not in self.inner
 
 
 Mask: TypeAlias = Any
@@ -266,9 +197,9 @@ def fixed_statistics(free: Free, params: Params) -> tuple[str, ...]:
 
 def _atoms(free: Free, positive: bool) -> Iterator[Free]:
     """The patterns and names of which a selection is composed, without those that it takes away."""
-    if isinstance(free, _Complement):
+    if isinstance(free, Complement):
         yield from _atoms(free.inner, not positive)
-    elif isinstance(free, _Union):
+    elif isinstance(free, Union):
         yield from _atoms(free.left, positive)
         yield from _atoms(free.right, positive)
     elif positive:

@@ -210,12 +210,12 @@ def lay_out(location: Location, places: Sequence[Place], attributes: Mapping[str
     size, one = tuple(len(coords[axis]) for axis in axes), (1,) * len(axes)
     group = zarr.open_group(store, mode="a")
     for name, values in coords.items():
-        is_run, is_place = name == results.RUN, name in axes
-        fill: Any = "" if is_run else NO_STEP if name == results.STEP else 0
+        is_text, is_place = name in (results.RUN, results.COMPONENT), name in axes
+        fill: Any = "" if is_text else NO_STEP if name == results.STEP else 0
         group.create_array(
-            name, shape=values.shape, chunks=(NAMES,) if is_place else values.shape, dtype="str" if is_run else values.dtype, fill_value=fill,
+            name, shape=values.shape, chunks=(NAMES,) if is_place else values.shape, dtype="str" if is_text else values.dtype, fill_value=fill,
             dimension_names=(name,),
-        )[:] = values.astype(object) if is_run else values  # fmt: skip
+        )[:] = values.astype(object) if is_text else values  # fmt: skip
     for name, kind in NOTES.items():
         group.create_array(name, shape=size, chunks=one, dimension_names=axes, **kind)
     for (folder, name), shape in results.shapes(attributes).items():

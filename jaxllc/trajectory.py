@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxllc import diagnostics, estimator, results
 from jaxllc._typing import Batch, Key, LossFn, Params
+from jaxllc.components import ComponentLike
 from jaxllc.diagnostics import Finding
 from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
 from jaxllc.job import Job, checked_part
@@ -25,6 +26,8 @@ from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, as_count
 from jaxllc.store import Store
 from jaxllc.stream import Data
+from jaxllc.tables import COLUMNS, joined, lines_done, table_of, with_failures
+from jaxllc.views import component_names, of_component, only_step
 
 if TYPE_CHECKING:
     import pandas
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
 
 BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 """Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
-
-COLUMNS = ("llc", "std_error", "loss", "mean_loss", "rhat", "ess", "change", "change_error", "step_bias", "num_diverged")
-"""What a table has of every checkpoint, beside the acceptance rate where there is one, probes and findings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,19 @@ class Trajectory:
         return {Place(run, int(step)): why for run, step, why in self.data.attrs.get("failures", ())}
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """Names of its components; none unless it was made with `components=`."""
+        return component_names(self.data)
+
+    def component(self, name: str) -> "Trajectory":
+        """The coefficients of one component, with everything that a trajectory has.
+
+        Raises:
+            KeyError: there is no such component.
+        """
+        return Trajectory(of_component(self.data, name))
+
+    @property
     def settings(self) -> Settings:
         """How it was sampled, with defaults resolved.
 
@@ -72,27 +85,29 @@ class Trajectory:
         return stored_settings(self.data.attrs)
 
     def table(self) -> "pandas.DataFrame":
-        """One line a checkpoint, by `step` or, of several training runs, by `run` and `step`; one of `failures` has no numbers, and the finding "failed".
+        """One line a checkpoint, by `step`, or several: by `run`, `step` and `component` of a result that has these; one of `failures` has no numbers.
 
-        Columns: llc, std_error, loss, mean_loss, rhat, ess, change from the step before and its error, step_bias, num_diverged, acceptance_rate of a sampler
-        that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings.
+        Columns: llc, std_error, loss, mean_loss, rhat, ess, slow_ess, of the slowest quantity, change from the step before and its error, step_bias,
+        num_diverged, acceptance_rate of a sampler that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings, which
+        are "failed" of `failures`.
         """
-        columns = [*COLUMNS, *(["acceptance_rate"] if self.data.attrs.get("min_acceptance") is not None else [])]
-        table = self.summary.to_dataframe(dim_order=list(results.place_axes(self.summary.dims))).loc[:, columns]
-        for name, values in results.scalars(self.data).items():
-            table[name] = values.ravel()
-        table = table[results.is_done(self.data)]
-        table["findings"] = [" ".join(finding.code for finding in some) for some in self.findings()]
-        return table if not self.failures else _with_failures(table, self.failures)
+        table = table_of(self.summary, self.data, self._findings)
+        return table if not self.failures else with_failures(table, self.failures)
 
     def findings(self) -> list[tuple[Finding, ...]]:
         """What makes a number suspect: a tuple for each line of `table()` with numbers, in its order, which is run after run and step after step."""
-        return [some for some, done in zip(self._findings, results.is_done(self.data), strict=True) if done]
+        return [some for some, done in zip(self._findings, lines_done(self.data), strict=True) if done]
+
+    def llc_of(self, probe: str) -> "xarray.Dataset":
+        r"""The coefficient of another loss or of other data along the same chains (see `jaxllc.estimator.llc_of_probe`)."""
+        return estimator.llc_of_probe(self.data, probe)
 
     def stages(self, *, certainty: float | None = None) -> "pandas.DataFrame":
         """Stages of development, one line each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
         from jaxllc import stages  # SciPy and pandas are loaded when there is something to find
 
+        if self.components:
+            return joined({name: self.component(name).stages(certainty=certainty) for name in self.components})
         return stages.stages_of(self.summary, estimator.corrected_draws(self.data), certainty=stages.CERTAINTY if certainty is None else certainty)
 
     def over_runs(self) -> "xarray.Dataset":
@@ -103,15 +118,21 @@ class Trajectory:
         """
         if self.summary.sizes.get(results.RUN, 1) < 2:
             raise ValueError("this result is of one training run, so there is no mean over runs; pass {name: checkpoints} to trajectory.")
+        if self.components:
+            import xarray as xr
+
+            return xr.concat([self.component(name).over_runs() for name in self.components], self.summary[results.COMPONENT])
         return diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data))
 
     def plot(self) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.
 
-        Several training runs are thin lines, and the band is that of their mean.
+        Several training runs are thin lines, and the band is that of their mean. Components are lines of their own, of several runs their means.
         """
-        from jaxllc.plots import plot_trajectory  # matplotlib is loaded when there is something to draw
+        from jaxllc.plots import plot_components, plot_trajectory  # matplotlib is loaded when there is something to draw
 
+        if self.components:
+            return plot_components(self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else self.summary)
         mean = self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else None
         return plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
 
@@ -141,6 +162,7 @@ def trajectory(
     *,
     key: Key,
     free: FreeLike = None,
+    components: Mapping[str, ComponentLike] | None = None,
     probes: ProbesLike | None = None,
     mesh: Mesh | None = None,
     progress: bool = True,
@@ -179,12 +201,11 @@ def trajectory(
     probes = overrides.pop("observables", None) if probes is None else probes
     runs = checkpoint_runs(checkpoints)
     places = [Place(run, step) for run in runs for step in shared_steps(runs)]
-    if group_size is not None:
-        as_count("group_size", group_size)
+    group_size = None if group_size is None else as_count("group_size", group_size)
     check_batch_size(data, overrides)
     described = as_probes(probes, (*COLUMNS, "acceptance_rate", *RESERVED))
     budget = max(BUDGET_OF_A_TRAJECTORY / len(places), LEAST_BUDGET)
-    request = Request(loss_fn, data, key, free, mesh, budget, **given(overrides))
+    request = Request(loss_fn, data, key, free, mesh, budget, components=components, **given(overrides))
     noted = given_reference(reference_loss) | ({} if config is None else {"config": dict(config)})
     job = Job(request, Weights(runs), places, settings, overrides, described, noted, group_size, strict, progress)
     together = part is None and jax.process_count() > 1
@@ -210,18 +231,5 @@ def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
     """
     tree = open_tree(path)
     if tree.attrs.get("verb") == "estimate":
-        return Estimate(results.only_step(tree))
+        return Estimate(only_step(tree))
     return Trajectory(tree)
-
-
-def _with_failures(table: "pandas.DataFrame", failures: Mapping[Place, str]) -> "pandas.DataFrame":
-    """The table with a line for each checkpoint that has no numbers."""
-    import pandas as pd
-
-    if table.index.nlevels == 1:
-        index = pd.Index([place.step for place in failures], name=table.index.name)
-        return pd.concat([table, pd.DataFrame({"findings": "failed"}, index=index)]).sort_index()
-    index = pd.MultiIndex.from_tuples(failures, names=table.index.names)
-    whole = pd.concat([table, pd.DataFrame({"findings": "failed"}, index=index)])
-    runs = list(dict.fromkeys(whole.index.get_level_values(0)))
-    return whole.loc[sorted(whole.index, key=lambda row: (runs.index(row[0]), row[1]))]
