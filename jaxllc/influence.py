@@ -134,7 +134,7 @@ def _susceptibility(phi: np.ndarray, off: np.ndarray, about: np.ndarray | None) 
         off: $\ell_x - L$, `[C, T, G]`.
         about: its means in the posterior of all weights, by chain, `[C, G]`.
     """
-    covariance, by_chain = _covariance(phi[..., None], off)
+    covariance, by_chain = _covariance(_centred(phi[..., None]), _centred(off))
     covariance, by_chain = covariance[0], by_chain[:, 0]
     if about is not None:
         shift = off.mean((0, 1)) - about.mean(0)
@@ -160,7 +160,7 @@ def _matrix(result: Result, rows: str, columns: str, correlation: bool, *, sign:
     value, error = np.full((2, left.lines, left.size, right.size), np.nan, np.float32)
     for i, (x, y) in enumerate(zip(left.draws(), right.draws(), strict=True)):
         finite = _finite(x, y)
-        x, y = x[finite], y[finite]
+        x, y = _centred(x[finite]), _centred(y[finite])
         for part in _stretches(x, y.shape[-1]):
             whole, by_chain = (_correlation if correlation else _covariance)(x[..., part], y)
             value[i, part] = sign * whole
@@ -180,30 +180,37 @@ def _stretches(x: np.ndarray, columns: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, x.shape[-1], size))
 
 
+def _centred(draws: np.ndarray) -> np.ndarray:
+    """`[C, T, N]` about the mean of all chains, in float64."""
+    return draws.astype(float) - draws.mean((0, 1), dtype=float)
+
+
 def _covariance(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The covariance of `[C, T, N]` with `[C, T, M]`, `[N, M]`, and what each chain gives, `[C, N, M]`."""
-    x, y = (z.astype(float) - z.mean((0, 1), dtype=float) for z in (x, y))
-    by_chain = np.einsum("ctn,ctm->cnm", x, y, optimize=True) / x.shape[1]
-    count, means = len(x), (x.mean(1), y.mean(1))
-    of_mean = means[0].T @ means[1] / (count * (count - 1)) if count > 1 else 0.0
-    return by_chain.mean(0) + of_mean, by_chain
+    """The covariance of `[C, T, N]` with `[C, T, M]`, both about their means, `[N, M]`, and what each chain gives, `[C, N, M]`."""
+    by_chain = np.matmul(np.swapaxes(x, 1, 2), y) / x.shape[1]
+    return by_chain.mean(0) + _of_mean(x.mean(1), y.mean(1)), by_chain
+
+
+def _of_mean(x: np.ndarray, y: np.ndarray) -> np.ndarray | float:
+    """The covariance of the errors of two means over chains, by the chains' own means, `[C, N]` and `[C, M]`."""
+    return x.T @ y / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The correlation, and to first order what each chain gives."""
     covariance, by_chain = _covariance(x, y)
-    scales, moves = [], []
-    for z in (x, y):
-        off = z.astype(float) - z.mean((0, 1), dtype=float)
-        by = (off**2).mean(1)
-        means = off.mean(1)
-        variance = by.mean(0) + ((means**2).sum(0) / (len(z) * (len(z) - 1)) if len(z) > 1 else 0.0)
-        variance = np.where(variance > 0, variance, np.nan)
-        scales.append(np.sqrt(variance))
-        moves.append(by / variance / 2)
-    product = scales[0][:, None] * scales[1][None, :]
+    (scale, moved), (other_scale, other_moved) = _scale(x), _scale(y)
+    product = scale[:, None] * other_scale[None, :]
     correlation = covariance / product
-    return correlation, by_chain / product - correlation * (moves[0][:, :, None] + moves[1][:, None, :])
+    return correlation, by_chain / product - correlation * (moved[:, :, None] + other_moved[:, None, :])
+
+
+def _scale(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The standard deviations of `[C, T, N]`, `[N]`, and half of each chain's variance over that of all, `[C, N]`; NaN of what does not vary."""
+    by_chain, means = (x**2).mean(1), x.mean(1)
+    variance = by_chain.mean(0) + ((means**2).sum(0) / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0)
+    variance = np.where(variance > 0, variance, np.nan)
+    return np.sqrt(variance), by_chain / variance / 2
 
 
 def _result(
@@ -228,9 +235,16 @@ def _result(
 
 
 def _reliability(value: np.ndarray, error: np.ndarray) -> float:
-    keep = ~np.eye(len(value), dtype=bool) if value.ndim == 2 and value.shape[0] == value.shape[1] else np.ones(value.shape, bool)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(1 - np.nanmean(error[keep] ** 2) / np.nanmean(value[keep] ** 2)) if keep.any() and np.isfinite(error[keep]).any() else np.nan
+    """One less the mean square of the errors over that of the values, row by row for memory's sake; NaN where no error is known."""
+    square = value.ndim == 2 and value.shape[0] == value.shape[1] > 1
+    values = errors = 0.0
+    for i, (row, of) in enumerate(zip(np.atleast_2d(value), np.atleast_2d(error), strict=True)):
+        known = np.isfinite(row) & np.isfinite(of)
+        if square:  # what an example has to do with itself
+            known[i] = False
+        values += float((row[known].astype(float) ** 2).sum())
+        errors += float((of[known].astype(float) ** 2).sum())
+    return 1 - errors / values if values > 0 else np.nan
 
 
 def _noise(share: float) -> Iterator[Finding]:

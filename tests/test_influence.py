@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -177,6 +178,24 @@ def test_rows_come_in_stretches(estimate, monkeypatch):
     whole = jaxllc.influence(estimate, "losses")
     monkeypatch.setattr(sys.modules["jaxllc.influence"], "STRETCH_BYTES", 8 * 16 * NUM * 5)
     np.testing.assert_allclose(jaxllc.influence(estimate, "losses").value, whole.value, rtol=1e-6)
+
+
+def test_no_memory_but_that_of_the_answer(monkeypatch):
+    """Of 1500 × 1500 values and errors; a chain's covariances of all at once would take four times as much."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(1500, 3)).astype(np.float32), rng.normal(size=1500).astype(np.float32)
+    short = SETTINGS.replace(num_draws=32, num_chains=8, num_burn_in=64, batch_size=None)
+    probes = {"losses": jaxllc.Probe(squared_error, data, every=8)}
+    est = jaxllc.estimate(squared_error, jnp.zeros(3), data, short, probes=probes, key=jax.random.key(0), progress=False)
+    monkeypatch.setattr(sys.modules["jaxllc.influence"], "STRETCH_BYTES", 2**20)
+    _ = est.findings  # what it loads counts elsewhere
+    tracemalloc.start()
+    found = jaxllc.influence(est, "losses")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    answer = found.value.nbytes + found.std_error.nbytes
+    assert answer == 2 * 4 * 1500**2
+    assert peak < 1.5 * answer
 
 
 def test_over_training_and_by_token(problem):
