@@ -61,6 +61,15 @@ def test_the_readme_is_short():
     assert README.count("\n") <= 120
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="a source distribution holds the README alone")
+def test_the_page_on_components_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "components.md").read_text(), re.S)
+    assert len(blocks) == 4
+    done = python("\n".join(blocks), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="a source distribution holds the README alone")
 def test_documents_name_files_that_exist():
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "research").glob("*.md")]:
