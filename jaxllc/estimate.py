@@ -18,6 +18,7 @@ from jaxllc.candidates import longer, reaching
 from jaxllc.components import ComponentLike, Moving
 from jaxllc.diagnostics import Finding
 from jaxllc.estimator import estimate_group
+from jaxllc.grouping import with_fitting_components
 from jaxllc.locations import Location
 from jaxllc.plan import Plan, check_batch_size, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
@@ -227,6 +228,7 @@ LENGTHENING = 4
 
 def _estimated(plan: Plan, params: Params, progress: bool, reference: dict[str, float]) -> Estimate:
     """The estimate of a plan."""
+    plan = with_fitting_components(plan, params)
     with progress_bar(plan.settings.num_iterations, progress) as on_steps:
         arrays = estimate_group(plan, {"params": params}, on_steps)
     arrays |= {(results.PROBES, name): values for name, values in at_checkpoints(plan.probes, [split_objects(params)[0]]).items()}

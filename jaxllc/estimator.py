@@ -61,6 +61,10 @@ def estimate_group(plan: Plan, checkpoints: Mapping[Any, Params], on_steps: Call
     Raises:
         ValueError: the loss at a checkpoint is not finite.
     """
+    if len(parts := plan.parts()) > 1:
+        share = None if on_steps is None else lambda done: on_steps(done / len(parts))
+        found = [estimate_group(part, checkpoints, share) for part in parts]
+        return {name: np.concatenate([arrays[name] for arrays in found], 1)[:, : plan.num_components] for name in found[0]}
     components, extrapolate = plan.num_components, plan.settings.extrapolate
     sets, count = 2 if extrapolate else 1, len(checkpoints) * components
     centers = stack([split_objects(params)[0] for params in checkpoints.values()] * sets)

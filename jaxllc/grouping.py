@@ -1,5 +1,6 @@
 """How many checkpoints run in one program: as many as free memory holds, and of these the number that a short timed run finds fastest."""
 
+import dataclasses
 import math
 
 import jax
@@ -51,17 +52,28 @@ def suitable_group_size(plan: Plan, params: Params, count: int) -> int:
 
 
 def fitting_checkpoints(plan: Plan, params: Params) -> int:
-    """How many checkpoints free memory has room for; at least one."""
+    """How many checkpoints free memory has room for, each in all its components; at least one."""
+    return max(1, _fitting(plan, params) // plan.num_components)
+
+
+def with_fitting_components(plan: Plan, params: Params) -> Plan:
+    """The plan with as many components in one program as free memory has room for, in parts of even size."""
+    count, most = plan.num_components, max(1, _fitting(plan, params))
+    return dataclasses.replace(plan, components_together=math.ceil(count / math.ceil(count / most)))
+
+
+def _fitting(plan: Plan, params: Params) -> int:
+    """How many sets of chains, each of one component at one checkpoint, free memory has room for."""
     leaves, chains, devices = jax.tree.leaves(params), plan.settings.num_chains, plan.num_devices
     whole = sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
     free = plan.facts["num_weights"] * jnp.zeros(()).dtype.itemsize
     shared = plan.devices.shape.get("chain", 1)  # devices that each hold the centre
-    on_device = plan.num_components * (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
-    results = plan.num_components * plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
+    on_device = (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
+    results = plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
     on_host = GROUPS_ON_HOST * (whole + results)
     if jax.default_backend() == "cpu":
-        return max(1, int(MEMORY_SHARE * free_on_host() / (on_host + on_device * devices)))
-    return max(1, int(min(MEMORY_SHARE * free_on_device() / on_device, MEMORY_SHARE * free_on_host() / on_host)))
+        return int(MEMORY_SHARE * free_on_host() / (on_host + on_device * devices))
+    return int(min(MEMORY_SHARE * free_on_device() / on_device, MEMORY_SHARE * free_on_host() / on_host))
 
 
 def even_size(count: int, most: int, together: int) -> int:

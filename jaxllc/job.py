@@ -15,7 +15,7 @@ from jaxllc.calibrate import calibrated, calibrates, few
 from jaxllc.candidates import reaching
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimate import stored_settings
-from jaxllc.grouping import even_size, suitable_group_size
+from jaxllc.grouping import even_size, suitable_group_size, with_fitting_components
 from jaxllc.layout import STEP
 from jaxllc.pipeline import Outcome, handed_on, outcomes
 from jaxllc.plan import DEFAULT_SAMPLER, Plan
@@ -120,7 +120,7 @@ class Job:
         params = self.weights.peek(first[0])
         plan = self._plan(stored).with_probes(self.probes, params)
         size = self.group_size or (stored or {}).get(GROUP_SIZE) or suitable_group_size(plan, params, math.ceil(len(self.places) / processes))
-        plan = plan.with_facts(**{GROUP_SIZE: size})
+        plan = with_fitting_components(plan.with_facts(**{GROUP_SIZE: size}), params)
         return plan, plan.attributes() | {"data_checksum": checksum(plan.data.resident.arrays), "verb": "trajectory", **self.noted}
 
     def _plan(self, stored: Mapping[str, Any] | None) -> Plan:

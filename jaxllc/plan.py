@@ -57,6 +57,8 @@ class Plan:
     """Which elements of the free leaves move in each component, `[M, ...]` (see `jaxllc.components`); None for all."""
     components: tuple[str, ...] = ()
     """Names of the components; none where `free` alone says what moves."""
+    components_together: int | None = None
+    """How many components run in one program; None for all."""
 
     @property
     def num_components(self) -> int:
@@ -105,6 +107,21 @@ class Plan:
         """The same plan with other settings, in which no field is open and batches are as large as before."""
         assert settings.sampler is not None
         return dataclasses.replace(self, settings=settings).with_facts(min_acceptance=settings.sampler.min_acceptance)
+
+    def parts(self) -> "list[Plan]":
+        """The plan itself, or plans of `components_together` components each, which run one after the other; the last ones may come again to fill it."""
+        size, count = self.components_together or self.num_components, self.num_components
+        if size >= count:
+            return [self]
+        numbers = [[min(start + i, count - 1) for i in range(size)] for start in range(0, count, size)]
+        weights = self.facts["component_weights"]
+        return [
+            dataclasses.replace(
+                self.with_facts(component_weights=[weights[i] for i in some]), components_together=None,
+                masks=jax.tree.map(lambda mask, some=some: mask[some], self.masks), components=tuple(self.components[i] for i in some),
+            )
+            for some in numbers
+        ]  # fmt: skip
 
     def with_probes(self, probes: Mapping[str, Probe], params: Params) -> "Plan":
         """The same plan with probes.

@@ -1,5 +1,8 @@
 """Components: each has the coefficient that its weights alone have, whatever it is made of, and all of them run in one program."""
 
+import contextlib
+import sys
+
 import jax
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -254,6 +257,20 @@ def test_a_trajectory_of_components(tmp_path):
     np.testing.assert_array_equal(jaxllc.open(tmp_path / "copy.zarr").table()["llc"], again.table()["llc"])
     with pytest.raises(ValueError, match="components"):
         jaxllc.trajectory(loss_fn, some, data, SHORT, components=dict(reversed(TWO.items())), store=store, **OPTIONS)
+
+
+def test_components_that_do_not_fit_run_one_after_the_other(monkeypatch):
+    """In parts of even size, with the same numbers."""
+    params, data, _ = quadratic()
+    settings = SETTINGS.replace(num_draws=100, num_burn_in=20)
+    whole = jaxllc.estimate(loss_fn, params, data, settings, components=COMPONENTS, **OPTIONS)
+    monkeypatch.setattr("jaxllc.grouping._fitting", lambda *_: 3)
+    done = []
+    monkeypatch.setattr(sys.modules["jaxllc.estimate"], "progress_bar", lambda total, _: contextlib.nullcontext(done.append))
+    parts = jaxllc.estimate(loss_fn, params, data, settings, components=COMPONENTS, **OPTIONS)
+    np.testing.assert_allclose(parts.summary["llc"].values, whole.summary["llc"].values, rtol=1e-5)
+    assert parts.table()["findings"].tolist() == whole.table()["findings"].tolist()
+    assert sum(done) == pytest.approx(settings.num_iterations)
 
 
 def test_runs_and_components():
