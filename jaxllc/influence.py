@@ -15,8 +15,8 @@ by the spread of what each chain gives. Nothing of N × N is held but the result
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -76,14 +76,14 @@ def influence(result: Result, examples: str, observables: str | None = None, *, 
     r"""The influence of each example on each observable, $-\mathrm{Cov}(\ell_i, \phi_j)$, or minus their correlation.
 
     Args:
-        result: with probes along the chains, kept whole.
+        result: with probes along the chains, kept whole, or one with `reduce="covariance"`, whose N × N numbers a chain are then all that is kept.
         examples: the probe of the examples' losses.
         observables: the probe of the observables; default the same.
         correlation: of the correlation, which does not grow with the losses.
 
     Raises:
         KeyError: no such probe along the chains.
-        ValueError: a probe that was reduced.
+        ValueError: a probe that was reduced in another way.
     """
     return _matrix(result, examples, observables or examples, correlation, sign=-1.0)
 
@@ -134,7 +134,7 @@ def _susceptibility(phi: np.ndarray, off: np.ndarray, about: np.ndarray | None) 
         off: $\ell_x - L$, `[C, T, G]`.
         about: its means in the posterior of all weights, by chain, `[C, G]`.
     """
-    covariance, by_chain = _covariance(_centred(phi[..., None]), _centred(off))
+    covariance, by_chain = _of_draws(_centred(phi[..., None]), _centred(off)).covariance(slice(None))
     covariance, by_chain = covariance[0], by_chain[:, 0]
     if about is not None:
         shift = off.mean((0, 1)) - about.mean(0)
@@ -156,13 +156,11 @@ def _groups(groups: Sequence[Any] | None, size: int) -> tuple[list[Any], list[np
 
 
 def _matrix(result: Result, rows: str, columns: str, correlation: bool, *, sign: float) -> Covariances:
-    left, right = Series.of(result, rows), Series.of(result, columns)
+    left, right = Series.of(result, rows, moments=rows == columns), Series.of(result, columns, moments=rows == columns)
     value, error = np.full((2, left.lines, left.size, right.size), np.nan, np.float32)
-    for i, (x, y) in enumerate(zip(left.draws(), right.draws(), strict=True)):
-        finite = _finite(x, y)
-        x, y = _centred(x[finite]), _centred(y[finite])
-        for part in _stretches(x, y.shape[-1]):
-            whole, by_chain = (_correlation if correlation else _covariance)(x[..., part], y)
+    for i, pair in enumerate(_pairs(left, right)):
+        for part in pair.stretches():
+            whole, by_chain = pair.correlation(part) if correlation else pair.covariance(part)
             value[i, part] = sign * whole
             if len(by_chain) > 1:
                 error[i, part] = by_chain.std(0, ddof=1) / np.sqrt(len(by_chain))
@@ -170,14 +168,71 @@ def _matrix(result: Result, rows: str, columns: str, correlation: bool, *, sign:
     return _result(result, left, (value, error), (*shape, left.size, right.size), (*dims, "element", "element_other"), coords)
 
 
+class _Pair(NamedTuple):
+    """Two quantities along the chains of one line, about the means of all chains."""
+
+    products: Callable[[slice], np.ndarray]
+    """Mean products of some of the first with all of the second, of each chain, `[C, n, M]`."""
+    means: tuple[np.ndarray, np.ndarray]
+    """Of each chain, `[C, N]` and `[C, M]`."""
+    squares: tuple[np.ndarray, np.ndarray]
+    """Mean squares of each chain, `[C, N]` and `[C, M]`."""
+
+    def stretches(self) -> Iterator[slice]:
+        """Rows that are done at once."""
+        chains, columns = self.means[1].shape
+        size = max(STRETCH_BYTES // max(8 * chains * columns, 1), 1)
+        return (slice(start, start + size) for start in range(0, self.means[0].shape[-1], size))
+
+    def covariance(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The covariance of some rows with all columns, `[n, M]`, and what each chain gives, `[C, n, M]`."""
+        by_chain = self.products(part)
+        return by_chain.mean(0) + _of_mean(self.means[0][:, part], self.means[1]), by_chain
+
+    def correlation(self, part: slice) -> tuple[np.ndarray, np.ndarray]:
+        """The correlation, and to first order what each chain gives."""
+        covariance, by_chain = self.covariance(part)
+        (scale, moved), (other_scale, other_moved) = (self._scale(which) for which in (0, 1))
+        product = scale[part, None] * other_scale[None, :]
+        correlation = covariance / product
+        return correlation, by_chain / product - correlation * (moved[:, part, None] + other_moved[:, None, :])
+
+    def _scale(self, which: int) -> tuple[np.ndarray, np.ndarray]:
+        """Standard deviations, `[N]`, and half of each chain's variance over that of all, `[C, N]`; NaN of what does not vary."""
+        squares, means = self.squares[which], self.means[which]
+        variance = squares.mean(0) + ((means**2).sum(0) / (len(means) * (len(means) - 1)) if len(means) > 1 else 0.0)
+        variance = np.where(variance > 0, variance, np.nan)
+        return np.sqrt(variance), squares / variance / 2
+
+
+def _pairs(left: Series, right: Series) -> Iterator[_Pair]:
+    """The two quantities of each line, of chains that did not diverge."""
+    for line in range(left.lines):
+        if left.has_moments:
+            yield _of_moments(*left.moments(line))
+            continue
+        x, y = left.one(line), right.one(line)
+        finite = _finite(x, y)
+        yield _of_draws(_centred(x[finite]), _centred(y[finite]))
+
+
+def _of_draws(x: np.ndarray, y: np.ndarray) -> _Pair:
+    """Of `[C, T, N]` and `[C, T, M]`."""
+    return _Pair(lambda part: np.matmul(np.swapaxes(x[..., part], 1, 2), y) / x.shape[1], (x.mean(1), y.mean(1)), ((x**2).mean(1), (y**2).mean(1)))
+
+
+def _of_moments(mean: np.ndarray, covariance: np.ndarray, count: int) -> _Pair:
+    """Of the mean and covariance of each chain over so many evaluations, `[C, N]` and `[C, N, N]`."""
+    finite = np.isfinite(mean).all(1)
+    mean, covariance = mean[finite], covariance[finite]
+    off, share = mean - mean.mean(0), (count - 1) / count
+    squares = share * np.diagonal(covariance, axis1=1, axis2=2) + off**2
+    return _Pair(lambda part: share * covariance[:, part] + off[:, part, None] * off[:, None, :], (off, off), (squares, squares))
+
+
 def _finite(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Which chains did not diverge, `[C]`."""
     return np.asarray(np.isfinite(x).all((1, 2)) & np.isfinite(y).all((1, 2)))
-
-
-def _stretches(x: np.ndarray, columns: int) -> Iterator[slice]:
-    size = max(STRETCH_BYTES // max(8 * len(x) * columns, 1), 1)
-    return (slice(start, start + size) for start in range(0, x.shape[-1], size))
 
 
 def _centred(draws: np.ndarray) -> np.ndarray:
@@ -185,32 +240,9 @@ def _centred(draws: np.ndarray) -> np.ndarray:
     return draws.astype(float) - draws.mean((0, 1), dtype=float)
 
 
-def _covariance(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The covariance of `[C, T, N]` with `[C, T, M]`, both about their means, `[N, M]`, and what each chain gives, `[C, N, M]`."""
-    by_chain = np.matmul(np.swapaxes(x, 1, 2), y) / x.shape[1]
-    return by_chain.mean(0) + _of_mean(x.mean(1), y.mean(1)), by_chain
-
-
 def _of_mean(x: np.ndarray, y: np.ndarray) -> np.ndarray | float:
     """The covariance of the errors of two means over chains, by the chains' own means, `[C, N]` and `[C, M]`."""
     return x.T @ y / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The correlation, and to first order what each chain gives."""
-    covariance, by_chain = _covariance(x, y)
-    (scale, moved), (other_scale, other_moved) = _scale(x), _scale(y)
-    product = scale[:, None] * other_scale[None, :]
-    correlation = covariance / product
-    return correlation, by_chain / product - correlation * (moved[:, :, None] + other_moved[:, None, :])
-
-
-def _scale(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The standard deviations of `[C, T, N]`, `[N]`, and half of each chain's variance over that of all, `[C, N]`; NaN of what does not vary."""
-    by_chain, means = (x**2).mean(1), x.mean(1)
-    variance = by_chain.mean(0) + ((means**2).sum(0) / (len(x) * (len(x) - 1)) if len(x) > 1 else 0.0)
-    variance = np.where(variance > 0, variance, np.nan)
-    return np.sqrt(variance), by_chain / variance / 2
 
 
 def _result(

@@ -48,20 +48,29 @@ class MeanAndCovariance:
     dims: ClassVar[dict[str, tuple[str, ...]]] = {"mean": ("chain", "values"), "covariance": ("chain", "element", "element_other")}
 
     def __init__(self) -> None:
-        self._count, self._mean, self._products = 0, np.zeros(()), np.zeros(())
+        self._count, self._mean = 0, np.zeros(())
+        self._products: np.ndarray | None = None
 
     def add(self, values: np.ndarray) -> None:
-        """One evaluation."""
+        """One evaluation, whose products are added in place: no second array of N × N."""
+        from scipy.linalg.blas import dger  # pyright: ignore[reportAttributeAccessIssue]  # costs time: loaded where it is used
+
         self._count += 1
-        before = values - self._mean
+        before = (values - self._mean).astype(float)
         self._mean = self._mean + before / self._count
-        flat, after = (x.reshape(*x.shape[:2], -1) for x in (before, values - self._mean))
-        self._products = self._products + flat[..., :, None] * after[..., None, :]
+        flat = before.reshape(*before.shape[:2], -1)
+        if self._products is None:
+            self._products = np.zeros((*flat.shape, flat.shape[-1]))
+        for place in np.ndindex(flat.shape[:2]):
+            dger(1 - 1 / self._count, flat[place], flat[place], a=self._products[place].T, overwrite_a=True)
 
     def results(self) -> dict[str, np.ndarray]:
-        """Mean `[K, C, ...]` and covariance `[K, C, N, N]` of N elements."""
-        covariance = self._products / (self._count - 1) if self._count > 1 else np.full_like(self._products, np.nan)
-        return {"mean": self._mean, "covariance": covariance}
+        """Mean `[K, C, ...]` and covariance `[K, C, N, N]` of N elements; no evaluation comes after it."""
+        assert self._products is not None
+        self._products /= max(self._count - 1, 1)
+        if self._count < 2:
+            self._products[:] = np.nan
+        return {"mean": self._mean, "covariance": self._products}
 
 
 class BetweenChains:

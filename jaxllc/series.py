@@ -28,29 +28,44 @@ class Series(NamedTuple):
     name: str
 
     @classmethod
-    def of(cls, result: Result, name: str) -> "Series":
+    def of(cls, result: Result, name: str, *, moments: bool = False) -> "Series":
         """The probe of a result (see `checked`)."""
-        return cls(with_steps(result.data), name).checked()
+        return cls(with_steps(result.data), name).checked(moments=moments)
 
-    def checked(self) -> "Series":
+    def checked(self, *, moments: bool = False) -> "Series":
         """The same.
+
+        Args:
+            moments: whether means and covariances will do.
 
         Raises:
             KeyError: there is no such probe.
             ValueError: it was reduced, or not evaluated along the chains.
         """
         name, probes = self.name, self.tree.attrs.get(results.PROBES, {})
-        along = [probe for probe, description in probes.items() if description.get("evaluations") and not description.get("reduce")]
         if name not in probes:
             raise KeyError(f"no probe {name!r}; this result has {', '.join(map(repr, probes)) or 'none'}. Pass probes={{{name!r}: Probe(fn, data, every=10)}}.")
-        if name not in along:
-            raise ValueError(f"the probe {name!r} is not kept along the chains; pass Probe(fn, data, every=10) without reduce.")
+        whole = probes[name].get("evaluations") and not probes[name].get("reduce")
+        if not (whole or (moments and self.has_moments)):
+            also = ', or with reduce="covariance" for a matrix of its own elements' if moments else ""
+            raise ValueError(f"the probe {name!r} is not kept along the chains; pass Probe(fn, data, every=10) without reduce{also}.")
         return self
 
     @property
+    def has_moments(self) -> bool:
+        """Whether means and covariances are what was kept."""
+        return self.tree.attrs[results.PROBES][self.name].get("reduce") == "covariance"
+
+    def moments(self, line: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Mean and covariance of each chain, `[C, N]` and `[C, N, N]`, and of how many evaluations."""
+        index = self._at(line)
+        mean, covariance = (np.asarray(self.tree[f"{results.ALONG_CHAINS}/{self.name}_{ending}"][index].values, float) for ending in ("mean", "covariance"))
+        return mean.reshape(len(mean), -1), covariance, len(self.tree.attrs[results.PROBES][self.name]["evaluations"])
+
+    @property
     def array(self) -> Any:
-        """Of all lines."""
-        return self.tree[f"{results.ALONG_CHAINS}/{self.name}"]
+        """Of all lines; the means of each chain where these are what was kept."""
+        return self.tree[f"{results.ALONG_CHAINS}/{self.name}{'_mean' if self.has_moments else ''}"]
 
     @property
     def line_dims(self) -> tuple[str, ...]:
@@ -60,12 +75,12 @@ class Series(NamedTuple):
     @property
     def own_dims(self) -> tuple[str, ...]:
         """Axes of the probe itself."""
-        return tuple(self.array.dims[len(self.line_dims) + 2 :])
+        return tuple(self.array.dims[len(self.line_dims) + 2 - self.has_moments :])
 
     @property
     def own_shape(self) -> tuple[int, ...]:
         """Their lengths."""
-        return self.array.shape[len(self.line_dims) + 2 :]
+        return self.array.shape[len(self.line_dims) + 2 - self.has_moments :]
 
     @property
     def size(self) -> int:
@@ -79,9 +94,12 @@ class Series(NamedTuple):
 
     def one(self, line: int) -> np.ndarray:
         """The evaluations of one line, `[C, T, N]`, those of finite chains."""
-        shape = self.array.shape
-        index = np.unravel_index(line, shape[: len(self.line_dims)])
-        return np.asarray(self.array[tuple(int(i) for i in index)].values).reshape(*shape[len(self.line_dims) : len(self.line_dims) + 2], -1)
+        values = np.asarray(self.array[self._at(line)].values)
+        return values.reshape(*values.shape[:2], -1)
+
+    def _at(self, line: int) -> tuple[int, ...]:
+        """Where a line stands."""
+        return tuple(int(i) for i in np.unravel_index(line, self.array.shape[: len(self.line_dims)]))
 
     def draws(self) -> Iterator[np.ndarray]:
         """The evaluations of each line."""

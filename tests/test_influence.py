@@ -146,6 +146,22 @@ def test_of_all_data_it_is_the_coefficient(problem):
     assert abs(float(found["llc"]) - est.llc) < 2 * est.std_error
 
 
+@pytest.mark.parametrize("correlation", [False, True])
+def test_means_and_covariances_will_do(problem, correlation):
+    """Of each chain, reduced as they come: the same answer as from all evaluations."""
+    center, data, some = problem
+    probes = {"whole": jaxllc.Probe(squared_error, some, every=2), "reduced": jaxllc.Probe(squared_error, some, every=2, reduce="covariance")}
+    short = SETTINGS.replace(num_draws=200)
+    est = jaxllc.estimate(
+        squared_error, center, data, short, components={"a": Slice("*", 0), "all": None}, probes=probes, key=jax.random.key(0), progress=False
+    )
+    whole, reduced = (jaxllc.influence(est, name, correlation=correlation) for name in ("whole", "reduced"))
+    scale = np.abs(whole.value).max()
+    np.testing.assert_allclose(reduced.value, whole.value, atol=1e-4 * scale)
+    np.testing.assert_allclose(reduced.std_error, whole.std_error, atol=1e-4 * scale)
+    assert reduced.data.sizes == whole.data.sizes
+
+
 def test_noise_is_told():
     """Examples that know one weight have no influence on those that know the other: what comes out is noise, and said to be."""
     rng = np.random.default_rng(0)
