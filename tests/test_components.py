@@ -288,11 +288,23 @@ def test_runs_and_components():
 
 def test_a_checkpoint_that_fails_has_a_line_for_each_component():
     some, data = checkpoints()
-    some[4] = jax.tree.map(lambda w: w * np.nan, some[4])
+    some[4] = jax.tree.map(lambda w: w * 1e30, some[4])  # finite weights, whose loss is not
     table = jaxllc.trajectory(loss_fn, some, data, SHORT, components=TWO, **OPTIONS).table()
     assert list(table.loc[4].index) == ["row", "all"]
     assert (table.loc[4]["findings"] == "failed").all()
     assert list(dict.fromkeys(table.index.get_level_values("step"))) == sorted(some)
+
+
+def test_a_checkpoint_that_fails_in_one_run_alone():
+    """The other run has numbers there, of both components."""
+    some, data = checkpoints(runs=2)
+    some["run 0"][4] = jax.tree.map(lambda w: w * np.nan, some["run 0"][4])
+    traj = jaxllc.trajectory(loss_fn, some, data, SHORT, components=TWO, **OPTIONS)
+    table = traj.table()
+    failed = table[table["findings"] == "failed"]
+    assert list(failed.index) == [("run 0", 4, "row"), ("run 0", 4, "all")]
+    assert np.isfinite(table.drop(failed.index)["llc"]).all()
+    assert len(traj.findings()) == len(table) - 2
 
 
 def test_two_temperatures():
