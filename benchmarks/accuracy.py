@@ -51,6 +51,8 @@ OURS = {"SGLD": "reference", LARGER: "reference", LADDER: "ladder_reference"}
 """Our samplers in the table of the rivals, and the reference that each is compared with."""
 RIVALS_RUN = {"1K": 10, "10K": 3}
 """Shapes of a class whose first net the rivals are run on."""
+BARS = 2
+"""Raised where error bars or findings are made in another way; coverage and findings of runs from before are not shown."""
 FRACTION: float = SGLD.default_fraction  # pyright: ignore[reportAssignmentType]
 """The default step size of SGLD, as a share of the largest stable one."""
 FREE = jaxllc.Paths("layers/*")
@@ -147,7 +149,11 @@ def run_group(name: str, options: Mapping[str, Any], made: nets.Nets, num_gradie
         num_burn_in=num_steps // 3, num_draws=num_steps - num_steps // 3, progress=False, group_size=len(made.centers),
         **merged,
     ).table()  # fmt: skip
-    return {"sampler": name, **{column: table[column].tolist() for column in ("llc", "std_error", "step_bias", "ess", "num_diverged", "findings")}}
+    return {
+        "sampler": name,
+        "bars": BARS,
+        **{column: table[column].tolist() for column in ("llc", "std_error", "step_bias", "ess", "num_diverged", "findings")},
+    }
 
 
 def curvature_of(made: nets.Nets, setting: Mapping[str, float]) -> float:
@@ -249,12 +255,16 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             found, error, ess = (np.concatenate([run[column] for run in runs]).astype(float) for column in ("llc", "std_error", "ess"))
             findings = [bool(text) for run in runs for text in run["findings"]]
             gradients = CHAINS * GRADIENTS[name]
-            lines.append(
-                {"class": name, "num_examples": n, "sampler": sampler, **errors(found, truth, own),
-                 "coverage": float(np.mean(np.abs(found - own) < 2 * np.hypot(error, own_error))),
-                 "ess_per_1000": float(np.nanmedian(ess) / gradients * 1000),
-                 "with_findings": float(np.mean(findings)), "diverged": float(np.mean([d > 0 for run in runs for d in run["num_diverged"]]))}
-            )  # fmt: skip
+            line = {"class": name, "num_examples": n, "sampler": sampler, **errors(found, truth, own)}
+            line |= {
+                "ess_per_1000": float(np.nanmedian(ess) / gradients * 1000),
+                "diverged": float(np.mean([d > 0 for run in runs for d in run["num_diverged"]])),
+            }
+            if all(run.get("bars") == BARS for run in runs):
+                within = np.abs(found - own) < 2 * np.hypot(error, own_error)
+                clean = within[~np.array(findings)]
+                line |= {"coverage": float(within.mean()), "with_findings": float(np.mean(findings)), "clean": len(clean), "covered": int(clean.sum())}
+            lines.append(line)
             if sampler in ("SGLD", "SGLD, 4 times the step"):
                 left_in = found + np.concatenate([run["step_bias"] for run in runs])
                 lines.append({"class": name, "num_examples": n, "sampler": f"{sampler}, bias not corrected", **errors(left_in, truth, own)})
@@ -291,7 +301,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     for line in lines:
         cells = [f"{line[name]:.1%}" if name in line else "" for _, name in shares]
         cells += [f"{line[name]:.3f}" for name in ("rank_correlation", "order_preserved")]
-        cells += [f"{line['ess_per_1000']:.2g}", f"{line['with_findings']:.0%}"] if "ess_per_1000" in line else ["", ""]
+        cells += [f"{line[name]:{spec}}" if name in line else "" for name, spec in (("ess_per_1000", ".2g"), ("with_findings", ".0%"))]
         body.append([line["class"], f"{line['num_examples']:,}", line["sampler"], *cells])
     head = ["class", "n", "sampler", *(of for of, _ in shares), "rank correlation", "pairs in order", "ESS / 1000 gradients", "with findings"]
     return report.table(head, body)

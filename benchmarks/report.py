@@ -209,6 +209,7 @@ def short_tables() -> dict[str, str]:
         "pods": pods(load("pods")["rows"]),
         "chip-hours": pods_hours(load("pods")["hours"]),
         "accuracy": accuracy.headline(found["lines"]),
+        "coverage together": calibration.together(*calls, found["lines"]),
         "more examples": accuracy.more_examples(found["lines"]),
         "other samplers": accuracy.other_samplers(found["lines"]),
         "finite n": accuracy.finite_n(stored("finite-n")),

@@ -33,9 +33,9 @@ def headline(lines: Lines) -> str:
     body = []
     for line in lines:
         if line["num_examples"] == SMALL_N and line["sampler"] in BEST:
-            errors = [line[name] for name in ("median_error_to_posterior", "coverage", "median_error_to_llc", "bias_to_llc")]
-            last = f"{line['order_preserved']:.3f}", f"{line['with_findings']:.0%}"
-            body.append([line["class"], BEST[line["sampler"]], *percents(*errors, digits=(1, 0, 1, 1)), *last])
+            own, coverage, *truth = (line.get(name) for name in ("median_error_to_posterior", "coverage", "median_error_to_llc", "bias_to_llc"))
+            cells = [f"{own:.1%}", "" if coverage is None else f"{coverage:.0%}", *(f"{error:.1%}" for error in truth), f"{line['order_preserved']:.3f}"]
+            body.append([line["class"], BEST[line["sampler"]], *cells, f"{line['with_findings']:.0%}" if "with_findings" in line else ""])
     return table(head, body)
 
 

@@ -94,6 +94,21 @@ def summaries(lines: Lines, references: Lines) -> str:
     return table(head, body)
 
 
+def together(calls: Lines, references: Lines, nets: Lines) -> str:
+    """Coverage of intervals without findings: of the zoo, of nets whose posterior is known exactly, and of both.
+
+    Args:
+        calls: of the zoo, without settings.
+        references: of the zoo.
+        nets: lines of the accuracy benchmark by class and sampler, of which those with `covered` count.
+    """
+    zoo = summary(judged([line for line in calls if line["settings"] == "default"], references))
+    lines = [("zoo, no settings", zoo["covered"], zoo["clean"])]
+    lines += [(f"nets of {line['class']}, {line['sampler']}", line["covered"], line["clean"]) for line in nets if line.get("clean")]
+    lines.append(("together", sum(covered for _, covered, _ in lines), sum(count for *_, count in lines)))
+    return table(["what", "within the interval", "intervals without findings", "coverage"], [[a, str(b), str(c), f"{b / c:.0%}"] for a, b, c in lines])
+
+
 def problems(lines: Lines, references: Lines, settings: str) -> str:
     """Each problem by one way to sample, with one entry a key."""
     body = []

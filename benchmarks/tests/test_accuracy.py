@@ -9,7 +9,15 @@ from benchmarks import deep_linear_nets as nets
 
 def row(llc, step_bias=0.0, std_error=0.1):
     """A shape of two nets whose λ is 10 and 20 and whose posteriors say 9.5 and 19.5."""
-    run = {"sampler": "SGLD", "llc": llc, "std_error": [std_error] * 2, "step_bias": [step_bias] * 2, "ess": [1000.0] * 2, "num_diverged": [0, 0]}
+    run = {
+        "sampler": "SGLD",
+        "bars": accuracy.BARS,
+        "llc": llc,
+        "std_error": [std_error] * 2,
+        "step_bias": [step_bias] * 2,
+        "ess": [1000.0] * 2,
+        "num_diverged": [0, 0],
+    }
     own = {"llc": [9.5, 19.5], "std_error": [0.0, 0.0], "rhat": [1.0, 1.005]}
     ladder = {"llc": [9.9, 19.9], "std_error": [0.0, 0.0], "rhat": [1.0, 1.001]}
     return {
@@ -28,10 +36,20 @@ def test_lines_of_made_up_rows():
     assert (own_of_ladder["max_rhat"], own_of_ladder["bias_to_llc"]) == (1.001, pytest.approx((-0.01 - 0.005) / 2))
     assert (own["max_rhat"], own["median_error_to_posterior"]) == (1.005, 0.0)
     assert ours["coverage"] == 0.5  # one standard error away, and four
+    assert (ours["covered"], ours["clean"]) == (1, 1)
     assert ours["median_error_to_posterior"] == pytest.approx((0.1 / 9.5 + 0.4 / 19.5) / 2)
     assert (ours["with_findings"], ours["diverged"], ours["order_preserved"]) == (0.5, 0.0, 1.0)
     assert left_in["bias_to_posterior"] == pytest.approx((0.9 / 9.5 + 1.4 / 19.5) / 2)
     assert accuracy.table([own, ours, left_in]).count("\n") == 4
+
+
+def test_error_bars_of_before_are_not_shown():
+    one = row([9.4, 19.9])
+    one["runs"][0]["bars"] = accuracy.BARS - 1
+    ours = accuracy.summarise([one])[2]
+    assert "coverage" not in ours
+    assert "with_findings" not in ours
+    assert accuracy.table([ours]).count("\n") == 2
 
 
 def test_the_best_step_of_a_rival_is_the_one_nearest_to_the_posterior():
