@@ -39,8 +39,8 @@ def logits_of(model, params, tokens):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name):
-    """To 1e-4 of logits of order one. Seen to fail with positions from 1, with the other pairing of rotated components, without the bias of the attention's
-    output, with the approximate gelu for the exact one, and with a parallel residual for a sequential one.
+    """To 1e-4 of logits of order one. Seen to fail with queries one position late, with the other pairing of rotated components, without the bias of the attention's
+    output, with the approximate gelu for the exact one, with another epsilon, and with a parallel residual for a sequential one.
     """
     model, params, tokens, expected = stored(name)
     assert expected["logits"].std() > 1
@@ -86,7 +86,10 @@ def test_the_losses_are_the_cross_entropies_of_the_logits(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pattern_selects_one_head(name):
-    """Without the weights that `Heads` selects the model is the one without the output weights of that head, and of no other leaf are any selected."""
+    """Without the weights that `Heads` selects the model is the one without the output weights of that head, and of no other leaf are any selected.
+
+    Seen to fail with the axis of `output` taken as that of `query`.
+    """
     model, params, tokens, _ = stored(name)
     heads = jaxllc.Heads("h_0/attention/*", 1)
     masks = {leaf: np.broadcast_to(heads.mask(leaf, np.shape(values)), np.shape(values)) for leaf, values in named_leaves(params).items()}
