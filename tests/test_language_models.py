@@ -39,8 +39,10 @@ def logits_of(model, params, tokens):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name):
-    """To 1e-4 of logits of order one. Seen to fail with queries one position late, with the other pairing of rotated components, without the bias of the attention's
-    output, with the approximate gelu for the exact one, with another epsilon, and with a parallel residual for a sequential one.
+    """To 1e-4 of logits of order one.
+
+    Seen to fail with queries one position late, with the other pairing of rotated components, without the bias of the attention's output, with the
+    approximate gelu for the exact one, with another epsilon, and with a parallel residual for a sequential one.
     """
     model, params, tokens, expected = stored(name)
     assert expected["logits"].std() > 1
