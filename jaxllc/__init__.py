@@ -22,6 +22,7 @@ from jaxllc.parts import Heads, Neurons, Slice
 from jaxllc.posterior import LocalPosterior, default_nbeta
 from jaxllc.probes import AlongChains, Probe
 from jaxllc.recording import Trace
+from jaxllc.safetensors_checkpoints import SafetensorsCheckpoints
 from jaxllc.sampler import Info, NamedSchedule, Sampler, SteppedSampler
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.full_batch import BlackJAX
@@ -70,6 +71,7 @@ __all__ = [
     "Plain",
     "Probe",
     "RMSProp",
+    "SafetensorsCheckpoints",
     "Sampler",
     "Settings",
     "Slice",

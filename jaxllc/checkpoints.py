@@ -50,7 +50,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
         self.directory = _as_path(directory)
         self.like = like
-        _check_shardings(like)
+        check_shardings(like)
         self.item = item
         self._paths = _step_paths(self.directory)
         self._layout: Subtree | None = None
@@ -81,7 +81,7 @@ class OrbaxCheckpoints(Mapping[int, Params]):
             raise ValueError(
                 f"the checkpoint at step {step}, {self._paths[step]}, cannot be read ({type(error).__name__}: {error}); leave this step out or save it again."
             ) from error
-        return saved if self.like is None else _as_like(saved, self.like, f"step {step} in {self.directory}" + (f", item {'/'.join(keys)}" if keys else ""))
+        return saved if self.like is None else as_like(saved, self.like, f"step {step} in {self.directory}" + (f", item {'/'.join(keys)}" if keys else ""))
 
     def _read(self, step: int) -> tuple[tuple[str, ...], Params]:
         """The path of the weights in the saved tree, and the weights. A run has one layout, so that of the step read last is tried first."""
@@ -125,7 +125,7 @@ def format_steps(steps: Mapping[int, Any] | list[int]) -> str:
     return f"{', '.join(map(str, ordered[:4]))}, ..., {', '.join(map(str, ordered[-2:]))} ({len(ordered)} steps)"
 
 
-def _check_shardings(like: Params | None) -> None:
+def check_shardings(like: Params | None) -> None:
     """Raise a ValueError for a leaf whose axes its sharding does not divide."""
     for name, leaf in {} if like is None else named_leaves(like).items():
         if is_split(leaf):
@@ -222,12 +222,25 @@ def _restore(folder: Path, part: Subtree, like: Params | None) -> Params:
     return descend(ocp.PyTreeCheckpointHandler(multiprocessing_options=reading_alone()).restore(epath.Path(folder / part.item), args=request), part.keys)
 
 
-def _as_like(saved: Params, like: Params, place: str) -> Params:
-    """The saved leaves in the structure and dtypes of `like`, matched by path."""
+WAY_OUT = "pass like= the weights as they were saved, or item= the path to them"
+
+
+def as_like(saved: Params, like: Params, place: str, way_out: str = WAY_OUT) -> Params:
+    """The saved leaves in the structure and dtypes of `like`, matched by path.
+
+    Args:
+        saved: the tree that was read.
+        like: arrays, or what stands for them.
+        place: of the checkpoint, for errors.
+        way_out: what a reader may do where leaves are missing, for errors.
+
+    Raises:
+        ItemNotFoundError: leaves are missing, or have other shapes.
+    """
     template = names_of(like)
     leaves = names_of(saved, template)
     if not template.keys() <= leaves.keys():
-        raise ItemNotFoundError(_mismatch(leaves, template, place))
+        raise ItemNotFoundError(_mismatch(leaves, template, place, way_out))
     wrong = [f"{name} {_form(leaves[name])} instead of {_form(leaf)}" for name, leaf in template.items() if _form(leaves[name]) != _form(leaf)]
     if wrong:
         raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
@@ -239,7 +252,7 @@ def _form(leaf: Any) -> str:
     return f"{np.shape(leaf)}{' of random keys' if is_key(leaf) else ''}"
 
 
-def _mismatch(saved: Mapping[str, Any], template: Mapping[str, Any], place: str) -> str:
+def _mismatch(saved: Mapping[str, Any], template: Mapping[str, Any], place: str, way_out: str) -> str:
     missing, extra = sorted(set(template) - set(saved)), sorted(set(saved) - set(template))
     lists = [f"{word}: {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" for word, names in (("not there", missing), ("not in like", extra)) if names]
-    return f"the tree at {place} does not match like ({'; '.join(lists)}); pass like= the weights as they were saved, or item= the path to them."
+    return f"the tree at {place} does not match like ({'; '.join(lists)}); {way_out}."

@@ -19,7 +19,11 @@ from jaxllc.store import UNKNOWN, checksum
 def checkpoint_runs(checkpoints: Any) -> dict[str | None, Mapping[int, Params]]:
     """Training runs by name; one alone has the name None."""
     if not isinstance(checkpoints, Mapping):
-        way = "wrap a directory in jaxllc.OrbaxCheckpoints" if isinstance(checkpoints, str | os.PathLike) else "use a dictionary from the step to the weights"
+        way = (
+            "wrap a directory in jaxllc.OrbaxCheckpoints or SafetensorsCheckpoints"
+            if isinstance(checkpoints, str | os.PathLike)
+            else "use a dictionary from the step to the weights"
+        )
         raise TypeError(f"checkpoints must be a mapping from the training step to the weights, got {type(checkpoints).__name__}; {way}.")
     if not checkpoints:
         raise ValueError(f"there are no checkpoints: {checkpoints!r} is empty.")

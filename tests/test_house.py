@@ -15,7 +15,21 @@ PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
     ("_typing", "_tree", "_plain", "selections", "source", "locations", "chunks", "signs", "stopping", "spectrum", "theory", "metrics", "smoothing"),
-    ("layout", "posterior", "select", "parts", "components", "data", "stream", "checkpoints", "orbax_items", "settings", "sampler", "models"),
+    (
+        "layout",
+        "posterior",
+        "select",
+        "parts",
+        "components",
+        "data",
+        "stream",
+        "checkpoints",
+        "orbax_items",
+        "safetensors_checkpoints",
+        "settings",
+        "sampler",
+        "models",
+    ),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
     ("engine", "starts", "results", "views", "recording"),
     ("plan", "series", "store_arrays", "writers", "store", "reading", "diagnostics", "mixing", "error_bars", "runs", "absorbed", "pilots", "progress"),
