@@ -47,6 +47,7 @@ class RunConfig:
         item: where the weights are in them.
         probes: the name of a function that gives them.
         free: a pattern of paths of weights, a list of them, or `{function = name}` of a predicate.
+        components: the name of a function that gives them, in the place of `free`.
         reference_loss: see `jaxllc.trajectory`.
         group_size: see `jaxllc.trajectory`.
         settings: a table as `Settings.to_dict` gives it. None calibrates, and so does one without other fields than nbeta, localization and num_chains.
@@ -65,6 +66,7 @@ class RunConfig:
     item: str | None = None
     probes: str | None = None
     free: str | list[str] | Mapping[str, str] | None = None
+    components: str | None = None
     reference_loss: float | None = None
     group_size: int | None = None
     settings: Mapping[str, Any] | None = None
@@ -84,7 +86,7 @@ class RunConfig:
             raise ValueError(f"key must be a seed from 0 to 2**32 - 1, got {self.key}.")
         if self.reference_loss is not None and not math.isfinite(self.reference_loss):
             raise ValueError(f"reference_loss must be finite, got {self.reference_loss}.")
-        for name in ("loss", "data", "params", "probes"):
+        for name in ("loss", "data", "params", "probes", "components"):
             if (value := getattr(self, name)) is not None and not _is_name(value):
                 raise ValueError(f"{name} = {value!r} is no 'module:function'.")
         for name in ("params", "item"):
@@ -162,6 +164,7 @@ class RunConfig:
             "data": self._made("data", self.data),
             "key": jax.random.key(self.key),
             "free": _free(self.free),
+            "components": self.components and self._made("components", self.components),
             "probes": self.probes and self._made("probes", self.probes),
             "reference_loss": self.reference_loss,
             "group_size": self.group_size,
@@ -211,6 +214,7 @@ _KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "item": (str, "where the weights are in a checkpoint"),
     "probes": (str, "the name 'module:function' of a function that gives the probes"),
     "free": ((str, list, Mapping), "a pattern of paths, a list of them, or {function = 'module:function'}"),
+    "components": (str, "the name 'module:function' of a function that gives the components"),
     "reference_loss": ((int, float), "a number"),
     "group_size": (int, "a whole number"),
     "settings": (Mapping, "a table, as Settings.to_dict gives it"),

@@ -28,6 +28,7 @@ import jaxllc
 loss = lambda params, batch: (batch - params["w"].sum()) ** 2
 def data(): return np.arange(5.0, dtype=np.float32)
 def checkpoints(): return {3: {"w": jnp.ones(2)}}
+def parts(): return {"first": jaxllc.Slice("w", 0), "all": None}
 def probes(): return {"size": jaxllc.Probe(lambda params: params["w"].sum())}
 def like(): return {"w": jnp.zeros(2), "b": jnp.zeros(3)}
 def is_w(path): return path == "w"
@@ -67,6 +68,14 @@ def test_a_config_gives_the_arguments_of_a_trajectory(folder):
     assert arguments["store"] == str(folder / "llc.zarr")
     assert RunConfig.from_dict(arguments["config"], folder) == config
     assert json.loads(json.dumps(arguments["config"])) == arguments["config"]
+
+
+def test_components_of_a_config(folder):
+    """A function gives them, and the run has them."""
+    config = config_of(folder, components=":parts", settings={"nbeta": 10.0, "num_draws": 20, "num_burn_in": 5, "sampler": {"name": "SGLD", "step_size": 1e-3}})
+    arguments = config.arguments()
+    assert list(arguments["components"]) == ["first", "all"]
+    assert jaxllc.trajectory(**arguments, progress=False).components == ("first", "all")
 
 
 @pytest.mark.parametrize(("free", "expected"), [(["w", "b*"], ["w", "b*"]), ({"function": "jaxllc.config:_is_name"}, sys.modules["jaxllc.config"]._is_name)])
@@ -117,7 +126,10 @@ def test_changes_are_toml():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("lr=3", "run.toml as changed: a run has no 'lr'; it has loss, data, checkpoints, store, key, params, item, probes, free, reference_loss, "),
+        (
+            "lr=3",
+            "run.toml as changed: a run has no 'lr'; it has loss, data, checkpoints, store, key, params, item, probes, free, components, reference_loss, ",
+        ),
         ("store=llc.zarr", "the change 'store=llc.zarr' cannot be read .*text in quotes"),
         ("key", "the change 'key' cannot be read"),
         ("key.a=3", "names a field of 'key', which is 0 and no table"),
@@ -179,7 +191,8 @@ def test_the_document_shows_lines_and_a_configuration_that_are_understood():
     text = DOCUMENT.read_text()
     (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
     config = RunConfig.from_dict(tomllib.loads(shown), DOCUMENT.parent)
-    assert set(config.to_dict()) == {field.name for field in dataclasses.fields(RunConfig)} - {"folder"}
+    assert set(config.to_dict()) == {field.name for field in dataclasses.fields(RunConfig)} - {"folder", "components"}
+    assert '# components = "model:heads"' in shown  # in the place of `free`
     jaxllc.Settings.from_dict(config.settings)
     blocks = "".join(re.findall(r"```(?:sh|yaml)\n(.*?)```", text, re.S))
     lines = re.findall(
