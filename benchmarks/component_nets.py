@@ -79,7 +79,7 @@ def parts() -> list[str]:
 
 def write(path: Path, params: Any, tokens: np.ndarray, settings: Mapping[str, Any]) -> None:
     """The weights by path, the sequences and the settings of the chains."""
-    leaves = {name: np.asarray(leaf) for name, leaf in _tree.named_leaves(params).items()}
+    leaves: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in _tree.named_leaves(params).items()}
     np.savez(path, tokens=tokens.astype(np.int64), settings=json.dumps(settings), **leaves)
 
 

@@ -52,16 +52,17 @@ def by_chains(each: np.ndarray) -> tuple[float, float]:
     return float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
 
 
-def coefficients(name: str, ours: Mapping[str, float], each: np.ndarray, as_given: float) -> dict[str, Any]:
-    r"""One line on the coefficient of a component.
+def coefficients(name: str, ours: Mapping[str, float], batches: np.ndarray, on_all: np.ndarray, as_given: float) -> dict[str, Any]:
+    r"""One line on the coefficient of a component: by losses of the batches that are sampled on, and by losses of all data along the chains.
 
     Args:
         name: of the component.
-        ours: `llc`, `std_error` and `step_bias` of jaxllc.
-        each: $n\beta$ times the mean rise of the loss over each chain of the other package after burn-in.
-        as_given: what the other package calls the coefficient, over burn-in too.
+        ours: `llc`, `std_error` and `step_bias` of jaxllc, and `on_all`, of the losses of all data.
+        batches: $n\beta$ times the mean rise of the loss of its batches, over each chain of the other package after burn-in.
+        on_all: the same of the losses of all data.
+        as_given: what the other package calls the coefficient, of batches, over burn-in too.
     """
-    mean, error = by_chains(each)
+    (mean, error), (mean_on_all, error_on_all) = by_chains(batches), by_chains(on_all)
     uncorrected = ours["llc"] + ours["step_bias"]
     return {
         "component": name,
@@ -69,8 +70,11 @@ def coefficients(name: str, ours: Mapping[str, float], each: np.ndarray, as_give
         "uncorrected": uncorrected,
         "theirs": mean,
         "their_error": error,
-        "theirs_as_given": as_given,
         "z": z_score(uncorrected, ours["std_error"], mean, error),
+        "theirs_on_all": mean_on_all,
+        "their_error_on_all": error_on_all,
+        "z_on_all": z_score(ours["on_all"], ours["std_error"], mean_on_all, error_on_all),
+        "theirs_as_given": as_given,
     }
 
 

@@ -8,8 +8,11 @@ It needs `make rivals`. The net is a small attention-only transformer, trained h
 
 - devinterp's coefficient is a mean over burn-in too. What is compared is the mean after burn-in, from its own losses; what it gives itself stands beside it.
 - It takes no step bias off. It is compared with $\hat\lambda$ + `step_bias`, which is the uncorrected mean.
-- Its loss at $w^*$ is a mean over batches of the data, here over all of them, and its batches go through the data in the same order again and again; ours
-  are windows at random, each loss paired with that of the same examples at $w^*$. By default its chains share batches; here each has its own.
+- Its loss at $w^*$ is a mean over batches of the data, here over all of them; ours pairs each loss with that of the same examples at $w^*$. By default its
+  chains share batches; here each has its own.
+- Its batches go through the data in one order again and again, ours are windows at random. A chain has then stepped on all other batches since it last did on
+  the next one, so the loss of that one is above that of all data: by $\frac{\epsilon}{4}(n\beta)^2 E|g_B - g|^2$ in $\hat\lambda$ where a round is
+  short beside relaxation. So the losses of all data along the chains are compared too.
 - Its covariances are about the common mean with $T - 1$; ours add the error of that mean back. Its sign is that of a loss kernel.
 - Its susceptibility takes $\phi$ from the initial loss, which is that of the probe where the probe is all of the data, as here.
 - Its errors are by leaving out one chain at a time; it gives none itself.
@@ -82,12 +85,12 @@ def command(threads: int, file: Path, *rest: str) -> list[str]:
 
 def theirs(folder: Path, file: Path) -> dict[str, np.ndarray]:
     """What devinterp finds of each component, from two processes of one thread."""
-    options = dict(stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    options: dict[str, Any] = dict(stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     running = [subprocess.Popen(command(1, file, "sample", str(folder), *COMPONENTS[i::2]), **options) for i in range(2)]
     for process in running:
         _, said = process.communicate()
         if process.returncode:
-            raise RuntimeError(f"devinterp ended with exit status {process.returncode}:\n{said.decode()[-2000:]}")
+            raise RuntimeError(f"devinterp ended with exit status {process.returncode}:\n{said[-2000:]}")
     subprocess.run(command(2, file, "reduce", str(folder), *COMPONENTS), check=True, capture_output=True)
     with np.load(folder / "found.npz") as found:
         return dict(found)
@@ -96,7 +99,7 @@ def theirs(folder: Path, file: Path) -> dict[str, np.ndarray]:
 def ours(params: Any, tokens: np.ndarray, chains: dict[str, Any]) -> jaxllc.Estimate:
     """The estimate of the same components, with the losses of all tokens and of all sequences along the chains."""
     probes = {name: jaxllc.Probe(fn, tokens, every=chains["every"]) for name, fn in (("tokens", nets.TOKEN_LOSSES), ("sequences", nets.LOSS))}
-    options = dict(components=nets.selected(COMPONENTS), probes=probes, key=jax.random.key(0), progress=False)
+    options: dict[str, Any] = dict(components=nets.selected(COMPONENTS), probes=probes, key=jax.random.key(0), progress=False)
     return jaxllc.estimate(nets.LOSS, params, tokens, settings_of(chains), **options)
 
 
@@ -120,12 +123,12 @@ def lines_of(est: jaxllc.Estimate, found: dict[str, np.ndarray]) -> dict[str, An
     llcs, matrices = [], []
     for name in COMPONENTS:
         one = est.component(name)
-        mine = {"llc": one.llc, "std_error": one.std_error, "step_bias": one.step_bias}
-        llcs.append(coefficients(name, mine, found[f"{name}/llc"], float(found[f"{name}/llc_theirs"])))
+        mine = {"llc": one.llc, "std_error": one.std_error, "step_bias": one.step_bias, "on_all": float(one.llc_of("sequences")["llc"])}
+        llcs.append(coefficients(name, mine, found[f"{name}/llc"], found[f"{name}/llc_on_all"], float(found[f"{name}/llc_theirs"])))
         for what, data in (("kernel", kernel), ("response", response)):
             if f"{name}/{what}" in found:
-                pair = (data[kind].sel(component=name).values for kind in ("value", "std_error"))
-                matrices.append({"what": what, "component": name} | compared(*pair, found[f"{name}/{what}"], found[f"{name}/{what}_error"]))
+                value, error = (data[kind].sel(component=name).values for kind in ("value", "std_error"))
+                matrices.append({"what": what, "component": name} | compared(value, error, found[f"{name}/{what}"], found[f"{name}/{what}_error"]))
     return {"coefficients": llcs, "matrices": matrices}
 
 
@@ -144,7 +147,7 @@ def both_clocks(run: Callable[[], Any]) -> np.ndarray:
 def our_run(net: nets.Net, count: int) -> Callable[[int], np.ndarray]:
     """Both clocks for so many iterations of one chain of each component at each of sixteen checkpoints, divided by the chains."""
     settings = settings_of(CHAINS_OF[False]).replace(sampler=jaxllc.SGLD(1e-3), num_chains=1, num_burn_in=0)
-    options = dict(components=nets.selected(names_of(count)), key=jax.random.key(0), progress=False, group_size=len(net.checkpoints))
+    options: dict[str, Any] = dict(components=nets.selected(names_of(count)), key=jax.random.key(0), progress=False, group_size=len(net.checkpoints))
 
     def run(num_steps: int) -> np.ndarray:
         call = lambda: jaxllc.trajectory(nets.LOSS, net.checkpoints, net.tokens, settings.replace(num_draws=num_steps), **options)  # noqa: E731

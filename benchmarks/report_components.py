@@ -11,14 +11,15 @@ MATRICES = {"kernel": "loss kernel of sequences", "response": "susceptibility of
 def coefficients(lines: Sequence[Mapping[str, Any]]) -> str:
     """Both packages' coefficients of each component."""
     return table(
-        ["weights", "λ̂", "λ̂ + step bias", "devinterp after burn-in", "z", "devinterp as given"],
+        ["weights", "λ̂", "λ̂ + step bias · devinterp", "z", "on all data: ours · devinterp", "z", "devinterp as given"],
         (
             [
                 line["component"],
                 f"{line['llc']:.2f} ± {line['std_error']:.2f}",
-                f"{line['uncorrected']:.2f}",
-                f"{line['theirs']:.2f} ± {line['their_error']:.2f}",
+                f"{line['uncorrected']:.2f} · {line['theirs']:.2f} ± {line['their_error']:.2f}",
                 f"{line['z']:.1f}",
+                f"{line['on_all']:.2f} · {line['theirs_on_all']:.2f} ± {line['their_error_on_all']:.2f}",
+                f"{line['z_on_all']:.1f}",
                 f"{line['theirs_as_given']:.2f}",
             ]
             for line in lines

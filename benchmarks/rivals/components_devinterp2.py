@@ -142,7 +142,8 @@ def reduced(folder, components):
     for name, tree in trees.items():
         result = compute_llc(tree)
         each = settings["nbeta"] * (result["loss_trace"][:, settings["burn_in"] :].mean("step") - result["init_loss"]).values
-        found |= {f"{name}/llc": each, f"{name}/llc_theirs": result["llc_mean"].values, f"{name}/init_loss": result["init_loss"].values}
+        on_all = settings["nbeta"] * (tree.dataset["loss_data"].mean(["draw", "batch_data", "token_pos"]) - result["init_loss"]).values
+        found |= {f"{name}/llc": each, f"{name}/llc_on_all": on_all, f"{name}/llc_theirs": result["llc_mean"].values}
 
         def kernel(tree):
             matrix = compute_bif(tree, correlation_method="sequence", compute_covariance=True)["influences"].values
