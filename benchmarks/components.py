@@ -53,9 +53,9 @@ CHAINS_OF = {
 """Of the comparison of numbers, by `quick`."""
 COMPONENTS = ("all", "l0h1", "l1h0", "l1h2")
 SAME_LOGITS = 1e-4
-ITERATIONS = {1: (16, 64), 8: (8, 24), 32: (6, 12)}
+ITERATIONS = {1: (32, 128), 8: (8, 24), 32: (6, 12)}
 """Of components, and the iterations of the two runs whose difference is timed."""
-THEIR_STEPS = (16, 64)
+THEIR_STEPS = (32, 160)
 THEIR_COMPONENTS = {1: ("l0h1",), 8: ("l0h1", "l1h1"), 32: ("l0h1 query", "l0h1 output", "l1h1 query", "l1h1 output")}
 """Those that are timed; the others are taken to cost as much."""
 JOB = {"chains": 4, "steps": 200}
