@@ -190,6 +190,7 @@ def short_tables() -> dict[str, str]:
     """Tables that stand in the pages, by the name in their mark: at most ten lines each."""
     from benchmarks import report_accuracy as accuracy
     from benchmarks import report_calibration as calibration
+    from benchmarks import report_components as components
 
     throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
     found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
@@ -208,6 +209,7 @@ def short_tables() -> dict[str, str]:
         "long run": long_run(load("batch")),
         "pods": pods(load("pods")["rows"]),
         "chip-hours": pods_hours(load("pods")["hours"]),
+        **components.tables(load("components")["parts"]),
         "accuracy": accuracy.headline(found["lines"]),
         "coverage together": calibration.together(*calls, found["lines"]),
         "more examples": accuracy.more_examples(found["lines"]),
@@ -274,7 +276,8 @@ def performance_tables() -> dict[str, str]:
         "products on the same cores.": counted(roofline),
         "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
         "Machine, version and commit of each result.": provenance(
-            {"throughput": throughput, "scaling": scaling, "memory": memory, "data_memory": load("data_memory"), "batch": load("batch"), "roofline": roofline}
+            {"throughput": throughput, "scaling": scaling, "memory": memory, "roofline": roofline}
+            | {name: load(name) for name in ("data_memory", "batch", "components")}
         ),
     }
 
