@@ -1,6 +1,6 @@
 r"""Components beside devinterp 2.0.1: $\hat\lambda$ of heads, influence and susceptibilities of the same posteriors, and the cost of an iteration.
 
-    python -m benchmarks.components [--quick] [--parts numbers speed]
+    python -m benchmarks.components [--quick] [--parts numbers speed alone]
 
 It needs `make rivals`. The net is a small attention-only transformer, trained here; its weights go to PyTorch through a file, and its logits are checked.
 
@@ -61,6 +61,8 @@ THEIR_COMPONENTS = {1: ("l0h1",), 8: ("l0h1", "l1h1"), 32: ("l0h1 query", "l0h1 
 JOB = {"chains": 4, "steps": 200}
 """devinterp's defaults for a call."""
 PARTS = ("numbers", "speed")
+ALONE = "alone"
+"""The part that runs our jobs alone, on whatever device there is."""
 
 
 def settings_of(chains: dict[str, Any]) -> jaxllc.Settings:
@@ -216,16 +218,29 @@ def speed(net: nets.Net, quick: bool) -> dict[str, Any]:
     return {"rows": rows, "rival": worker.about, "job": JOB, **found}
 
 
+def alone(net: nets.Net, quick: bool) -> dict[str, Any]:
+    """Seconds of our whole job of the most components: of the first call, which compiles, and of two more."""
+    count = 8 if quick else 32
+    settings = settings_of(CHAINS_OF[False]).replace(num_chains=JOB["chains"], num_burn_in=0, num_draws=JOB["steps"])
+    options: dict[str, Any] = dict(components=nets.selected(names_of(count)), progress=False, group_size=len(net.checkpoints))
+    seconds = []
+    for key in range(3):
+        began = time.perf_counter()
+        jaxllc.trajectory(nets.LOSS, net.checkpoints, net.tokens, settings, key=jax.random.key(key), **options)
+        seconds.append(time.perf_counter() - began)
+    return {"device": jax.devices()[0].device_kind, "components": count, "checkpoints": len(net.checkpoints), "job": JOB, "seconds": seconds}
+
+
 def main() -> None:
     """Compare, print, keep."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.components", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="short chains, one turn, and no 32 components")
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="what to measure anew")
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=(*PARTS, ALONE), help="what to measure anew")
     options = parser.parse_args()
     parts = load("components")["parts"] if {*options.parts} != {*PARTS} and not options.quick else {}
     net = nets.trained()
     for part in options.parts:
-        parts[part] = {"numbers": numbers, "speed": speed}[part](net, options.quick) | {"machine": machine()}
+        parts[part] = {"numbers": numbers, "speed": speed, ALONE: alone}[part](net, options.quick) | {"machine": machine()}
     print(save("components", {"parts": parts}, options.quick))
     for text in report_components.tables(parts).values():
         print(text)
