@@ -50,10 +50,10 @@ folder = Path(os.environ.get("FOLDER") or tempfile.mkdtemp())
 VOCAB_SIZE, BATCH = 512, 16
 CONTEXT, WIDTH = (32, 16) if QUICK else (128, 64)
 HEADS = [(layer, head) for layer in range(2) for head in range(2 if QUICK else 4)]
-corpus = python_text.python_text(VOCAB_SIZE, tests=not QUICK)
+corpus = python_text.python_text(VOCAB_SIZE, tests=False, num_files=40) if QUICK else python_text.python_text(VOCAB_SIZE)
 model = Transformer(VOCAB_SIZE, CONTEXT, WIDTH, num_heads=len(HEADS) // 2)
 loss_fn = next_token_loss(model)
-STEPS = [200, 493, 1216, 1910, 3000, 3400, 4243, 4740, 5295, 5915, 6608, 7382, 8246, 9212, 10291, 11496, 12842]
+STEPS = [200, 1216, 3000, 4740, 5915, 6608, 7382, 8246, 10291, 12842]  # log-spaced, closer where the induction head forms
 steps = [10, 60] if QUICK else STEPS
 
 
@@ -212,7 +212,13 @@ last.plot(np.array(python_text.KINDS)[kinds])  # each token by its susceptibilit
 # ## In one figure
 
 # %%
-COLORS = {"induction": "#c1272d", "previous token, layer 0": "#0000a7", "previous token, layer 1": "#5ab4e5", "other, layer 0": "#8a8a8a", "other, layer 1": "#c9a227"}
+COLORS = {
+    "induction": "#c1272d",
+    "previous token, layer 0": "#0000a7",
+    "previous token, layer 1": "#5ab4e5",
+    "other, layer 0": "#8a8a8a",
+    "other, layer 1": "#c9a227",
+}
 figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
 scores, coefficients, influences, responses = axes.ravel()
 

@@ -71,3 +71,34 @@ def test_the_first_step_at_which_something_is_reached():
     first_step = functions("grokking")["first_step"]
     assert first_step([0, 10, 20, 30], [False, True, False, True]) == 10
     assert first_step([0, 10], [False, False]) is None
+
+
+def test_means_of_pairs_from_different_windows():
+    """Against a loop over all pairs; pairs within a window, of any value, do not count. Seen to fail with these counted."""
+    mean_by_kind = functions("heads")["mean_by_kind"]
+    rng = np.random.default_rng(0)
+    kinds, windows, matrix = rng.integers(0, 3, 20), np.repeat(np.arange(4), 5), rng.standard_normal((20, 20))
+    matrix[windows[:, None] == windows] = 1e6
+    expected = [[np.mean([matrix[i, j] for i in range(20) for j in range(20) if (kinds[i], kinds[j]) == (a, b) and windows[i] != windows[j]])
+                 for b in range(3)] for a in range(3)]  # fmt: skip
+    np.testing.assert_allclose(mean_by_kind(matrix, kinds, windows), expected)
+
+
+def test_the_jackknife_gives_the_error_of_a_mean():
+    """Which is exact for a mean, of numbers or of arrays. Seen to fail with the variance of the values left out one after the other."""
+    values = np.random.default_rng(1).standard_normal((6, 2))
+    value, error = functions("heads")["jackknife"](lambda chains: values[chains].mean(0), 6)
+    np.testing.assert_allclose(value, values.mean(0))
+    np.testing.assert_allclose(error, values.std(0, ddof=1) / np.sqrt(6))
+
+
+def test_heads_are_labelled_and_lie_in_clusters():
+    """Two bundles of curves that differ in level and one curve that rises apart; the labels of the clusters are in no order."""
+    names = functions("heads")
+    curves = np.repeat([1.0, 2.0, 5.0], [3, 3, 1])[:, None] + 0.01 * np.arange(7)[:, None] + np.linspace(0, 0.3, 9)
+    found = names["clusters"](curves, 3)
+    assert [len(set(found[part])) for part in (slice(3), slice(3, 6), slice(6, 7), slice(None))] == [1, 1, 1, 3]
+    label = names["label"]
+    assert label(1, 0.1, 0.5) == "induction"
+    assert label(0, 0.5, 0.1) == "previous token, layer 0"
+    assert label(1, 0.1, 0.1) == "other, layer 1"

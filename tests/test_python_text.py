@@ -1,5 +1,9 @@
 """Python's sources as text: what is read, that tokens give it back, and what each token is to those before it."""
 
+import random
+import sysconfig
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,8 +11,15 @@ from jaxllc.models import python_text
 
 
 def test_sources_are_those_of_tests_or_the_others(tmp_path):
-    """Seen to fail with the name of the file counted among the folders."""
-    files = {"a.py": b"a = 1\n", "tests.py": b"b\n", "test/c.py": b"\tc = '\xc3\xa9'\r\n", "x/tests/d.py": b"d\n", "site-packages/test/e.py": b"e\n", "test/f.txt": b"f"}
+    """Seen to fail with installed packages among them."""
+    files = {
+        "a.py": b"a = 1\n",
+        "tests.py": b"b\n",
+        "test/c.py": b"\tc = '\xc3\xa9'\r\n",
+        "x/tests/d.py": b"d\n",
+        "site-packages/test/e.py": b"e\n",
+        "test/f.txt": b"f",
+    }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(content)
@@ -17,10 +28,14 @@ def test_sources_are_those_of_tests_or_the_others(tmp_path):
 
 
 def test_the_modules_of_python_in_tokens():
-    """They are split by file, and the tokens give the text back; two readings agree."""
-    corpus = python_text.python_text(300, tests=False)
+    """They are split by file, every tenth held out, and the tokens give the text back."""
+    corpus = python_text.python_text(300, tests=False, num_files=100)
     assert corpus.train.dtype == np.uint16
-    assert len(corpus.train) > 5 * len(corpus.held_out) > 100_000
+    root = Path(sysconfig.get_paths()["stdlib"])
+    texts = python_text.read_sources(root, tests=False)
+    random.Random(0).shuffle(texts)
+    assert corpus.tokenizer.decode(corpus.held_out.tolist()) == "".join(texts[:100:10])
+    assert len(corpus.tokenizer.decode(corpus.train.tolist())) == sum(map(len, texts[:100])) - sum(map(len, texts[:100:10]))
     assert corpus.train.max() < corpus.tokenizer.get_vocab_size() == 300
     sample = 'def f(x):\n    return [x] * 2  # "?"\n'
     assert corpus.tokenizer.decode(python_text.encode(corpus.tokenizer, [sample]).tolist()) == sample

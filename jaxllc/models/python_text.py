@@ -30,12 +30,13 @@ class Encoded(NamedTuple):
 
 
 @functools.cache
-def python_text(vocab_size: int = 512, *, tests: bool = True) -> Encoded:
+def python_text(vocab_size: int = 512, *, tests: bool = True, num_files: int | None = None) -> Encoded:
     """The sources of the running Python, in a shuffled order that is always the same, with a tokenizer trained on those that are not held out.
 
     Args:
         vocab_size: tokens of the byte-pair encoding; the text may give fewer.
         tests: Python's tests; else the modules themselves, which every installation has.
+        num_files: so many of the files, the first in that order; None takes all.
 
     Raises:
         FileNotFoundError: this Python was installed without its tests.
@@ -45,6 +46,7 @@ def python_text(vocab_size: int = 512, *, tests: bool = True) -> Encoded:
         root = sysconfig.get_paths()["stdlib"]
         raise FileNotFoundError(f"{root} has no sources of tests; install them (such as libpython3-testsuite), or take the modules with tests=False.")
     random.Random(0).shuffle(texts)
+    texts = texts[:num_files]
     train = [text for i, text in enumerate(texts) if i % 10]
     tokenizer = train_tokenizer(train, vocab_size)
     return Encoded(encode(tokenizer, train), encode(tokenizer, texts[::10]), tokenizer)
