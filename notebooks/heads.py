@@ -150,7 +150,10 @@ print(heads.round(2).to_string())
 # %% [markdown]
 # ## Influence between kinds of tokens
 # A *repeated pair* is a token that already followed the token before it in the same window: induction predicts it. A *new token* did not occur in the
-# window. What is averaged is the correlation of the losses of two tokens along the chains, minus their influence, over pairs from different windows.
+# window. A token that only repeats the one before it, as in a row of dashes, is a *run*. Influence is minus the correlation of the losses of two tokens
+# along a chain; pairs are from different windows. Its mean over pairs tells whether losses rise and fall together. Whether the same pairs move together in
+# other chains too, with either sign, tells the mean of the product of two chains' correlations: the mean square of the correlation, without what
+# Monte-Carlo noise adds to a square.
 
 
 # %%
@@ -161,11 +164,16 @@ def mean_by_kind(matrix, kinds, windows):
     return member.T @ np.where(apart, matrix, 0) @ member / (member.T @ apart @ member)
 
 
-def jackknife(statistic, num_chains):
-    """A statistic of a list of chains, and its error from leaving out one after the other."""
-    chains = list(range(num_chains))
-    without = np.array([statistic(chains[:i] + chains[i + 1 :]) for i in chains])
-    return statistic(chains), np.sqrt((num_chains - 1) * without.var(0))
+def mean_of_products(matrices):
+    """The mean over pairs of different matrices of their elementwise product."""
+    total, squares = sum(matrices), sum(matrix**2 for matrix in matrices)
+    return (total**2 - squares) / (len(matrices) * (len(matrices) - 1))
+
+
+def jackknife(statistic, values):
+    """A statistic of a list, and its error from leaving out one after the other."""
+    without = np.array([statistic(values[:i] + values[i + 1 :]) for i in range(len(values))])
+    return statistic(values), np.sqrt((len(values) - 1) * without.var(0))
 
 
 def at(result, **index):
@@ -173,40 +181,58 @@ def at(result, **index):
     return jaxllc.Trajectory(result.data.isel(index))
 
 
-def correlations(result, step, chains):
-    """Mean correlations of the losses by kind, along some of the chains."""
-    found = jaxllc.influence(at(result, step=[step], chain=chains), "losses", correlation=True)
-    return mean_by_kind(-found.value[0], kinds, windows)
+def correlations(result, step, chain):
+    """The correlations of the losses of all tokens along one chain."""
+    return -jaxllc.influence(at(result, step=[step], chain=[chain]), "losses", correlation=True).value[0].astype(float)
 
 
 kinds = python_text.kinds_of_tokens(token_windows).ravel()
 windows = np.repeat(np.arange(len(token_windows)), CONTEXT)
-print("tokens of each kind:", dict(zip(python_text.KINDS, np.bincount(kinds), strict=True)))
+print("tokens of each kind:", dict(zip(python_text.KINDS, np.bincount(kinds).tolist(), strict=True)))
 induction_head = names[int(np.argmax(prefix[-1].ravel()))]
+PAIRS = {"two repeated pairs": (0, 0), "two new tokens": (2, 2), "one of each": (0, 2)}
 dynamics = {}
 for name in ("all", induction_head):
-    part = traj.component(name)
-    found = [jackknife(partial(correlations, part, i), settings.num_chains) for i in range(len(steps))]
-    dynamics[name] = np.array(found)  # [step, value or error, kind, kind]
+    part, found = traj.component(name), []
     for i in range(len(steps)):
-        (value, wrong) = dynamics[name][i]
-        pairs = {"repeated-repeated": (0, 0), "new-new": (2, 2), "repeated-new": (0, 2)}
-        print(f"{name:>4} {steps[i]:6}", *(f"{pair} {value[where]:6.3f} ± {wrong[where]:.3f}" for pair, where in pairs.items()))
+        of_chains = [correlations(part, i, chain) for chain in range(settings.num_chains)]
+        mean = jackknife(lambda some: mean_by_kind(sum(some) / len(some), kinds, windows), of_chains)
+        square = jackknife(lambda some: mean_by_kind(mean_of_products(some), kinds, windows), of_chains) if len(of_chains) > 2 else mean
+        found.append([mean, square])
+        told = (f"{pair}: {1e3 * m[where]:.2f} ± {1e3 * e[where]:.2f}" for m, e in (mean, square) for pair, where in PAIRS.items())
+        print(f"{name:>4} {steps[i]:6}, thousandths, mean and square:", *told, sep="  ")
+    dynamics[name] = np.array(found)  # [step, mean or square, value or error, kind, kind]
 
 # %% [markdown]
 # ## Susceptibilities of the heads to kinds of tokens
+# χ of a head and a kind of tokens: negative where losses of that kind rise more than the others when the head is moved so that the mean loss rises. The means
+# of the losses are those of the head's own chains. Errors by kind are those of the chains. Whether other text would give the same tells the difference
+# between repeated pairs and the other tokens of the same window, from window to window.
+
 
 # %%
-by_kind = jaxllc.susceptibilities(traj, "losses", whole="all", groups=np.array(python_text.KINDS)[kinds])
-chi, chi_error = (by_kind.data[name].sel(component=names, group=list(python_text.KINDS)).values for name in ("value", "std_error"))
-for i in sorted({0, len(steps) // 2, len(steps) - 1}):
-    told = np.array([[f"{1e3 * x:.2f} ± {1e3 * e:.2f}" for x, e in zip(*row, strict=True)] for row in zip(chi[i], chi_error[i], strict=True)])
-    print(f"step {steps[i]}, thousandths of a squared nat", pd.DataFrame(told, names, python_text.KINDS).to_string(), sep="\n")
-print("findings of the susceptibilities:", pd.Series([finding.code for some in by_kind.findings for finding in some]).value_counts().to_dict())
+def contrast(values, repeated, windows):
+    """The mean of a head's values over repeated pairs minus that over the other tokens, in each window that has both."""
+    some = [(repeated & (windows == w), ~repeated & (windows == w)) for w in np.unique(windows)]
+    return np.array([values[one].mean() - values[other].mean() for one, other in some if one.any() and other.any()])
 
-last = jaxllc.susceptibilities(at(traj, step=[len(steps) - 1]), "losses", whole="all")
-last = dataclasses.replace(last, data=last.data.sel(component=names))
-last.plot(np.array(python_text.KINDS)[kinds])  # each token by its susceptibilities of the eight heads
+
+by_kind = jaxllc.susceptibilities(traj, "losses", groups=np.array(python_text.KINDS)[kinds])
+present = [kind for kind in python_text.KINDS if kind in by_kind.data["group"]]
+chi, chi_error = (1e6 * by_kind.data[name].sel(component=names, group=present).values for name in ("value", "std_error"))
+by_token = jaxllc.susceptibilities(traj, "losses")
+of_heads = 1e6 * by_token.data["value"].sel(component=names).values.reshape(len(steps), len(names), -1)
+for i in sorted({0, len(steps) // 2, len(steps) - 1}):
+    told = [[f"{x:.0f} ± {e:.0f}" for x, e in zip(*row, strict=True)] for row in zip(chi[i], chi_error[i], strict=True)]
+    lines = pd.DataFrame(told, names, present)
+    differences = [contrast(values, kinds == 0, windows) for values in of_heads[i]]
+    lines["repeated - others, over windows"] = [f"{some.mean():.0f} ± {some.std(ddof=1) / np.sqrt(len(some)):.0f}" for some in differences]
+    print(f"step {steps[i]}, χ in 10⁻⁶ nats²", lines.to_string(), sep="\n")
+for what, found in {"by kind": by_kind, "by token": by_token}.items():
+    print(f"noise {what}:", sum(finding.code == "noise" for some in found.findings for finding in some), "of", len(found.findings))
+
+last = by_token.data.isel(step=[-1]).sel(component=names)
+dataclasses.replace(by_token, data=last).plot(np.array(python_text.KINDS)[kinds])  # each token by its susceptibilities of the heads
 
 # %% [markdown]
 # ## In one figure
@@ -219,41 +245,57 @@ COLORS = {
     "other, layer 0": "#8a8a8a",
     "other, layer 1": "#c9a227",
 }
+
+
+def apart(values, gap):
+    """Places for names beside values: in their order, as near as they may lie without touching."""
+    places = np.array(values, float)
+    order = np.argsort(places)
+    for below, above in zip(order[:-1], order[1:], strict=True):
+        places[above] = max(places[above], places[below] + gap)
+    return places
+
+
 figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
 scores, coefficients, influences, responses = axes.ravel()
 
 for name, (layer, head) in zip(names, HEADS, strict=True):
     color = COLORS[heads.label[name]]
-    score = prefix if heads.label[name] == "induction" else previous
-    scores.plot(steps, score[:, layer, head], color=color, lw=1.5)
-    scores.annotate(name, (steps[-1], score[-1, layer, head]), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8, color=color)
-    coefficients.errorbar(steps, llc[name], 2 * error[name], color=color, lw=1.2, elinewidth=0.6, label=None)
-    coefficients.annotate(name, (steps[-1], llc[name].iloc[-1]), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8, color=color)
+    score = (prefix if heads.label[name] == "induction" else previous)[:, layer, head]
+    scores.plot(steps, score, color=color, lw=1.5)
+    coefficients.errorbar(steps, llc[name], 2 * error[name], color=color, lw=1.2, elinewidth=0.6)
+    scores.annotate(name, (steps[-1], score[-1]), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8, color=color)
+for name, y in zip(names, apart(llc[names].iloc[-1].values, 0.03 * np.ptp(llc[names].values)), strict=True):
+    color = COLORS[heads.label[name]]
+    coefficients.annotate(name, (1.05 * steps[-1], y), va="center", fontsize=8, color=color)
 for kind in dict.fromkeys(heads.label):
     coefficients.plot([], [], color=COLORS[kind], label=kind)
 coefficients.legend(frameon=False, fontsize=8)
 loss = scores.twinx()
 loss.plot(steps, traj.data["probes/held_out_loss"].values, color="k", lw=1, ls=":")
 loss.set_ylabel("held-out loss, nats a token (dotted)")
-scores.set(ylabel="attention score", title="What each head attends to (layer.head)")
-coefficients.set(ylabel="λ̂ of one head ± 2 standard errors", title="λ̂ of each head by itself")
+scores.set(ylabel="attention score", title="Attention scores (layer.head)\nshaded: prefix matching of the induction head rises")
+groups = " | ".join(" ".join(some.index) for _, some in heads.groupby("shape, 3"))
+coefficients.set(ylabel="λ̂ of one head ± 2 standard errors", title=f"λ̂ of each head by itself\nclusters by the shape of the curves: {groups}")
 
-pairs = {"two repeated pairs": ((0, 0), "#c1272d"), "two new tokens": ((2, 2), "#8a8a8a"), "one of each": ((0, 2), "#0000a7")}
-for (where, color), pair in zip(pairs.values(), pairs, strict=True):
+for pair, color, shift in (("two repeated pairs", "#c1272d", 1.02), ("two new tokens", "#8a8a8a", 0.98)):
     for name, style in (("all", "-"), (induction_head, "--")):
-        value, wrong = dynamics[name][:, 0][:, *where], dynamics[name][:, 1][:, *where]
-        influences.errorbar(steps, value, 2 * wrong, color=color, ls=style, lw=1.2, elinewidth=0.6, label=pair if style == "-" else None)
+        value, wrong = dynamics[name][:, 1, :, *PAIRS[pair]].T
+        who = "all weights move" if name == "all" else f"head {name} alone moves"
+        influences.errorbar(shift * np.array(steps), value, 2 * wrong, color=color, ls=style, lw=1.2, elinewidth=0.8, label=f"{pair}, {who}")
 influences.axhline(0, color="k", lw=0.5)
-influences.set(ylabel="mean correlation ± 2 errors", title=f"Losses of tokens in different windows (dashed: head {induction_head} alone moves)")
+influences.set(ylabel="mean ± 2 errors", title="Correlation of the losses of two tokens\nin different windows, squared")
 influences.legend(frameon=False, fontsize=8)
 for ax in (scores, coefficients, influences):
     ax.set(xscale="log", xlabel="training step")
+    ax.set_xlim(right=1.35 * steps[-1])  # room for names
     ax.axvspan(*BUMP, color="k", alpha=0.06, lw=0)
 
-image = responses.imshow(1e3 * chi[-1], cmap="RdBu_r", norm=mpl.colors.CenteredNorm(), aspect="auto")
-for (i, j), value in np.ndenumerate(1e3 * chi[-1]):
-    responses.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, fontweight="bold" if abs(chi[-1, i, j]) > 3 * chi_error[-1, i, j] else None)
-responses.set_xticks(range(3), python_text.KINDS)
+responses.imshow(chi[-1], cmap="RdBu_r", norm=mpl.colors.CenteredNorm(), aspect="auto")
+for i, j in np.ndindex(chi[-1].shape):
+    color = "w" if abs(chi[-1, i, j]) > 0.6 * np.abs(chi[-1]).max() else "k"
+    responses.text(j, i, f"{chi[-1, i, j]:.0f} ± {chi_error[-1, i, j]:.0f}", ha="center", va="center", fontsize=8, color=color)
+responses.set_xticks(range(len(present)), present)
 responses.set_yticks(range(len(names)), [f"{name}  {heads.label[name]}" for name in names], fontsize=8)
-responses.set_title(f"Susceptibilities at step {steps[-1]}, 10⁻³ nats²; bold: over 3 errors")
+responses.set_title(f"Susceptibilities at step {steps[-1]}, 10⁻⁶ nats² ± 1 error")
 figure.savefig(os.environ.get("FIGURE", "heads.png"), dpi=110)

@@ -61,6 +61,6 @@ def test_kinds_of_tokens_against_a_search():
     for row, kinds in zip(tokens, expected, strict=True):
         for i in range(1, 15):
             pairs = [tuple(row[j - 1 : j + 1]) for j in range(1, i)]
-            kinds[i - 1] = 0 if tuple(row[i - 1 : i + 1]) in pairs else 1 if row[i] in row[:i] else 2
+            kinds[i - 1] = 3 if row[i] == row[i - 1] else 0 if tuple(row[i - 1 : i + 1]) in pairs else 1 if row[i] in row[:i] else 2
     np.testing.assert_array_equal(python_text.kinds_of_tokens(tokens), expected)
-    assert set(expected.ravel()) == {0, 1, 2}
+    assert set(expected.ravel()) == {0, 1, 2, 3}

@@ -78,17 +78,18 @@ def encode(tokenizer: "Tokenizer", texts: list[str]) -> np.ndarray:
     return np.concatenate([np.asarray(found.ids, np.uint16) for found in tokenizer.encode_batch(texts)])
 
 
-KINDS = ("repeated pair", "new pair", "new token")
+KINDS = ("repeated pair", "new pair", "new token", "run")
 
 
 def kinds_of_tokens(tokens_BxL: np.ndarray) -> np.ndarray:
     """What each of the tokens 1 .. L-1 is to those before it in its window, as an index of `KINDS`, `int[B, L - 1]`.
 
     0: it followed the token before it earlier in the window as well, so that induction finds it. 1: it occurred, but not after that token. 2: it did not occur.
+    3: it is the token before it once more, as in a row of dashes.
     """
     tokens_BxL = np.asarray(tokens_BxL)
     same_BxLxL = tokens_BxL[:, :, None] == tokens_BxL[:, None, :]
     earlier_LxL = np.tri(tokens_BxL.shape[1], k=-1, dtype=bool)
     seen_BxL = (same_BxLxL & earlier_LxL).any(-1)[:, 1:]
     pair_BxL = (same_BxLxL[:, 1:, 1:] & same_BxLxL[:, :-1, :-1] & earlier_LxL[1:, 1:]).any(-1)
-    return np.where(pair_BxL, 0, np.where(seen_BxL, 1, 2))
+    return np.select([tokens_BxL[:, 1:] == tokens_BxL[:, :-1], pair_BxL, seen_BxL], [3, 0, 1], 2)
