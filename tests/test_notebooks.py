@@ -87,9 +87,26 @@ def test_means_of_pairs_from_different_windows():
 def test_the_jackknife_gives_the_error_of_a_mean():
     """Which is exact for a mean, of numbers or of arrays. Seen to fail with the variance of the values left out one after the other."""
     values = np.random.default_rng(1).standard_normal((6, 2))
-    value, error = functions("heads")["jackknife"](lambda chains: values[chains].mean(0), 6)
+    value, error = functions("heads")["jackknife"](lambda some: np.mean(some, 0), list(values))
     np.testing.assert_allclose(value, values.mean(0))
     np.testing.assert_allclose(error, values.std(0, ddof=1) / np.sqrt(6))
+
+
+def test_the_mean_of_products_of_different_matrices():
+    matrices = list(np.random.default_rng(2).standard_normal((4, 3, 3)))
+    expected = np.mean([a * b for i, a in enumerate(matrices) for j, b in enumerate(matrices) if i != j], 0)
+    np.testing.assert_allclose(functions("heads")["mean_of_products"](matrices), expected)
+
+
+def test_the_contrast_is_within_windows():
+    """1 and 3 above 10 in the first window, 5 above 20 in the second; the third has no repeated pair."""
+    values, windows = np.array([11.0, 13, 10, 25, 20, 20, 7]), np.array([0, 0, 0, 1, 1, 1, 2])
+    repeated = np.array([True, True, False, True, False, False, False])
+    np.testing.assert_allclose(functions("heads")["contrast"](values, repeated, windows), [2, 5])
+
+
+def test_names_lie_apart_in_their_order():
+    np.testing.assert_allclose(functions("heads")["apart"]([3.0, 1, 1, 1.5], 1), [4, 1, 2, 3])
 
 
 def test_heads_are_labelled_and_lie_in_clusters():
