@@ -258,9 +258,10 @@ dataclasses.replace(by_token, data=last).plot(np.array(python_text.KINDS)[kinds]
 #   3000 to 0.0012 ± 0.0001 at 8246, perhaps since more of its directions matter. The peaks at transitions that Lee et al. (arXiv:2510.12071) report are not
 #   seen, nor excluded for repeated pairs.
 # - **Susceptibilities.** At the end those of heads 0.1 and 1.3 to runs of one token, -1410 ± 327 and -1355 ± 462, are about four times those of any other
-#   head; at step 200 they were like the others'. 47 of the 50 tokens in runs are of one window, so this is about that window. To repeated pairs no head differs from
-#   zero at the end, by chains or over windows: 12 windows and chains of this length are too few. By token 84 of 99 maps are noise, and the map of tokens sets
-#   only runs apart. The map of Baker et al. (arXiv:2504.18274), which separates induction heads from multigram heads, is neither confirmed nor contradicted.
+#   head; at step 200 they were like the others'. 47 of the 50 tokens in runs are of one window, so this is about that window. To repeated pairs no head
+#   differs from zero at the end, by chains or over windows: 12 windows and chains of this length are too few. By token 84 of 99 maps are noise, and the map
+#   of tokens sets only runs apart. The map of Baker et al. (arXiv:2504.18274), which separates induction heads from multigram heads, is neither confirmed nor
+#   contradicted.
 
 # %% [markdown]
 # ## In one figure
