@@ -261,7 +261,8 @@ dataclasses.replace(by_token, data=last).plot(np.array(python_text.KINDS)[kinds]
 #   head; at step 200 they were like the others'. 47 of the 50 tokens in runs are of one window, so this is about that window. To repeated pairs no head
 #   differs from zero at the end, by chains or over windows: 12 windows and chains of this length are too few. By token 84 of 99 maps are noise, and the map
 #   of tokens sets only runs apart. The map of Baker et al. (arXiv:2504.18274), which separates induction heads from multigram heads, is neither confirmed nor
-#   contradicted.
+#   contradicted. Runs were set apart after a first look, in which they had counted as repeated pairs and that window alone had made the difference; with
+#   `whole="all"`, as in that paper, all rows have the same sign, since a term common to all heads in proportion to their λ̂ prevails.
 
 # %% [markdown]
 # ## In one figure
