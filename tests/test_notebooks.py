@@ -71,3 +71,51 @@ def test_the_first_step_at_which_something_is_reached():
     first_step = functions("grokking")["first_step"]
     assert first_step([0, 10, 20, 30], [False, True, False, True]) == 10
     assert first_step([0, 10], [False, False]) is None
+
+
+def test_means_of_pairs_from_different_windows():
+    """Against a loop over all pairs; pairs within a window, of any value, do not count. Seen to fail with these counted."""
+    mean_by_kind = functions("heads")["mean_by_kind"]
+    rng = np.random.default_rng(0)
+    kinds, windows, matrix = rng.integers(0, 3, 20), np.repeat(np.arange(4), 5), rng.standard_normal((20, 20))
+    matrix[windows[:, None] == windows] = 1e6
+    expected = [[np.mean([matrix[i, j] for i in range(20) for j in range(20) if (kinds[i], kinds[j]) == (a, b) and windows[i] != windows[j]])
+                 for b in range(3)] for a in range(3)]  # fmt: skip
+    np.testing.assert_allclose(mean_by_kind(matrix, kinds, windows), expected)
+
+
+def test_the_jackknife_gives_the_error_of_a_mean():
+    """Which is exact for a mean, of numbers or of arrays. Seen to fail with the variance of the values left out one after the other."""
+    values = np.random.default_rng(1).standard_normal((6, 2))
+    value, error = functions("heads")["jackknife"](lambda some: np.mean(some, 0), list(values))
+    np.testing.assert_allclose(value, values.mean(0))
+    np.testing.assert_allclose(error, values.std(0, ddof=1) / np.sqrt(6))
+
+
+def test_the_mean_of_products_of_different_matrices():
+    matrices = list(np.random.default_rng(2).standard_normal((4, 3, 3)))
+    expected = np.mean([a * b for i, a in enumerate(matrices) for j, b in enumerate(matrices) if i != j], 0)
+    np.testing.assert_allclose(functions("heads")["mean_of_products"](matrices), expected)
+
+
+def test_the_contrast_is_within_windows():
+    """1 and 3 above 10 in the first window, 5 above 20 in the second; the third has no repeated pair."""
+    values, windows = np.array([11.0, 13, 10, 25, 20, 20, 7]), np.array([0, 0, 0, 1, 1, 1, 2])
+    repeated = np.array([True, True, False, True, False, False, False])
+    np.testing.assert_allclose(functions("heads")["contrast"](values, repeated, windows), [2, 5])
+
+
+def test_names_lie_apart_in_their_order():
+    np.testing.assert_allclose(functions("heads")["apart"]([3.0, 1, 1, 1.5], 1), [4, 1, 2, 3])
+
+
+def test_heads_are_labelled_and_lie_in_clusters():
+    """Two bundles of curves that differ in level and one curve that rises apart; the labels of the clusters are in no order."""
+    names = functions("heads")
+    curves = np.repeat([1.0, 2.0, 5.0], [3, 3, 1])[:, None] + 0.01 * np.arange(7)[:, None] + np.linspace(0, 0.3, 9)
+    found = names["clusters"](curves, 3)
+    assert [len(set(found[part])) for part in (slice(3), slice(3, 6), slice(6, 7), slice(None))] == [1, 1, 1, 3]
+    label = names["label"]
+    assert label(1, 0.1, 0.5) == "induction"
+    assert label(0, 0.5, 0.1) == "previous token, layer 0"
+    assert label(1, 0.1, 0.1) == "other, layer 1"
