@@ -10,8 +10,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
 from jaxllc.layout import Layout, inner

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.typing import ArrayLike
 
+from jaxllc import _struct as struct
 from jaxllc._plain import Plain, from_plain, load_function, to_plain
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar

@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.full_data import losses_and_gradient

@@ -3,8 +3,8 @@ r"""Estimates of $\nabla L_n(w)$ from one minibatch."""
 from typing import ClassVar
 
 import jax
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._plain import Plain
 from jaxllc._typing import Batch, Params
 from jaxllc.posterior import LocalPosterior

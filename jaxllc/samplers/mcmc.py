@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._typing import Key, Params, Scalar
 from jaxllc.sampler import Schedule, SteppedSampler, check_range
 from jaxllc.samplers.full_batch import FullBatchSampler

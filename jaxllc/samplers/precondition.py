@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._plain import Plain
 from jaxllc._typing import Params, Scalar
 from jaxllc.sampler import check_range, no_steps, zeros

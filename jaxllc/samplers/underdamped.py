@@ -10,8 +10,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxllc import _struct as struct
 from jaxllc._typing import Params, Scalar
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Schedule, SteppedSampler
