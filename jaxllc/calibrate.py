@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import hamiltonian, hamiltonian_plan, langevin
+from jaxllc.candidates import PILOT_SHARE, hamiltonian, hamiltonian_plan, langevin
 from jaxllc.data import InMemory
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimator import why_not_finite
@@ -128,6 +128,11 @@ def calibrates(data: Any, settings: Settings | None, overrides: Mapping[str, Any
     """Whether a call leaves it to `calibrate` how to sample: it names no setting but those that a calibration takes as given, and data without a batch size."""
     has_batch_size = isinstance(data, InMemory) and data.batch_size < data.num_examples
     return settings is None and not has_batch_size and set(overrides) <= set(Given.__annotations__)
+
+
+def calibrating(budget: float) -> str:
+    """What is said before a calibration."""
+    return f"jaxllc: finding settings by short runs of about {PILOT_SHARE * budget:.0f} s and their compilation, for {budget:.0f} s a checkpoint at most"
 
 
 def some_checkpoints(params_or_checkpoints: Any) -> dict[Any, Params]:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxllc import diagnostics, estimator, results
 from jaxllc._tree import split_objects
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.calibrate import calibrated, calibrates
+from jaxllc.calibrate import calibrated, calibrates, calibrating
 from jaxllc.candidates import longer, reaching
 from jaxllc.components import ComponentLike, Moving
 from jaxllc.diagnostics import Finding
@@ -22,7 +22,7 @@ from jaxllc.grouping import with_fitting_components
 from jaxllc.locations import Location
 from jaxllc.plan import Plan, check_batch_size, make_plan
 from jaxllc.probes import ProbesLike, as_probes, at_checkpoints
-from jaxllc.progress import progress_bar
+from jaxllc.progress import announce, progress_bar
 from jaxllc.request import Request, given
 from jaxllc.results import Place
 from jaxllc.select import FreeLike
@@ -211,6 +211,7 @@ def estimate(
         plan = make_plan(loss_fn, {"params": params}, data, override(settings, overrides), key=key, free=Moving(free, components), probes=described, mesh=mesh)
         return _estimated(plan, params, progress, reference)
     request = Request(loss_fn, data, key, free, mesh, components=components, **given(overrides))
+    announce(calibrating(request.budget), progress)
     calibration, plan = calibrated(request, {"params": params})
     plan, cost = reaching(plan, described), calibration.cost
     while True:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxllc import results
 from jaxllc._typing import Params
-from jaxllc.calibrate import calibrated, calibrates, few
+from jaxllc.calibrate import calibrated, calibrates, calibrating, few
 from jaxllc.candidates import reaching
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimate import stored_settings
@@ -20,7 +20,7 @@ from jaxllc.layout import STEP
 from jaxllc.pipeline import Outcome, handed_on, outcomes
 from jaxllc.plan import DEFAULT_SAMPLER, Plan
 from jaxllc.probes import Probe
-from jaxllc.progress import Tally, progress_bar
+from jaxllc.progress import Tally, announce, progress_bar
 from jaxllc.reading import open_tree
 from jaxllc.request import Request
 from jaxllc.results import Name, Place
@@ -128,6 +128,7 @@ class Job:
         request, settings, overrides = self.request, self.settings, self.overrides
         are_open = calibrates(request.data, settings, overrides)
         if are_open and stored is None:
+            announce(calibrating(request.budget), self.progress)
             calibration, plan = self._finite(few(self.places), lambda some: calibrated(request, some))
             return reaching(plan.with_facts(calibration=calibration.to_dict()), self.probes)
         if are_open and stored is not None:

@@ -167,10 +167,22 @@ def plot_calibration(points: "pandas.DataFrame", chosen: Mapping[str, Any]) -> "
 
 
 def _log_time(ax: Any, step: np.ndarray) -> None:
+    """A log axis of training steps, linear below the first positive one where there is a step 0; labels that leave room for each other."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    if step.max() <= 0:
+        return
+    first, last = step[step > 0].min(), step.max()
     if step.min() > 0:
         ax.set_xscale("log")
-    elif step.max() > 0:
-        ax.set_xscale("symlog", linthresh=step[step > 0].min(), linscale=0.3)
+        if last < 30 * first:  # too few powers of ten for labels
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
+    else:
+        ax.set_xscale("symlog", linthresh=first, linscale=0.3)
+        powers = 10.0 ** np.arange(np.ceil(np.log10(2 * first)), np.floor(np.log10(last)) + 1)
+        ax.set_xticks([0, *powers])
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _bare(axes: "np.ndarray[Any, Any]") -> None:

@@ -1,6 +1,7 @@
 """How far a run is: a bar over iterations, and a line in the log for each group of places."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,15 @@ class progress_bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def announce(text: str, show: bool) -> None:
+    """A line before a bar, for what takes time without one."""
+    _logger.info("%s", text)
+    if show:
+        from tqdm.auto import tqdm
+
+        tqdm.write(text, file=sys.stderr)
 
 
 class Tally:

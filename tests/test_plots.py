@@ -1,17 +1,21 @@
 """Pictures show the numbers of their result."""
 
+import itertools
+
 import jax
 import matplotlib as mpl
 import numpy as np
+import pytest
 from problems import Quadratic, quadratic_loss, shifted
 from trajectories import SHORT
 
 import jaxllc
-from jaxllc import diagnostics
+from jaxllc import diagnostics, plots
 from jaxllc.estimator import corrected_draws
 from jaxllc.plots import plot_estimate, plot_trajectory
 
 mpl.use("agg")
+from matplotlib import pyplot as plt
 
 
 def test_a_trajectory_is_drawn():
@@ -95,3 +99,21 @@ def test_a_chain_that_diverged_does_not_keep_the_others_from_being_drawn():
     assert np.isfinite(left.get_ylim()).all()
     assert np.isfinite(right.lines[0].get_xdata()).sum() == 2
     left.figure.clear()
+
+
+STEPS = ([0, 1, 3, 10, 100, 1000], [0, 100, 200, 1000, 20_000], [20, 40, 80], [1000, 1500, 2000, 2900], [1, 10, 100, 10_000], [0, 5, 10], [0])
+
+
+@pytest.mark.parametrize("steps", STEPS, ids=str)
+def test_labels_of_the_training_step_leave_room_for_each_other(steps):
+    figure, axis = plt.subplots(figsize=(4, 2))
+    steps = np.array(steps)
+    axis.plot(steps, 0.0 * steps, "o")
+    plots._log_time(axis, steps)
+    figure.canvas.draw()
+    ticks = axis.xaxis.get_major_ticks() + axis.xaxis.get_minor_ticks()
+    boxes = [tick.label1.get_window_extent() for tick in ticks if tick.label1.get_text() and axis.get_xlim()[0] <= tick.get_loc() <= axis.get_xlim()[1]]
+    boxes.sort(key=lambda box: box.x0)
+    assert len(boxes) >= (1 if len(steps) == 1 else 2)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    plt.close(figure)

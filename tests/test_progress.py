@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from jaxllc import progress
-from jaxllc.progress import Tally, duration, rounded
+from jaxllc.progress import Tally, announce, duration, rounded
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,13 @@ def test_each_group_is_told_when_it_is_done(monkeypatch, caplog):
             tally.add(count)
     ends = ["3 of 5 places done, 180 an hour, 40 s left", "5 of 5 places done, 180 an hour, 0 s left", "6 of 6 places done, 180 an hour, 0 s left"]
     assert caplog.messages == ends
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_what_takes_time_without_a_bar_is_announced(show, capsys, caplog):
+    """In the log always, on the terminal where bars are shown; never in what a program prints."""
+    with caplog.at_level(logging.INFO, "jaxllc"):
+        announce("finding settings", show)
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("", "finding settings" if show else "")
+    assert caplog.messages == ["finding settings"]
