@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxllc._tree import leaves_with_roles, split_objects
 from jaxllc._typing import Params
-from jaxllc.parts import Elements, Parts
+from jaxllc.parts import Elements, Heads, Parts
 from jaxllc.select import FreeLike, as_free
 from jaxllc.selections import Free, Leaves
 
@@ -80,7 +80,7 @@ def resolve(moving: Moving, params: Params) -> Selected:
             raise ValueError(f"{what} selects no weight; its parts have none in common, or its leaves are no weights.")
     whole = all(np.all(mask) for masks in by_leaf.values() for mask in masks)
     single = next(iter(named.values()))
-    chosen = single if len(named) == 1 and whole else Leaves(*by_leaf)
+    chosen = single if len(named) == 1 and whole and not _has_parts(single) else Leaves(*by_leaf)
     stacked = None if whole else [_stacked(by_leaf[leaf.name], leaf.value) if leaf.name in by_leaf else None for leaf in leaves]
     masks = None if stacked is None else jax.tree.structure(center).unflatten(stacked)
     names = () if components is None else tuple(named)
@@ -95,25 +95,46 @@ def as_selection(component: ComponentLike, params: Params) -> Free:
         ValueError: a pattern that matches no leaf, a mask of other shapes, or nothing is selected.
     """
     if _is_elementwise(component):
-        masks = jax.tree.leaves_with_path(component)
-        leaves = {leaf.path: leaf for leaf in leaves_with_roles(params)}
-        found: dict[str, np.ndarray] = {}
-        for path, mask in masks:
-            leaf = leaves.get(tuple(jax.tree_util.keystr((key,), simple=True) for key in path))
-            if leaf is None:
-                raise TypeError(f"a mask has a leaf at {jax.tree_util.keystr(path, simple=True, separator='/')!r}, where params have none.")
-            mask = np.asarray(mask)
-            if mask.dtype != bool or mask.shape not in ((), np.shape(leaf.value)):
-                raise ValueError(f"the mask of {leaf.name!r} must be bool, of shape {np.shape(leaf.value)} or (), got {mask.dtype} of shape {mask.shape}.")
-            if mask.any():
-                found[leaf.name] = np.broadcast_to(mask, np.shape(leaf.value))
-        return as_free(Elements(found), params)
+        return as_free(_elements(component, params), params)
     names = [leaf.name for leaf in leaves_with_roles(params)]
     for part in parts_of(component) if isinstance(component, Free) else ():
         for pattern in part.patterns():
             if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 raise ValueError(f"The pattern {pattern!r} in {part!r} matches no leaf; the leaves are: {', '.join(names[:20])}.")
+        if isinstance(part, Heads):
+            _same_heads(part, params)
     return as_free(component, params)
+
+
+def _elements(masks: Any, params: Params) -> Elements:
+    """The single weights that a tree of masks selects."""
+    leaves, given = ({leaf.path: leaf for leaf in leaves_with_roles(tree)} for tree in (params, masks))
+    if unknown := [leaf.name for path, leaf in given.items() if path not in leaves]:
+        raise TypeError(f"a mask has a leaf at {unknown[0]!r}, where params have none.")
+    if missing := [leaf.name for path, leaf in leaves.items() if leaf.role == "weight" and path not in given]:
+        raise TypeError(f"the mask says nothing of {missing[0]!r}; give every weight a bool or a bool array of its shape.")
+    found: dict[str, np.ndarray] = {}
+    for path, one in given.items():
+        leaf, mask = leaves[path], np.asarray(one.value)
+        if mask.dtype != bool or mask.shape not in ((), np.shape(leaf.value)):
+            raise ValueError(f"the mask of {leaf.name!r} must be bool, of shape {np.shape(leaf.value)} or (), got {mask.dtype} of shape {mask.shape}.")
+        if mask.any():
+            found[leaf.name] = np.broadcast_to(mask, np.shape(leaf.value))
+    return Elements(found)
+
+
+def _same_heads(heads: Heads, params: Params) -> None:
+    """Raise a ValueError where leaves have other numbers of heads along what is taken for the axis of heads."""
+    found = {leaf.name: heads.size(leaf.name, np.shape(leaf.value)) for leaf in leaves_with_roles(params) if leaf.role == "weight" and leaf.name in heads}
+    sizes = {size: name for name, size in found.items() if size is not None}
+    if len(sizes) > 1:
+        (one, first), (two, second) = list(sizes.items())[:2]
+        raise ValueError(f"{heads!r}: {first!r} has {one} heads and {second!r} has {two}, so one of these axes is not that of heads; pass axis= or num_heads=.")
+
+
+def _has_parts(selection: Free) -> bool:
+    """Whether it names parts of leaves, of which the static fields of a program hold nothing."""
+    return isinstance(selection, Parts) or any(_has_parts(inner) for inner in selection.operands())
 
 
 def parts_of(selection: Free) -> list[Parts]:
@@ -126,9 +147,11 @@ def parts_of(selection: Free) -> list[Parts]:
 
 
 def _is_elementwise(component: Any) -> bool:
-    if component is None or isinstance(component, Free | str) or callable(component):
+    if component is None or isinstance(component, Free | str):
         return False
-    return any(isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim > 0 for leaf in jax.tree.leaves(component))
+    arrays = [leaf for leaf in jax.tree.leaves(component) if isinstance(leaf, np.ndarray | jax.Array) and leaf.ndim > 0]
+    patterns = isinstance(component, list | tuple) and any(isinstance(entry, str | Free) for entry in component)
+    return bool(arrays) and not patterns
 
 
 def _count(mask: bool | np.ndarray, value: Any) -> int:

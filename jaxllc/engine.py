@@ -206,6 +206,8 @@ def _block(
                 noise_key, batch_key = keys_at(key, chain.number, t)
                 window, batch = drawn or data.draw(batch_key)
                 state, info = sampler.step(noise_key, state, posterior, batch)
+                if posterior.mask is not None and not sampler.full_batch:  # coordinates that no weight follows need not wander
+                    state = state._replace(position=posterior.masked(state.position))
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
                 on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
                 pair = paired(info.losses, posterior, batch, None if drawn else known_losses(by_example, data, window))
@@ -257,14 +259,17 @@ class _Chains(NamedTuple):
 
 @partial(jax.jit, static_argnames="mesh")
 def _share_moved(position: Params, posterior: LocalPosterior, *, mesh: Mesh) -> jax.Array:
-    """The share of the free weights of each chain that are not where they began, `[K, C]`."""
+    """The share of the weights of each chain that move which are not where they began, `[K, C]`."""
     step_axis, chain_axis = axes_of(mesh)
 
+    def share(position: Params, posterior: LocalPosterior) -> jax.Array:
+        center, masked = posterior.position(), posterior.masked(position)
+        mask = jax.tree.map(lambda _: True, center) if posterior.mask is None else posterior.mask
+        moved = sum(jnp.sum(w != c) for w, c in zip(jax.tree.leaves(masked), jax.tree.leaves(center), strict=True))
+        return jnp.asarray(moved) / sum(jnp.sum(jnp.broadcast_to(m, c.shape)) for m, c in zip(jax.tree.leaves(mask), jax.tree.leaves(center), strict=True))
+
     def here(position: Params, posterior: LocalPosterior) -> jax.Array:
-        center = jax.vmap(lambda p: p.position())(posterior)
-        moved = [jnp.sum((w != c[None]).reshape(*w.shape[:2], -1), -1) for w, c in zip(jax.tree.leaves(position), jax.tree.leaves(center), strict=True)]
-        num_weights = sum(leaf[0, 0].size for leaf in jax.tree.leaves(position))
-        return jnp.transpose(jnp.asarray(sum(moved)) / num_weights)
+        return jnp.transpose(jax.vmap(lambda chain: jax.vmap(share)(chain, posterior))(position))
 
     by_chain = P(chain_axis, step_axis)
     return on_devices(here, mesh, in_specs=(by_chain, P(step_axis)), out_specs=P(step_axis, chain_axis))(position, posterior)

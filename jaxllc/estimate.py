@@ -137,9 +137,14 @@ class Estimate:
         save(self.data, path, "estimate")
 
     def plot(self) -> "np.ndarray[Any, Any]":
-        """The draws of each chain and their running means, and the means of the chains with their errors; gives the two matplotlib axes."""
-        from jaxllc.plots import plot_estimate  # matplotlib is loaded when there is something to draw
+        """The draws of each chain and their running means, and the means of the chains with their errors; gives the two matplotlib axes.
 
+        Of components, the coefficient of each with its error, in one axis.
+        """
+        from jaxllc.plots import plot_bars, plot_estimate  # matplotlib is loaded when there is something to draw
+
+        if self.components:
+            return plot_bars(self.summary)
         return plot_estimate(estimator.corrected_draws(self.data), self.llc, self.std_error, int(self.data.attrs["thinning"]))
 
     def __str__(self) -> str:

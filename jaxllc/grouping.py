@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +71,19 @@ def _fitting(plan: Plan, params: Params) -> int:
     free = plan.facts["num_weights"] * jnp.zeros(()).dtype.itemsize
     shared = plan.devices.shape.get("chain", 1)  # devices that each hold the centre
     on_device = (COPIES_OF_CENTER * whole * shared + COPIES_OF_CHAIN * chains * free) / devices
-    results = plan.settings.num_draws * chains * VALUES_OF_DRAW * 4
+    results = chains * (plan.settings.num_draws * VALUES_OF_DRAW * 4 + sum(map(_kept_bytes, plan.facts.get("probes", {}).values())))
     on_host = GROUPS_ON_HOST * (whole + results)
     if jax.default_backend() == "cpu":
         return int(MEMORY_SHARE * free_on_host() / (on_host + on_device * devices))
     return int(min(MEMORY_SHARE * free_on_device() / on_device, MEMORY_SHARE * free_on_host() / on_host))
+
+
+def _kept_bytes(probe: Mapping[str, Any]) -> int:
+    """What is kept of a probe along one chain, of its description."""
+    size = math.prod(probe["shape"])
+    if probe.get("reduce") == "covariance":
+        return 12 * size**2  # in float64 as it is reduced, and in float32 in the result
+    return 4 * size * (2 if probe.get("reduce") else len(probe.get("evaluations", ())))
 
 
 def even_size(count: int, most: int, together: int) -> int:

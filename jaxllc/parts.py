@@ -54,7 +54,9 @@ class Heads(Parts):
         num_heads: where the axis holds all heads one after the other, how many these are; None where it has one entry a head.
 
     Raises:
-        ValueError: when it is used: a leaf without that axis, or a head that it does not have.
+        TypeError: an index that is no whole number.
+        ValueError: when it is used: a leaf without that axis, or a head that it does not have; leaves with other numbers of heads; the bias of an output
+            projection, or a leaf named `weight`, whose layout only `axis` can tell.
     """
 
     pattern: str | Sequence[str]
@@ -62,13 +64,16 @@ class Heads(Parts):
     axis: int | Mapping[str, int] | None = None
     num_heads: int | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "head", _whole("head", self.head))
+
     def patterns(self) -> tuple[str, ...]:
         """Of the leaves' paths."""
         return (self.pattern,) if isinstance(self.pattern, str) else tuple(self.pattern)
 
     def where(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The heads' elements of a leaf."""
-        axis = self._axis(name)
+        axis = self._axis(name, shape)
         if self.num_heads is None:
             return _along(self, name, shape, axis, self.head)
         size = shape[axis] if -len(shape) <= axis < len(shape) else 0
@@ -78,7 +83,7 @@ class Heads(Parts):
         heads = _checked(self, name, shape, self.num_heads, self.head)
         return _along(self, name, shape, axis, [head * width + i for head in heads for i in range(width)])
 
-    def _axis(self, name: str) -> int:
+    def _axis(self, name: str, shape: tuple[int, ...]) -> int:
         if isinstance(self.axis, Mapping):
             found = [axis for pattern, axis in self.axis.items() if fnmatch.fnmatchcase(name, pattern)]
             if not found:
@@ -86,10 +91,19 @@ class Heads(Parts):
             return found[0]
         if self.axis is not None:
             return self.axis
+        if name.split("/")[-1] == "weight":
+            raise ValueError(f"{self!r}: the leaf {name!r} is named as in PyTorch, whose layouts differ; pass axis= (and num_heads=), by pattern.")
         is_output = any(part in OUTPUTS for part in name.split("/")[-2:])
+        if is_output and len(shape) == 1:
+            raise ValueError(f"{self!r}: the leaf {name!r} of shape {shape} is the bias of an output projection, which is of no head; leave it out.")
         if self.num_heads is not None:
             return 0 if is_output else -1
         return 0 if is_output else -2
+
+    def size(self, name: str, shape: tuple[int, ...]) -> int | None:
+        """How many heads a leaf has by its shape; None where `num_heads` says it."""
+        axis = self._axis(name, shape)
+        return shape[axis] if self.num_heads is None and -len(shape) <= axis < len(shape) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +113,7 @@ class Neurons(Parts):
         Neurons({"mlp/in/kernel": -1, "mlp/in/bias": -1, "mlp/out/kernel": 0}, 5)
 
     Args:
-        axes: the axis of the neurons in each leaf, by pattern.
+        axes: the axis of the neurons in each leaf, by pattern, of which the first that matches counts.
         index: of the neuron, or several.
 
     Raises:
@@ -108,6 +122,9 @@ class Neurons(Parts):
 
     axes: Mapping[str, int]
     index: int | Sequence[int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", _whole("index", self.index))
 
     def patterns(self) -> tuple[str, ...]:
         """Of the leaves' paths."""
@@ -137,6 +154,9 @@ class Slice(Parts):
     def patterns(self) -> tuple[str, ...]:
         """Of the leaves' paths."""
         return (self.pattern,) if isinstance(self.pattern, str) else tuple(self.pattern)
+
+    def __repr__(self) -> str:
+        return f"Slice({self.pattern!r}, {_described(self.index)})"
 
     def where(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The elements of a leaf."""
@@ -170,6 +190,24 @@ class Elements(Parts):
         for name, mask in sorted(self.masks.items()):
             digest.update(name.encode() + np.packbits(mask).tobytes())
         return f"Elements({sum(int(mask.sum()) for mask in self.masks.values())} weights, sha256 {digest.hexdigest()[:16]})"
+
+
+def _whole(name: str, index: Any) -> int | tuple[int, ...]:
+    """One whole number or several, as plain ones."""
+    values = np.asarray(index)
+    if values.ndim > 1 or values.size == 0 or not np.issubdtype(values.dtype, np.integer):
+        raise TypeError(f"{name} must be a whole number or several, got {index!r}.")
+    return int(values) if values.ndim == 0 else tuple(int(value) for value in values)
+
+
+def _described(index: Any) -> str:
+    """An index in full, arrays by their shape and a digest."""
+    if isinstance(index, tuple):
+        return f"({', '.join(map(_described, index))})"
+    if hasattr(index, "shape") and np.ndim(index):
+        digest = hashlib.sha256(np.ascontiguousarray(index).tobytes()).hexdigest()[:16]
+        return f"array of shape {np.shape(index)}, sha256 {digest}"
+    return repr(index)
 
 
 def _along(part: Free, name: str, shape: tuple[int, ...], axis: int, index: int | Sequence[int]) -> np.ndarray:

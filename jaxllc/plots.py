@@ -134,6 +134,26 @@ def plot_estimate(draws: np.ndarray, llc: float, std_error: float, thinning: int
     return both
 
 
+def plot_bars(summary: "xarray.Dataset") -> "np.ndarray[Any, Any]":
+    r"""$\hat\lambda$ of each component with bars of two standard errors, in one matplotlib axis.
+
+    Args:
+        summary: `llc` and `std_error` over `component` (see `jaxllc.estimator.summary`), of one checkpoint.
+    """
+    import matplotlib.pyplot as plt
+
+    summary = summary.squeeze("step") if "step" in summary.dims else summary
+    names = [str(name) for name in summary["component"].values]
+    _, axes = plt.subplots(1, 1, figsize=(6, 1 + 0.3 * len(names)), squeeze=False, layout="constrained")
+    axis = axes[0, 0]
+    axis.errorbar(summary["llc"].values, np.arange(len(names)), xerr=2 * summary["std_error"].values, fmt="o", color=BLUE, ms=4, capsize=2, lw=1)
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel("local learning coefficient λ̂ ± 2 standard errors")
+    _bare(axes[0])
+    return axes[0]
+
+
 LABELS = {"nbeta": "inverse temperature nβ", "localization": "localization γ", "step_size": "step size ε"}
 
 

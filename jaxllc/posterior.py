@@ -51,7 +51,7 @@ class LocalPosterior:
         weights_dtype: a narrow dtype to which the model rounds wider weights, where that is known.
         layout: how the weights are split over devices; `jaxllc.sample` fills it in.
         mask: which elements of the free leaves move, bools like a position, each of a shape that broadcasts to that of its leaf; None for all. In the loss the
-            others stay at $w^*$; their coordinates are those of the prior alone, independent of what moves, and count nowhere.
+            others stay at $w^*$. Their coordinates count nowhere: samplers on minibatches hold them at $w^*$, those on all data sample the prior in them.
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)

@@ -27,14 +27,21 @@ class Free:
         """The selections that it is composed of."""
         return ()
 
-    def __or__(self, other: "Free") -> "Free":
-        return Union(self, other)
+    def __or__(self, other: "Free | str") -> "Free":
+        return Union(self, _selection(other))
 
-    def __and__(self, other: "Free") -> "Free":
-        return ~(~self | ~other)
+    def __and__(self, other: "Free | str") -> "Free":
+        return ~(~self | ~_selection(other))
 
     def __invert__(self) -> "Free":
         return Complement(self)
+
+
+def _selection(value: Free | str) -> Free:
+    """A pattern or a selection, as a selection."""
+    if not isinstance(value, Free | str):
+        raise TypeError(f"a selection goes with another one or with a pattern such as 'layers_0/*', got {type(value).__name__}.")
+    return Paths(value) if isinstance(value, str) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from jaxllc import results
+from jaxllc.error_bars import finite_chains
 from jaxllc.views import with_steps
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ class Series(NamedTuple):
         """Mean and covariance of each chain, `[C, N]` and `[C, N, N]`, and of how many evaluations."""
         index = self._at(line)
         mean, covariance = (np.asarray(self.tree[f"{results.ALONG_CHAINS}/{self.name}_{ending}"][index].values, float) for ending in ("mean", "covariance"))
-        return mean.reshape(len(mean), -1), covariance, len(self.tree.attrs[results.PROBES][self.name]["evaluations"])
+        mean = np.where(self._good(line)[:, None], mean.reshape(len(mean), -1), np.nan)
+        return mean, covariance, len(self.tree.attrs[results.PROBES][self.name]["evaluations"])
+
+    def times(self) -> list[int]:
+        """The iterations after which it was evaluated."""
+        return list(self.tree.attrs[results.PROBES][self.name]["evaluations"])
 
     @property
     def array(self) -> Any:
@@ -93,9 +99,13 @@ class Series(NamedTuple):
         return int(np.prod(self.array.shape[: len(self.line_dims)]))
 
     def one(self, line: int) -> np.ndarray:
-        """The evaluations of one line, `[C, T, N]`, those of finite chains."""
+        """The evaluations of one line, `[C, T, N]`; NaN in chains that diverged."""
         values = np.asarray(self.array[self._at(line)].values)
-        return values.reshape(*values.shape[:2], -1)
+        return np.where(self._good(line)[:, None, None], values.reshape(*values.shape[:2], -1), np.nan)
+
+    def _good(self, line: int) -> np.ndarray:
+        """Which chains did not diverge, `[C]`: in the draws of the coefficient the others are NaN."""
+        return finite_chains(np.asarray(self.tree["/".join(results.LLC)][self._at(line)].values))
 
     def _at(self, line: int) -> tuple[int, ...]:
         """Where a line stands."""

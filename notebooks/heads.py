@@ -13,7 +13,6 @@
 # checkpoints and draws: a second run with the same folder continues.
 
 # %%
-import dataclasses
 import itertools
 import os
 import tempfile
@@ -237,8 +236,7 @@ for i in sorted({0, len(steps) // 2, len(steps) - 1}):
 for what, found in {"by kind": by_kind, "by token": by_token}.items():
     print(f"noise {what}:", sum(finding.code == "noise" for some in found.findings for finding in some), "of", len(found.findings))
 
-last = by_token.data.isel(step=[-1]).sel(component=names)
-dataclasses.replace(by_token, data=last).plot(np.array(python_text.KINDS)[kinds])  # each token by its susceptibilities of the heads
+by_token.sel(step=steps[-1], component=names).plot(np.array(python_text.KINDS)[kinds])  # each token by its susceptibilities of the heads
 
 # %% [markdown]
 # ## What was found, beside what was published

@@ -1,12 +1,10 @@
 """Influence, loss kernels and susceptibilities of linear regression, whose posterior is Gaussian, against their closed forms."""
 
-import dataclasses
 import sys
 import tracemalloc
 
 import jax
 import jax.numpy as jnp
-import matplotlib as mpl
 import numpy as np
 import pytest
 from test_adaptive_hmc import linear_regression, squared_error
@@ -14,7 +12,6 @@ from test_adaptive_hmc import linear_regression, squared_error
 import jaxllc
 from jaxllc import Slice
 
-mpl.use("agg")
 N, NUM = 200, 12
 NBETA, LOCALIZATION = 30.0, 2.0
 SCALES = np.array([2.0, 1.0, 0.5])
@@ -80,7 +77,7 @@ def within(found, exact, errors=4.0):
 
 
 def of(found, name):
-    return dataclasses.replace(found, data=found.data.sel(component=name))
+    return found.sel(component=name)
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
@@ -182,17 +179,59 @@ def test_no_noise_where_there_is_none(estimate):
     assert all("noise" not in [finding.code for finding in some] for some in found.findings)
 
 
-def test_chains_that_diverged_are_left_out(estimate):
+@pytest.mark.parametrize("where", ["along_chains/losses", "posterior/llc"], ids=["not finite", "out of proportion"])
+def test_chains_that_diverged_are_left_out(estimate, where):
+    """Whether their losses are not finite, or finite and far beyond what the number of weights allows."""
     tree = estimate.component("all").data.copy(deep=True)
-    tree["along_chains/losses"].values[3] = np.nan
-    found, whole = jaxllc.influence(jaxllc.Estimate(tree), "losses"), jaxllc.influence(estimate.component("all"), "losses")
-    assert np.isfinite(found.value).all()
-    assert np.abs(found.value - whole.value).max() < 5 * np.nanmax(whole.std_error)
+    tree[where].values[3] = np.nan
+    if where == "posterior/llc":
+        tree["along_chains/losses"].values[3] *= 1e6
+    gone, whole = jaxllc.Estimate(tree), estimate.component("all")
+    for verb in (jaxllc.influence, jaxllc.susceptibilities):
+        found, before = verb(gone, "losses"), verb(whole, "losses")
+        assert np.isfinite(found.value).all()
+        assert np.abs(found.value - before.value).max() < 5 * np.nanmax(before.std_error)
+    if where == "posterior/llc":
+        assert abs(float(gone.llc_of("losses")["llc"]) - float(whole.llc_of("losses")["llc"])) < 3 * float(whole.llc_of("losses")["std_error"])
+
+
+def test_no_chain_at_all(estimate):
+    """Everything diverged: no numbers, and no warning."""
+    tree = estimate.component("all").data.copy(deep=True)
+    tree["posterior/llc"].values[:] = np.nan
+    for verb in (jaxllc.influence, jaxllc.susceptibilities):
+        assert np.isnan(verb(jaxllc.Estimate(tree), "losses").value).all()
+
+
+def test_what_does_not_vary_has_no_influence_and_no_noise(problem):
+    """A component that the examples do not hear: exactly nothing, which is known; its correlations are no numbers, and are drawn all the same."""
+    center, data, some = problem
+    deaf = tuple(part.copy() for part in some)
+    deaf[0][:, 0] = 0
+    deaf[0][2] = 0  # and one example that no weight moves
+    probes = {"losses": jaxllc.Probe(squared_error, deaf, every=4)}
+    short = SETTINGS.replace(num_draws=200)
+    est = jaxllc.estimate(squared_error, center, data, short, components=COMPONENTS, probes=probes, key=jax.random.key(0), progress=False)
+    found = jaxllc.influence(est, "losses").sel(component="first")
+    assert (found.value == 0).all()
+    assert all("noise" not in [finding.code for finding in some] for some in found.findings)
+    correlation = jaxllc.influence(est, "losses", correlation=True)
+    assert np.isnan(correlation.sel(component="all").value[2]).all()
+
+
+def test_the_diagonal_counts_where_rows_and_columns_are_other_probes(estimate, problem):
+    """Two probes of one length: an element of the one and its neighbour in the other are not the same example."""
+    center, data, some = problem
+    probes = {"one": jaxllc.Probe(squared_error, some, every=4), "two": jaxllc.Probe(squared_error, tuple(part[::-1] for part in some), every=4)}
+    est = jaxllc.estimate(squared_error, center, data, SETTINGS.replace(num_draws=200), probes=probes, key=jax.random.key(0), progress=False)
+    found = jaxllc.influence(est, "one", "two")
+    value, error = found.value.astype(float), found.std_error.astype(float)
+    assert found.reliability == pytest.approx(1 - (error**2).mean() / (value**2).mean())
 
 
 def test_rows_come_in_stretches(estimate, monkeypatch):
     whole = jaxllc.influence(estimate, "losses")
-    monkeypatch.setattr(sys.modules["jaxllc.influence"], "STRETCH_BYTES", 8 * 16 * NUM * 5)
+    monkeypatch.setattr(sys.modules["jaxllc.covariance"], "STRETCH_BYTES", 8 * 16 * NUM * 5)
     np.testing.assert_allclose(jaxllc.influence(estimate, "losses").value, whole.value, rtol=1e-6)
 
 
@@ -203,7 +242,7 @@ def test_no_memory_but_that_of_the_answer(monkeypatch):
     short = SETTINGS.replace(num_draws=32, num_chains=8, num_burn_in=64, batch_size=None)
     probes = {"losses": jaxllc.Probe(squared_error, data, every=8)}
     est = jaxllc.estimate(squared_error, jnp.zeros(3), data, short, probes=probes, key=jax.random.key(0), progress=False)
-    monkeypatch.setattr(sys.modules["jaxllc.influence"], "STRETCH_BYTES", 2**20)
+    monkeypatch.setattr(sys.modules["jaxllc.covariance"], "STRETCH_BYTES", 2**20)
     _ = est.findings  # what it loads counts elsewhere
     tracemalloc.start()
     found = jaxllc.influence(est, "losses")
@@ -228,12 +267,16 @@ def test_over_training_and_by_token(problem):
     assert jaxllc.susceptibilities(traj, "tokens").data["value"].dims == ("step", "tokens_dim_0", "tokens_dim_1")
     with pytest.raises(ValueError, match="several checkpoints"):
         found.plot()
+    one = found.sel(step=2)
+    assert one.findings == found.findings[1:]
+    assert one.reliability == found.reliability[1]
 
 
 WRONG = {
     "no probe": (dict(examples="nothing"), KeyError, "no probe 'nothing'"),
     "reduced": (dict(examples="reduced"), ValueError, "is not kept along the chains"),
     "at the checkpoint alone": (dict(examples="once"), ValueError, "is not kept along the chains"),
+    "other iterations": (dict(examples="often", observables="seldom"), ValueError, "'often' and 'seldom' are evaluated at other iterations"),
 }
 
 
@@ -242,6 +285,7 @@ def test_wrong_probes_are_named(problem, wrong):
     center, data, some = problem
     arguments, error, message = WRONG[wrong]
     probes = {"reduced": jaxllc.Probe(squared_error, some, every=4, reduce="mean"), "once": jaxllc.Probe(squared_error, some)}
+    probes |= {name: jaxllc.Probe(squared_error, some, every=every) for name, every in (("often", 2), ("seldom", 4))}
     est = jaxllc.estimate(squared_error, center, data, SETTINGS.replace(num_draws=16), probes=probes, key=jax.random.key(0), progress=False)
     with pytest.raises(error, match=message):
         jaxllc.influence(est, **arguments)
@@ -252,10 +296,3 @@ def test_wrong_components_and_groups_are_named(estimate):
         jaxllc.susceptibilities(estimate, "losses", whole="whole")
     with pytest.raises(ValueError, match="groups has 2 labels"):
         jaxllc.susceptibilities(estimate, "losses", groups=["a", "b"])
-
-
-def test_pictures(estimate):
-    axes = jaxllc.influence(estimate, "losses", correlation=True).plot(labels=range(NUM))
-    assert len(axes) == len(COMPONENTS)
-    axis = jaxllc.susceptibilities(estimate, "losses").plot(labels=np.arange(NUM) % 2)
-    assert "principal component" in axis.get_xlabel() or "UMAP" in axis.get_xlabel()

@@ -14,6 +14,7 @@ from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Info, no_steps, zeros
 from jaxllc.samplers.noise import NOISES
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
+from jaxllc.stream import Data
 
 
 class SGNHTState(NamedTuple):
@@ -48,6 +49,16 @@ class SGNHT(Underdamped):
     """
 
     bias_order: ClassVar[float | None] = 0.5
+
+    def check(self, posterior: LocalPosterior, data: Data) -> None:
+        """Raise where one thermostat would hold weights that feel noise together with others that feel none.
+
+        Raises:
+            ValueError: components that are parts of what moves; or whatever other samplers raise.
+        """
+        super().check(posterior, data)
+        if posterior.mask is not None:
+            raise ValueError("SGNHT has one thermostat for all weights, so it cannot sample parts of leaves or several components; use SGLD or SGHMC.")
 
     def init(self, position: Params) -> SGNHTState:
         """A chain that starts at `position` without thermostat; its momenta are drawn in the first step."""
