@@ -13,7 +13,7 @@ def field(*, pytree_node: bool = True, **options: Any) -> Any:
     return dataclasses.field(metadata={"pytree_node": pytree_node, "static": not pytree_node}, **options)
 
 
-@dataclass_transform(field_specifiers=(field,), frozen_default=True)
+@dataclass_transform(field_specifiers=(field,))  # as flax has it, so that classes of either may inherit from each other
 def dataclass(cls: Class) -> Class:
     """A frozen dataclass that is a pytree of its fields but for the static ones, and has `replace(**changes)`."""
     made = dataclasses.dataclass(frozen=True)(cls)

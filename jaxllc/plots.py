@@ -195,7 +195,7 @@ def _log_time(ax: Any, step: np.ndarray) -> None:
     first, last = step[step > 0].min(), step.max()
     if step.min() > 0:
         ax.set_xscale("log")
-        if last < 30 * first:  # too few powers of ten for labels
+        if np.floor(np.log10(last)) - np.ceil(np.log10(first)) < 2:  # fewer than three powers of ten
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
     else:

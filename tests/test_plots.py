@@ -101,7 +101,7 @@ def test_a_chain_that_diverged_does_not_keep_the_others_from_being_drawn():
     left.figure.clear()
 
 
-STEPS = ([0, 1, 3, 10, 100, 1000], [0, 100, 200, 1000, 20_000], [20, 40, 80], [1000, 1500, 2000, 2900], [1, 10, 100, 10_000], [0, 5, 10], [0])
+STEPS = ([20, 77, 900], [0, 1, 3, 10, 100, 1000], [0, 100, 200, 1000, 20_000], [20, 40, 80], [1000, 1500, 2000, 2900], [1, 10, 100, 10_000], [0, 5, 10], [0])
 
 
 @pytest.mark.parametrize("steps", STEPS, ids=str)
