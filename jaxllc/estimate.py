@@ -5,7 +5,7 @@ import functools
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 from jax.sharding import Mesh
@@ -38,35 +38,50 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`."""
+class Sampled:
+    """What an `Estimate` and a `Trajectory` share: all draws, and what is read off them."""
 
     data: "xarray.DataTree"
-    """All draws: `/posterior` llc (chain, draw), `/sample_stats`, `/constant_data`, `/probes`; every setting in its attributes (see `jaxllc.results`)."""
+    """All draws: `/posterior` llc (run, step, component, chain, draw), of which an estimate has no step, and run and component are there where they were asked
+    for; `/sample_stats`, `/constant_data`, `/probes`, `/along_chains`; every setting in its attributes (see `jaxllc.results`)."""
 
     @functools.cached_property
     def summary(self) -> "xarray.Dataset":
-        """One value of each quantity (see `jaxllc.estimator.summary`), computed once."""
+        """One value of each quantity for each checkpoint and component (see `jaxllc.estimator.summary`), computed once."""
         return estimator.summary(self.data)
-
-    @functools.cached_property
-    def findings(self) -> tuple[Finding, ...]:
-        """What makes the number suspect; empty when nothing does."""
-        found = diagnostics.findings(self.summary, results.attributes(self.data))
-        return tuple(dict.fromkeys(finding for some in found for finding in some))
 
     @property
     def components(self) -> tuple[str, ...]:
         """Names of its components; none unless it was made with `components=`."""
         return component_names(self.data)
 
-    def component(self, name: str) -> "Estimate":
-        """The estimate of one component, with everything that an estimate has.
+    def component(self, name: str) -> Self:
+        """The same of one component, with everything that it has.
 
         Raises:
             KeyError: there is no such component.
         """
-        return Estimate(of_component(self.data, name))
+        return type(self)(of_component(self.data, name))
+
+    @property
+    def settings(self) -> Settings:
+        """How it was sampled, with defaults resolved.
+
+        Raises:
+            ValueError: the sampler held something that could not be written down.
+        """
+        return stored_settings(self.data.attrs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate(Sampled):
+    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`."""
+
+    @functools.cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What makes the number suspect; empty when nothing does."""
+        found = diagnostics.findings(self.summary, results.attributes(self.data))
+        return tuple(dict.fromkeys(finding for some in found for finding in some))
 
     def llc_of(self, probe: str) -> "xarray.Dataset":
         r"""The coefficient of another loss or of other data along the same chains (see `jaxllc.estimator.llc_of_probe`)."""
@@ -77,15 +92,6 @@ class Estimate:
         findings = diagnostics.findings(self.summary, results.attributes(self.data))
         table = table_of(self.summary, with_steps(self.data), findings).drop(columns=["change", "change_error"])
         return table.droplevel(results.STEP) if self.components else table.reset_index(drop=True)
-
-    @property
-    def settings(self) -> Settings:
-        """How it was sampled, with defaults resolved.
-
-        Raises:
-            ValueError: the sampler held something that could not be written down.
-        """
-        return stored_settings(self.data.attrs)
 
     @property
     def llc(self) -> float:

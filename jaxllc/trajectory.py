@@ -14,7 +14,7 @@ from jaxllc import diagnostics, estimator, results
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.components import ComponentLike
 from jaxllc.diagnostics import Finding
-from jaxllc.estimate import RESERVED, Estimate, given_reference, save, stored_settings
+from jaxllc.estimate import RESERVED, Estimate, Sampled, given_reference, save
 from jaxllc.job import Job, checked_part
 from jaxllc.plan import check_batch_size
 from jaxllc.probes import ProbesLike, as_probes
@@ -27,7 +27,7 @@ from jaxllc.settings import Overrides, Settings, as_count
 from jaxllc.store import Store
 from jaxllc.stream import Data
 from jaxllc.tables import COLUMNS, joined, lines_done, table_of, with_failures
-from jaxllc.views import component_names, of_component, only_step
+from jaxllc.views import only_step
 
 if TYPE_CHECKING:
     import pandas
@@ -38,19 +38,8 @@ BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Trajectory:
+class Trajectory(Sampled):
     """The coefficients of a training run, or of several. Made by `trajectory`, or by `jaxllc.open`."""
-
-    data: "xarray.DataTree"
-    """All draws: `/posterior` llc (step, chain, draw), `/sample_stats`, `/constant_data`, `/probes`, `/along_chains`; every setting in its attributes.
-
-    Several training runs have an axis `run` before `step` everywhere (see `jaxllc.results`).
-    """
-
-    @functools.cached_property
-    def summary(self) -> "xarray.Dataset":
-        """One value a checkpoint of each quantity (see `jaxllc.estimator.summary`), computed once."""
-        return estimator.summary(self.data)
 
     @functools.cached_property
     def reference_loss(self) -> float | None:
@@ -61,28 +50,6 @@ class Trajectory:
     def failures(self) -> dict[Place, str]:
         """Why checkpoints have no numbers: they could not be read, have another tree than the first, or a loss that is not finite."""
         return {Place(run, int(step)): why for run, step, why in self.data.attrs.get("failures", ())}
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """Names of its components; none unless it was made with `components=`."""
-        return component_names(self.data)
-
-    def component(self, name: str) -> "Trajectory":
-        """The coefficients of one component, with everything that a trajectory has.
-
-        Raises:
-            KeyError: there is no such component.
-        """
-        return Trajectory(of_component(self.data, name))
-
-    @property
-    def settings(self) -> Settings:
-        """How it was sampled, with defaults resolved.
-
-        Raises:
-            ValueError: the sampler held something that could not be written down.
-        """
-        return stored_settings(self.data.attrs)
 
     def table(self) -> "pandas.DataFrame":
         """One line a checkpoint, by `step`, or several: by `run`, `step` and `component` of a result that has these; one of `failures` has no numbers.
