@@ -6,6 +6,7 @@ chains, nor another group size or mesh, nor a resumed run changes a chain (to ro
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Unpack
@@ -19,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllc import stopping
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
-from jaxllc.data import Drawn, keys_at
+from jaxllc.data import Drawn, InMemory, keys_at
 from jaxllc.full_data import known_losses, paired, probe_loss
 from jaxllc.layout import layout_of, stack_sums
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, on_devices, vmap_width
@@ -31,6 +32,9 @@ from jaxllc.settings import Counts, as_count
 from jaxllc.starts import Inputs, Program, Start, kind_of, num_centers, specs, start_chains
 from jaxllc.stream import Data, Stream
 from jaxllc.timetable import Timetable, timetable
+
+AHEAD = 16
+"""Iterations whose random numbers are drawn at once: it costs little more than those of one, where weights are few."""
 
 
 class NotFiniteError(ValueError):
@@ -201,11 +205,18 @@ def _block(
         def one_chain(chain: _Chains, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
             """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
 
-            def step(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
-                t, drawn = at
-                noise_key, batch_key = keys_at(key, chain.number, t)
-                window, batch = drawn or data.draw(batch_key)
-                state, info = sampler.step(noise_key, state, posterior, batch)
+            def wrapped(data: jax.Array) -> Key:
+                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+
+            def some(state: Any, at: tuple[jax.Array, jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
+                """Steps whose random numbers are drawn at once."""
+                ahead = jax.vmap(lambda data: sampler.ahead(wrapped(data), state.position))(at[0])
+                return jax.lax.scan(step, state, (ahead, *at))
+
+            def step(state: Any, at: tuple[Any, jax.Array, jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
+                ahead, data_of_key, window, drawn = at
+                batch = data.batch(window) if drawn is None else drawn.batch
+                state, info = sampler.step(wrapped(data_of_key) if ahead is None else ahead, state, posterior, batch)
                 if posterior.mask is not None and not sampler.full_batch:  # coordinates that no weight follows need not wander
                     state = state._replace(position=posterior.masked(state.position))
                 accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
@@ -215,7 +226,10 @@ def _block(
 
             def stretch(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
                 before, (start, drawn) = state.position, at
-                state, running = jax.lax.scan(step, state, (start + jnp.arange(every), drawn))
+                keys, windows = jax.vmap(partial(_random, key, data, chain.number))(start + jnp.arange(every))
+                steps = (keys, windows if drawn is None else drawn.window, drawn)
+                state, running = jax.lax.scan(some, state, jax.tree.map(lambda x: x.reshape(-1, math.gcd(every, AHEAD), *x.shape[1:]), steps))
+                running = running.reshape(every, *running.shape[2:])
                 loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
                 return state, (running, stack_sums([squared_distance(posterior.masked(before), posterior).astype(loss.dtype), loss], posterior.layout))
 
@@ -242,6 +256,12 @@ def _block(
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
     )(inputs, state, by_example, first, _Chains.of(program.num_chains, drawn, every))
+
+
+def _random(key: Key, data: InMemory, chain: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The data of the key of an iteration's noise, and where its batch begins in the data on the devices."""
+    noise_key, batch_key = keys_at(key, chain, iteration)
+    return jax.random.key_data(noise_key), data.window(batch_key)
 
 
 class _Chains(NamedTuple):

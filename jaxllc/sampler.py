@@ -111,8 +111,15 @@ class Sampler(Plain):
         """The state of a chain that starts at `position`; it has a field `position`."""
         raise NotImplementedError
 
+    def ahead(self, key: Key, position: Params) -> Any:
+        """Random numbers that `step` takes in the place of this key: drawn for several iterations at once they cost less. None: it takes the key.
+
+        They depend on the shapes of a position, not on its values.
+        """
+        return None
+
     def step(self, key: Key, state: Any, posterior: LocalPosterior, batch: Batch) -> tuple[Any, Info]:
-        """One iteration on one batch."""
+        """One iteration on one batch, with a key, or what `ahead` drew with it."""
         raise NotImplementedError
 
     def with_step_size(self, step_size: Any) -> Self:

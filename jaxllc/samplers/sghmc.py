@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxllc import _struct as struct
-from jaxllc._typing import Batch, Key, Params, Scalar
+from jaxllc._typing import Batch, Params, Scalar
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Info, no_steps, zeros
 from jaxllc.samplers.gradients import Minibatch
-from jaxllc.samplers.noise import NOISES
+from jaxllc.samplers.noise import NOISES, Random
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
 
 
@@ -50,7 +50,7 @@ class SGHMC(Underdamped):
         """A chain that starts at `position`; its momenta are drawn in the first step."""
         return SGHMCState(position, zeros(position), no_steps())
 
-    def step(self, key: Key, state: SGHMCState, posterior: LocalPosterior, batch: Batch) -> tuple[SGHMCState, Info]:
+    def step(self, key: Random, state: SGHMCState, posterior: LocalPosterior, batch: Batch) -> tuple[SGHMCState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         time = jnp.sqrt(self.step_size_at(state.steps))
         first = state.steps == 0

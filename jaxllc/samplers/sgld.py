@@ -10,7 +10,7 @@ from jaxllc._typing import Batch, Key, Params, Scalar
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Info, Schedule, Scheduled, SteppedSampler, check_range, no_steps
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
-from jaxllc.samplers.noise import NOISES, check_noise
+from jaxllc.samplers.noise import NOISES, Random, ahead, check_noise
 from jaxllc.samplers.precondition import Identity, Preconditioner
 from jaxllc.stepsize import LargerInBurnIn
 
@@ -95,7 +95,11 @@ class SGLD(SteppedSampler):
         """A chain that starts at `position`."""
         return SGLDState(position, self.preconditioner.init(position), no_steps())
 
-    def step(self, key: Key, state: SGLDState, posterior: LocalPosterior, batch: Batch) -> tuple[SGLDState, Info]:
+    def ahead(self, key: Key, position: Params) -> jax.Array | None:
+        """The words of the step's noise, where these are few."""
+        return ahead(self.noise, key, position)
+
+    def step(self, key: Random, state: SGLDState, posterior: LocalPosterior, batch: Batch) -> tuple[SGLDState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         losses, grad = self.gradient(state.position, posterior, batch)
         followed, scale, memory = self.preconditioner.update(grad, state.preconditioner)
@@ -109,14 +113,18 @@ class SGLD(SteppedSampler):
 
         slope = posterior.slope(state.position, followed)
         moved = jax.tree.map(move, state.position, slope, noise, *([] if scale is None else [scale]))
-        bias = step_bias(step_size, posterior, followed, slope, scale)
+        of_grad = virial(step_size, state.position, posterior, grad, scale)
+        of_followed = of_grad if followed is grad else virial(step_size, state.position, posterior, followed, scale)
+        bias = step_bias(step_size, posterior, followed, of_followed, scale)
         if followed is not grad:
             bias += memory_bias(state.position, posterior, grad, followed)
-        return SGLDState(moved, memory, state.steps + 1), Info(losses, bias, virial=virial(step_size, state.position, posterior, grad, scale))
+        return SGLDState(moved, memory, state.steps + 1), Info(losses, bias, virial=of_grad)
 
 
-def step_bias(step_size: Scalar, posterior: LocalPosterior, grad: Params, slope: Params, scale: Params | None = None) -> jax.Array:
+def step_bias(step_size: Scalar, posterior: LocalPosterior, grad: Params, virial: jax.Array, scale: Params | None = None) -> jax.Array:
     r"""$\frac{\epsilon}{8}\, n\beta g \cdot G\, \nabla U$, whose mean is what a finite step and the noise of its batches add to $n\beta\,(E[L] - L(w^*))$.
+
+    With $\nabla U = n\beta g + \gamma (w - w^*)$ it is $\frac{\epsilon}{8}\, n^2\beta^2\, g \cdot G g$ and $\gamma$ times the virial.
 
     A stationary law keeps $E\lVert w - w^*\rVert^2$ (in the metric $G^{-1}$) from step to step, hence
     $E[(w - w^*) \cdot \nabla U] = d + \frac{\epsilon}{4} E\lVert \nabla U\rVert_G^2$, the second term being the excess over the continuous law. On a quadratic
@@ -125,13 +133,14 @@ def step_bias(step_size: Scalar, posterior: LocalPosterior, grad: Params, slope:
 
     Args:
         step_size: $\epsilon$.
-        posterior: whose $n\beta$ makes $n\beta g$ the share of the loss in `slope`.
+        posterior: whose $n\beta$ and $\gamma$ count.
         grad: $g$.
-        slope: $\nabla U = n\beta g + \gamma (w - w^*)$.
+        virial: of $g$, as the function of this name gives it.
         scale: the diagonal $G$; None is one.
     """
-    product = posterior.inner(grad, slope if scale is None else jax.tree.map(jnp.multiply, slope, scale))
-    return jnp.asarray(step_size, product.dtype) / 8 * jnp.asarray(posterior.nbeta, product.dtype) * product
+    square = posterior.inner(grad, grad if scale is None else jax.tree.map(jnp.multiply, grad, scale))
+    step, nbeta, localization = (jnp.asarray(x, square.dtype) for x in (step_size, posterior.nbeta, posterior.localization))
+    return step / 8 * nbeta**2 * square + localization * virial
 
 
 def virial(step_size: Scalar, position: Params, posterior: LocalPosterior, grad: Params, scale: Params | None = None) -> jax.Array:

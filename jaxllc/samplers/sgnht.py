@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxllc import _struct as struct
-from jaxllc._typing import Batch, Key, Params
+from jaxllc._typing import Batch, Params
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Info, no_steps, zeros
-from jaxllc.samplers.noise import NOISES
+from jaxllc.samplers.noise import NOISES, Random
 from jaxllc.samplers.underdamped import Underdamped, drift, heat, kick, refresh
 from jaxllc.stream import Data
 
@@ -65,7 +65,7 @@ class SGNHT(Underdamped):
         dtype = jax.tree.leaves(position)[0].dtype
         return SGNHTState(position, zeros(position), jnp.zeros((), dtype), no_steps())
 
-    def step(self, key: Key, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
+    def step(self, key: Random, state: SGNHTState, posterior: LocalPosterior, batch: Batch) -> tuple[SGNHTState, Info]:
         """One step on one batch; `Info` tells the losses before it."""
         dtype = state.thermostat.dtype
         friction = self.friction_at(posterior.localization).astype(dtype)

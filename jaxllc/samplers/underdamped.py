@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllc import _struct as struct
-from jaxllc._typing import Params, Scalar
+from jaxllc._typing import Key, Params, Scalar
+from jaxllc.layout import inner
 from jaxllc.posterior import LocalPosterior
 from jaxllc.sampler import Schedule, SteppedSampler
 from jaxllc.samplers.gradients import GradientEstimator, Minibatch
-from jaxllc.samplers.noise import check_noise
+from jaxllc.samplers.noise import ahead, check_noise
 from jaxllc.stream import Data
 
 
@@ -54,6 +55,10 @@ class Underdamped(SteppedSampler):
                 "energy; pass friction=, in units of one over time (0.0 for none)."
             )
 
+    def ahead(self, key: Key, position: Params) -> jax.Array | None:
+        """The words of the step's noise, where these are few."""
+        return ahead(self.noise, key, position)
+
     def relaxation_time(self, localization: float, num_iterations: int) -> float | None:
         r"""Of $\ddot w = -\gamma w - \alpha \dot w$, the slower of its two decays; None without friction."""
         half = float(self.friction_at(localization)) / 2
@@ -82,5 +87,4 @@ def refresh(decay: jax.Array, amplitude: jax.Array, momentum: Params, xi: Params
 
 def heat(momentum: Params) -> jax.Array:
     r"""$\frac12 (\lVert v \rVert^2 - d)$, of which the mean is zero at the right temperature."""
-    squares = [jnp.vdot(leaf, leaf) - leaf.size for leaf in jax.tree.leaves(momentum)]
-    return 0.5 * jnp.asarray(sum(square.astype(squares[0].dtype) for square in squares))
+    return (inner(momentum, momentum) - sum(leaf.size for leaf in jax.tree.leaves(momentum))) / 2
