@@ -83,7 +83,8 @@ class LocalPosterior:
     def losses(self, position: Params, batch: Batch) -> jax.Array:
         """Loss of each example of a batch, `float[batch]` in nats, or their mean where `loss_fn` gives that.
 
-        `loss_fn` goes through `jax.jit`, so that forward passes, gradients and all checkpoints share one trace of it.
+        `loss_fn` goes through `jax.jit`, so that forward passes, gradients and all checkpoints share one trace of it. On a CPU its convolutions run as
+        matrix products (`jaxllc.convolutions`).
 
         Raises:
             ValueError: the loss has neither shape `[batch]` nor `[]`, or is not real.

@@ -46,7 +46,7 @@ def primitives(program):
 
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_and_gradients_are_those_of_the_convolution(name):
-    """Alone and under vmap of the kernel. Seen to fail with the order of window and groups exchanged, and with `out_axes` not inverted."""
+    """Alone and under vmap of the kernel. Seen to fail with the axes of window and groups exchanged, and with `out_axes` not inverted."""
     lhs, rhs, options = CASES[name]
     x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate((lhs, rhs)))
 
@@ -106,7 +106,6 @@ def test_a_function_with_its_own_derivative_keeps_it():
 
 
 def test_elsewhere_and_without_convolutions_the_function_itself_runs(monkeypatch):
-    """Seen to fail with the look for convolutions left out."""
     dense = jax.jit(lambda x: jnp.tanh(x @ x))
     assert not convolves(jax.make_jaxpr(dense)(jnp.eye(2)))
     assert str(jax.make_jaxpr(by_products(dense))(jnp.eye(2))) == str(jax.make_jaxpr(dense)(jnp.eye(2)))
@@ -125,7 +124,7 @@ class Net(nn.Module):
 
 
 def test_chains_of_a_net_agree_with_those_of_its_convolutions(monkeypatch):
-    """To rounding, over a run of SGLD; the program of a block holds no convolution."""
+    """To rounding, over a run of SGLD."""
     net, images = Net(), jax.random.normal(jax.random.key(0), (40, 6, 6, 1))
     params = net.init(jax.random.key(1), images[:1])["params"]
 
