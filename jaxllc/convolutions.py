@@ -111,7 +111,7 @@ def product(
     places, groups, count = x.shape[: 1 + len(window)], others["feature_group_count"], math.prod(window)
     x, kernel = x.reshape(*places, count, groups, depth), kernel.reshape(count, depth, groups, width // groups)
     out = _contracted(x, kernel, others["precision"], others["preferred_element_type"]).reshape(*places, width)
-    return jnp.transpose(out, np.argsort((out_axes[0], *out_axes[2:], out_axes[1])))
+    return jnp.transpose(out, np.argsort((out_axes[0], *out_axes[2:], out_axes[1])).tolist())
 
 
 def _contracted(x: jax.Array, kernel: jax.Array, precision: Any, dtype: Any) -> jax.Array:
