@@ -38,12 +38,12 @@ def by_products(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def convolves(program: Any) -> bool:
-    """Whether a program holds a convolution that `by_products` would replace; `Jaxpr` or `ClosedJaxpr`."""
+    """Whether a program holds a convolution that `by_products` would replace, which are those without groups; `Jaxpr` or `ClosedJaxpr`."""
     return any(_is_plain(equation) or any(convolves(inner) for inner in _inner(equation)) for equation in program.eqns)
 
 
 def _is_plain(equation: Any) -> bool:
-    return equation.primitive.name == CONVOLUTION and equation.params["batch_group_count"] == 1
+    return equation.primitive.name == CONVOLUTION and equation.params["batch_group_count"] == equation.params["feature_group_count"] == 1
 
 
 def _inner(equation: Any) -> list[Any]:
@@ -96,7 +96,7 @@ def product(
         padding: of the inputs, after their dilation.
         lhs_dilation: of the inputs.
         rhs_dilation: of the kernel.
-        others: `dimension_numbers`, `feature_group_count`, `precision` and `preferred_element_type`; `batch_group_count` must be 1.
+        others: `dimension_numbers`, `precision` and `preferred_element_type`; the groups must be one.
     """
     lhs_axes, (out_axis, in_axis, *window_axes), out_axes = others["dimension_numbers"]
     x = jnp.transpose(lhs, (lhs_axes[0], *lhs_axes[2:], lhs_axes[1]))
@@ -108,21 +108,7 @@ def product(
         span = x.shape[axis] - (size - 1) * dilation
         cuts = [jax.lax.slice_in_dim(x, i * dilation, i * dilation + max(span, 0), stride, axis) for i in range(size)]
         x = jnp.stack(cuts, -2)
-    places, groups, count = x.shape[: 1 + len(window)], others["feature_group_count"], math.prod(window)
-    x, kernel = x.reshape(*places, count, groups, depth), kernel.reshape(count, depth, groups, width // groups)
-    out = _contracted(x, kernel, others["precision"], others["preferred_element_type"]).reshape(*places, width)
+    places, count = x.shape[: 1 + len(window)], math.prod(window) * depth
+    x, kernel = x.reshape(*places, count), kernel.reshape(count, width)
+    out = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), others["precision"], others["preferred_element_type"])
     return jnp.transpose(out, np.argsort((out_axes[0], *out_axes[2:], out_axes[1])).tolist())
-
-
-def _contracted(x: jax.Array, kernel: jax.Array, precision: Any, dtype: Any) -> jax.Array:
-    """The sum over `[window, channels]` of `[..., window, groups, channels]` times `[window, channels, groups, outputs]`: `[..., groups, outputs]`."""
-    count, depth, groups, width = kernel.shape
-    if groups == 1:
-        x, kernel = x.reshape(*x.shape[:-3], count * depth), kernel.reshape(count * depth, width)
-        return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision, dtype)
-    if depth == 1:  # products of a window alone are too small for a matrix product
-        terms = x * kernel[:, 0].reshape((1,) * (x.ndim - 3) + (count, groups, width))
-        return terms.sum(-3).astype(dtype or terms.dtype)
-    x = jnp.moveaxis(x, -2, 0).reshape(groups, -1, count * depth)
-    kernel = jnp.moveaxis(kernel, 2, 0).reshape(groups, count * depth, width)
-    return jnp.moveaxis(jax.lax.dot_general(x, kernel, (((2,), (1,)), ((0,), (0,))), precision, dtype), 0, 1)
