@@ -70,11 +70,31 @@ def language_model() -> Case:
     return Case("transformer", next_token_loss(model), model.init_params(jax.random.key(0)), tokens, 16, 40)
 
 
+def digits_cnn(batch_size: int = 64, num_steps: int = 200) -> Case:
+    """Two convolutions of 3 by 3, of 16 and 32 channels, on the images of 8 by 8 of scikit-learn's digits, and a linear layer."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = {"first": (3, 3, 1, 16), "second": (3, 3, 16, 32), "output": (8 * 8 * 32, 10)}
+    params = {name: jax.random.normal(key, shape) / np.prod(shape[:-1]) ** 0.5 for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
+
+    def loss_fn(params: Any, batch: Any) -> jax.Array:
+        x = batch[0].reshape(-1, 8, 8, 1)
+        for name in ("first", "second"):
+            x = jax.nn.relu(jax.lax.conv_general_dilated(x, params[name], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+        logits = x.reshape(len(x), -1) @ params["output"]
+        return jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, batch[1][:, None], -1)[:, 0]
+
+    return Case("cnn", loss_fn, params, ((images / 16).astype(np.float32), labels.astype(np.int32)), batch_size, num_steps)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "small": functools.partial(deep_linear, (10, 20, 20, 10), 500, 5120),
     "medium": functools.partial(deep_linear, (100, 100, 100, 100), 500, 400),
     "wide": functools.partial(deep_linear, (100, 100, 100, 100, 100), 64, 1536),
     "transformer": language_model,
+    "cnn": digits_cnn,
 }
 
 
@@ -149,6 +169,24 @@ def _bare_gradient(case: Case, vmapped: bool, moving: bool) -> Run:
         return jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=P("chain"), check_vma=False)(stacked, starts, source)
 
     return lambda num_steps: seconds(lambda: program(stacked, starts, source, num_steps)) / CHAINS
+
+
+def gradient_outside_of_a_loop(case: Case) -> Run:
+    """`value_and_grad` of one chain after the other, one call of a compiled program for each step: XLA's fast convolutions, on all cores."""
+    data = jaxllc.InMemory.of(case.data, case.batch_size)
+
+    @jax.jit
+    def step(params: Any, start: jax.Array, data: jaxllc.InMemory) -> tuple[Any, jax.Array]:
+        loss, grad = jax.value_and_grad(lambda p: case.loss_fn(p, data.batch(start)).mean())(params)
+        return jax.tree.map(lambda w, g: w - 1e-6 * g, params, grad), loss
+
+    def run(num_steps: int) -> Any:
+        params, loss = case.params, None
+        for t in range(num_steps):
+            params, loss = step(params, jnp.int32(37 * t % data.num_examples), data)
+        return params, loss
+
+    return lambda num_steps: seconds(lambda: run(num_steps))
 
 
 def blackjax_loop(case: Case) -> Run:

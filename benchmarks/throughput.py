@@ -15,17 +15,20 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.cases import CASES, NUM_EXAMPLES, Case, SharedBatches, bare_gradients, blackjax_loop, chain_step
+import jax
+
+from benchmarks.cases import CASES, NUM_EXAMPLES, Case, SharedBatches, bare_gradients, blackjax_loop, chain_step, gradient_outside_of_a_loop
 from benchmarks.overhead import trajectory_overhead
 from benchmarks.report import goals, load
 from benchmarks.timing import ROOT, Rival, Worker, cheapest, costs, faster, interleaved, machine, row, save, slope
+from jaxllc.convolutions import by_products
 
 ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))
 """Processes and threads that rivals are tried in."""
 
 GOALS = {"small": 1.5, "medium": 1.15, "transformer": 1.15}
 """Nets beside their gradient, and how many times its cost a chain-step may cost."""
-PARTS = (*GOALS, "wide", "devices", "trajectory", "compilation")
+PARTS = (*GOALS, "wide", "convolutions", "devices", "trajectory", "compilation")
 
 
 def rivals_of(case: Case, target: float) -> dict[str, tuple[Rival, float]]:
@@ -85,6 +88,22 @@ def beside_blackjax(case: Case, repeats: int, scale: int) -> tuple[list[dict[str
     return rows, {"us": found}
 
 
+def beside_convolutions(case: Case, repeats: int, scale: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The row of a convolutional net: its gradient as products in all ways, and as convolutions in a loop and outside of one."""
+    case = case.cut(scale)
+    products = bare_gradients(case._replace(loss_fn=by_products(jax.jit(case.loss_fn))))
+    gradients = {f"{name}, products": slope(run, case.num_steps) for name, run in products.items()}
+    gradients["gradient, outside of a loop"] = slope(gradient_outside_of_a_loop(case), case.num_steps)
+    gradients["gradient, one by one, moving windows"] = slope(bare_gradients(case)["gradient, one by one, moving windows"], 8)  # which is slow
+    found = interleaved({"jaxllc": slope(chain_step(case), case.num_steps)} | gradients, repeats)
+    best = cheapest({name: found[name] for name in gradients})
+    what = f"{case.label}: chain-step ÷ the fastest bare gradient ({best.removeprefix('gradient, ')})"
+    rows = [costs(what, found, "jaxllc", best, 1.15)]
+    for where in ("outside of a loop", "one by one, moving windows"):
+        rows.append(faster(f"{case.label}: the gradient of its convolutions, {where}", found, "jaxllc", f"gradient, {where}", 1.0))
+    return rows, {"us": found}
+
+
 def devices_ratio(name: str, repeats: int, scale: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Chain-steps a second with one and with two devices, each in a process of its own, in turns."""
     num_steps = CASES[name]().cut(scale).num_steps
@@ -124,6 +143,9 @@ def measure(part: str, quick: bool, with_rivals: bool) -> tuple[list[dict[str, A
     if part == "wide":
         rows, raw = beside_blackjax(CASES[part](), repeats, scale)
         return rows, {part: raw}
+    if part == "convolutions":
+        rows, raw = beside_convolutions(CASES["cnn"](), repeats, scale)
+        return rows, {"cnn": raw}
     if part == "devices":
         found = {f"{name}, devices": devices_ratio(name, repeats, scale) for name in ("small", "medium")}
         return [row for rows, _ in found.values() for row in rows], {name: raw for name, (_, raw) in found.items()}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxllc import _struct as struct
 from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, LossFn, Params, Scalar
+from jaxllc.convolutions import by_products
 from jaxllc.layout import Layout, inner
 from jaxllc.select import put_free, take_free
 from jaxllc.selections import Free
@@ -82,12 +83,13 @@ class LocalPosterior:
     def losses(self, position: Params, batch: Batch) -> jax.Array:
         """Loss of each example of a batch, `float[batch]` in nats, or their mean where `loss_fn` gives that.
 
-        `loss_fn` goes through `jax.jit`, so that forward passes, gradients and all checkpoints share one trace of it.
+        `loss_fn` goes through `jax.jit`, so that forward passes, gradients and all checkpoints share one trace of it. On a CPU its convolutions run as
+        matrix products (`jaxllc.convolutions`).
 
         Raises:
             ValueError: the loss has neither shape `[batch]` nor `[]`, or is not real.
         """
-        losses = jax.jit(self.loss_fn)(self.params(position), batch)
+        losses = by_products(jax.jit(self.loss_fn))(self.params(position), batch)
         size = jax.tree.leaves(batch)[0].shape[0]
         if not isinstance(losses, jax.Array) or not jnp.issubdtype(losses.dtype, jnp.floating):
             kind = losses.dtype if isinstance(losses, jax.Array) else type(losses).__name__

@@ -14,7 +14,23 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "jaxllc"
 
 FLOORS = (
-    ("_typing", "_tree", "_plain", "_struct", "selections", "source", "locations", "chunks", "signs", "stopping", "spectrum", "theory", "metrics", "smoothing"),
+    (
+        "_typing",
+        "_tree",
+        "_plain",
+        "_struct",
+        "selections",
+        "source",
+        "locations",
+        "chunks",
+        "signs",
+        "stopping",
+        "spectrum",
+        "convolutions",
+        "theory",
+        "metrics",
+        "smoothing",
+    ),
     (
         "layout",
         "posterior",
