@@ -18,6 +18,9 @@ class Pace(NamedTuple):
     """Iterations from one evaluation of the slow quantities to the next, where no probe asks for blocks: of a pilot those of the run that it stands for."""
 
 
+USUAL = Pace()
+
+
 class Timetable(NamedTuple):
     """When the chains return to the host, and what is evaluated there."""
 
@@ -45,9 +48,7 @@ MOST_EVERY = 16
 """Iterations from one evaluation of them to the next, at most: they then cost a few per cent of a run, and those of all lengths are one program."""
 
 
-def timetable(
-    probes: Probes, num_burn_in: int, num_steps: int, *, longest: int = BLOCK, full_batch: bool = False, pace: Pace = Pace()
-) -> Timetable:
+def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int = BLOCK, full_batch: bool = False, pace: Pace = USUAL) -> Timetable:
     """The blocks of a run, which end wherever a probe is evaluated.
 
     Args:
