@@ -5,12 +5,12 @@ one, and so matching moments up to the third are enough (Kloeden & Platen 1992, 
 A scheme of weak order two needs those up to the fifth: the five points, eight to a word.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.random import define_prng_impl, threefry2x32_p
 from jax.sharding import PartitionSpec as P
 
 from jaxllc._typing import Key, Params
@@ -102,11 +102,13 @@ def _ends(sizes: list[int]) -> list[int]:
 def _beginning_at(first: int, key: Key) -> Key:
     """A key whose draws are those of a threefry key from the element `first` on."""
     place = jnp.asarray([first >> 32, first & 0xFFFFFFFF], jnp.uint32)
-    return jax.random.wrap_key_data(jnp.concatenate([jax.random.key_data(key), place]), impl=_FROM_A_PLACE)
+    return jax.random.wrap_key_data(jnp.concatenate([jax.random.key_data(key), place]), impl=_from_a_place())
 
 
 def _bits_from_a_place(data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     """What `jax_threefry_partitionable` hashes, the position in the whole draw, counted from a place."""
+    from jax.extend.random import threefry2x32_p
+
     assert bit_width == _BITS
     position = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
@@ -121,9 +123,13 @@ def _draws_only(*_: Any) -> Any:
     raise NotImplementedError("a key that begins at a place is for draws of 32 bits alone.")
 
 
-_FROM_A_PLACE = define_prng_impl(
-    key_shape=(4,), seed=_draws_only, split=_draws_only, random_bits=_bits_from_a_place, fold_in=_draws_only, name="threefry2x32_from_a_place", tag="fryp"
-)
+@functools.cache
+def _from_a_place() -> Any:
+    from jax.extend.random import define_prng_impl  # which loads the languages of kernels, and few runs split their weights
+
+    return define_prng_impl(
+        key_shape=(4,), seed=_draws_only, split=_draws_only, random_bits=_bits_from_a_place, fold_in=_draws_only, name="threefry2x32_from_a_place", tag="fryp"
+    )
 
 
 NOISES: dict[str, Callable[[Key, Params], Params]] = {"rademacher": rademacher, "five-point": five_point, "gaussian": gaussian}
