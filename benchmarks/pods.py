@@ -144,7 +144,7 @@ def compiled(case: Case, chips: int) -> dict[str, Any]:
         begun, found["start"] = timed(starts.start_chains.lower(inputs, program=program))
         start = as_inputs(jax.eval_shape(lambda inputs: starts.start_chains(inputs, program=program), inputs), begun.output_shardings)
         at = 0, plan.block // plan.every
-        block = engine._block.lower(inputs, start.state, start.losses.by_example, None, *at, program=program, num_steps=plan.room, every=plan.every)
+        block = engine._block.lower(inputs, start.state, start.losses.by_example, None, at, program=program, num_steps=plan.room, every=plan.every)
         found["block"] = timed(block)[1]
     found["losses"], found["gradient"] = (timed(lowered)[1] for lowered in bare(inputs, start, mesh))
     return found

@@ -158,7 +158,7 @@ def _run(
         stopping.check()
         room = plan.room if drawn is None else plan.block
         at = iterations.start, len(iterations) // plan.every
-        state, running, slow = _block(inputs, state, start.losses.by_example, drawn, *at, program=program, num_steps=room, every=plan.every)
+        state, running, slow = _block(inputs, state, start.losses.by_example, drawn, at, program=program, num_steps=room, every=plan.every)
         due = plan.due(iterations.stop)
         values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, program.mesh) for name in due}
         if pending is not None:
@@ -189,12 +189,12 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
 
 @partial(jax.jit, static_argnames=("program", "num_steps", "every"), donate_argnames="state")
 def _block(
-    inputs: Inputs, state: Any, by_example: Any, drawn: Drawn | None, first: Any, count: Any, *, program: Program, num_steps: int, every: int
+    inputs: Inputs, state: Any, by_example: Any, drawn: Drawn | None, at: tuple[Any, Any], *, program: Program, num_steps: int, every: int
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """`count` times `every` iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th.
+    """Iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th.
 
-    There is room for `num_steps`, beyond the iterations zeros. Batches are `drawn`, `[C, num_steps]` of them, or where that is None cut from the data on the
-    devices.
+    `at` tells the first of them and how many times `every` they are; there is room for `num_steps`, beyond them zeros. Batches are `drawn`, `[C, num_steps]`
+    of them, or where that is None cut from the data on the devices.
     """
     step_axis, chain_axis = axes_of(program.mesh)
 
@@ -244,7 +244,7 @@ def _block(
         program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
-    )(inputs, state, by_example, (first, count), _Chains.of(program.num_chains, drawn, every))
+    )(inputs, state, by_example, at, _Chains.of(program.num_chains, drawn, every))
 
 
 def _scan_first(count: jax.Array, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:

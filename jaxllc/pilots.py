@@ -152,10 +152,10 @@ def run_pilot(
     count, size = len(centers), together or len(centers)
     nbeta = np.broadcast_to(np.float32(plan.nbeta if nbetas is None else nbetas), count)
     localization = np.broadcast_to(np.float32(plan.settings.localization if localizations is None else localizations), count)
-    traces, timed = [], []
+    factors, traces, timed = None if factors is None else np.asarray(factors, np.float32), [], []
     for group in (slice(start, start + size) for start in range(0, count, size)):
         stamps: list[tuple[float, int]] = [(time.perf_counter(), 0)]
-        sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(np.asarray(factors, np.float32)[group])
+        sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(factors[group])
         posterior = plan.posterior(stack([split_objects(params)[0] for params in centers[group]]))
         posterior = dataclasses.replace(posterior, localization=localization[group], nbeta=nbeta[group])
         mesh = None if plan.mesh is not None and plan.mesh.shape.get("step", 1) > 1 else plan.mesh  # which need not divide the points
