@@ -33,9 +33,10 @@ class Timetable(NamedTuple):
     probes: dict[str, Probe]
     times: dict[str, np.ndarray]
 
-    def spans(self, num_steps: int) -> list[range]:
-        """The iterations of each block of a chain, the last of which may go on beyond its end."""
-        return [range(first, first + self.block) for first in range(0, num_steps, self.block)]
+    def spans(self, num_steps: int, *, whole: bool) -> list[range]:
+        """The iterations of each block of a chain, the last of which may go on beyond its end: where a probe is evaluated, or it is to be `whole`."""
+        stop = num_steps + -num_steps % (self.block if whole or self.times else self.every)
+        return [range(first, min(first + self.block, stop)) for first in range(0, num_steps, self.block)]
 
     def due(self, stop: int) -> tuple[str, ...]:
         """The probes that are evaluated after so many iterations."""
@@ -43,9 +44,9 @@ class Timetable(NamedTuple):
 
 
 SLOW_EVALUATIONS = 64
-"""Of the slow quantities along a chain on minibatches, at least where it has as many iterations."""
-MOST_EVERY = 16
-"""Iterations from one evaluation of them to the next, at most: they then cost a few per cent of a run, and those of all lengths are one program."""
+"""Of the slow quantities along a chain on minibatches, about."""
+MOST_EVERY = 64
+"""Iterations from one evaluation of them to the next, at most: rarer ones would save nothing, and so all long runs are one program."""
 
 
 def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int = BLOCK, full_batch: bool = False, pace: Pace = USUAL) -> Timetable:
@@ -78,7 +79,7 @@ def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int 
 
 def usual_every(num_steps: int) -> int:
     """Iterations from one evaluation of the slow quantities to the next, of chains on minibatches of so many iterations: a power of two."""
-    return min(2 ** max(0, math.floor(math.log2(num_steps / SLOW_EVALUATIONS))), MOST_EVERY)
+    return min(2 ** max(0, round(math.log2(num_steps / SLOW_EVALUATIONS))), MOST_EVERY)
 
 
 def _block_and_every(asked: int, num_steps: int, longest: int, wanted: int) -> tuple[int, int]:
