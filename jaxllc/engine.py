@@ -97,10 +97,9 @@ def sample(
     longest, pace = data.longest_block(length.num_chains, sampler.block), block if isinstance(block, Pace) else Pace(block)
     plan = timetable(probes or {}, length.num_burn_in, length.total, longest=longest, full_batch=sampler.full_batch, pace=pace)
     recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, dtype, plan.probes, plan.every)
-    streams = isinstance(data, Stream)
-    blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total, whole=streams), mesh)
+    blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total, whole=isinstance(data, Stream)), mesh)
     state = _run(inputs, start, program, plan, blocks, probe_data, recording, on_steps)
-    trace = _trace(recording, start, state, inputs, mesh, streams=streams)
+    trace = _trace(recording, start, state, inputs, mesh, streams=isinstance(data, Stream))
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
 
 
