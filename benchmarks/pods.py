@@ -143,7 +143,8 @@ def compiled(case: Case, chips: int) -> dict[str, Any]:
     with mock.patch.object(placement, "CACHE_BYTES", int(placement.MEMORY_SHARE * MEMORY)):
         begun, found["start"] = timed(starts.start_chains.lower(inputs, program=program))
         start = as_inputs(jax.eval_shape(lambda inputs: starts.start_chains(inputs, program=program), inputs), begun.output_shardings)
-        block = engine._block.lower(inputs, start.state, start.losses.by_example, 0, program=program, num_steps=plan.block, every=plan.every)
+        at = 0, plan.block // plan.every
+        block = engine._block.lower(inputs, start.state, start.losses.by_example, None, at, program=program, num_steps=plan.room, every=plan.every)
         found["block"] = timed(block)[1]
     found["losses"], found["gradient"] = (timed(lowered)[1] for lowered in bare(inputs, start, mesh))
     return found

@@ -9,18 +9,16 @@ fastest, found by a short trial. Our noise is Rademacher unless a line says Gaus
 """
 
 import argparse
-import os
-import statistics
-import subprocess
 import sys
 from typing import Any
 
 import jax
 
 from benchmarks.cases import CASES, NUM_EXAMPLES, Case, SharedBatches, bare_gradients, blackjax_loop, chain_step, gradient_outside_of_a_loop
+from benchmarks.compilation import compilation_rows
 from benchmarks.overhead import trajectory_overhead
 from benchmarks.report import goals, load
-from benchmarks.timing import ROOT, Rival, Worker, cheapest, costs, faster, interleaved, machine, row, save, slope
+from benchmarks.timing import Rival, Worker, cheapest, costs, faster, interleaved, machine, save, slope
 from jaxllc.convolutions import by_products
 
 ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))
@@ -114,26 +112,6 @@ def devices_ratio(name: str, repeats: int, scale: int) -> tuple[list[dict[str, A
     return [faster(f"2 devices against 1, {name} net", found, "2", "1", 1.8)], {"us": found}
 
 
-COMPILES = """
-import time, jax, tqdm.auto, xarray  # whose import is no compilation
-from benchmarks.cases import CASES
-import jaxllc
-case = CASES[{name!r}]()
-def run():
-    began = time.perf_counter()
-    jaxllc.estimate(case.loss_fn, case.params, case.data, key=jax.random.key(0), batch_size=case.batch_size, num_draws=16, num_burn_in=0, progress=False)
-    return time.perf_counter() - began
-print(run() - run())
-"""
-
-
-def compile_seconds(name: str, repeats: int) -> dict[str, Any]:
-    """Seconds of a first `jaxllc.estimate` in a fresh process, less those of a second: tracing and compilation, with the step size found as well."""
-    command, environment = [sys.executable, "-c", COMPILES.format(name=name)], os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    found = [float(subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout) for _ in range(repeats)]
-    return row(f"{CASES[name]().name}: compilation of an estimate, seconds", 5.0, statistics.median(found), at_most=True, seconds=found)
-
-
 def measure(part: str, quick: bool, with_rivals: bool) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of a part of the table, and its raw turns by net."""
     repeats, scale = (2, 4) if quick else (5, 1)
@@ -151,7 +129,7 @@ def measure(part: str, quick: bool, with_rivals: bool) -> tuple[list[dict[str, A
         return [row for rows, _ in found.values() for row in rows], {name: raw for name, (_, raw) in found.items()}
     if part == "trajectory":
         return [trajectory_overhead(quick)], {}
-    return [compile_seconds(name, 1 if quick else 5) for name in GOALS], {}
+    return compilation_rows(list(GOALS), 1 if quick else 5), {}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from jaxllc.samplers.sgld import SGLD
 from jaxllc.settings import Settings
 from jaxllc.stepsize import curvature, default_step_size
 from jaxllc.stream import Stream
+from jaxllc.timetable import usual_every
 
 PILOT_SHARE = 0.2
 """Of the budget, that pilot runs may take."""
@@ -33,6 +34,8 @@ PILOT_BURN_IN, PILOT_DRAWS, FEWEST_PILOT_DRAWS = 16, 32, 16
 LEAST_ITERATIONS, MOST_ITERATIONS = 64, 4096
 LEAST_STEPS, MOST_STEPS = 6, 1000
 """Integration steps of a trajectory; with fewer Hamiltonian dynamics is no better than a random walk."""
+LEAST_AFFORDABLE, MOST_AFFORDABLE = 100, 100_000
+"""Iterations of SGLD that a budget is taken to pay for."""
 SGLD_FACTORS = (8.0, 4.0, 2.0, 1.0, 0.25)
 """Of the default step size, that are tried, each at the localization that it allows."""
 MAX_STEP_BIAS = 0.2
@@ -125,16 +128,18 @@ def langevin(request: Request, checkpoints: Mapping[Any, Params], gradient: floa
     )  # fmt: skip
     plan = request.plan(checkpoints, first)
     largest = float(plan.facts["default_step_size"])
+    foreseen = float(np.clip(request.budget / max(per_step, reading), LEAST_AFFORDABLE, MOST_AFFORDABLE))
     guesses = [_localization(request, largest * factor, BURN_IN_SHARE * request.budget / max(per_step, reading)) for factor in SGLD_FACTORS]
     factors, localizations = (np.repeat(values, len(checkpoints)) for values in (SGLD_FACTORS, guesses))
-    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations)
+    one_program = {"together": 1, "every": usual_every(round(foreseen))} if len(checkpoints) == 1 else {}  # with the run
+    pilot = run_pilot(plan, list(checkpoints.values()) * len(SGLD_FACTORS), factors=factors, localizations=localizations, **one_program)
     by_factor = [slice(i * len(checkpoints), (i + 1) * len(checkpoints)) for i in range(len(SGLD_FACTORS))]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = [float(np.max(np.abs(pilot.step_bias[x])) / np.max(np.abs(pilot.llc[x]))) for x in by_factor]
     good = [i for i, value in enumerate(share) if value <= MAX_STEP_BIAS]
     index = good[0] if good else len(share) - 1
     step_size, per_iteration = largest * SGLD_FACTORS[index], max(pilot.seconds / num_points, reading)
-    affordable = int(np.clip(request.budget / per_iteration, 100, 100_000))
+    affordable = int(np.clip(request.budget / per_iteration, LEAST_AFFORDABLE, MOST_AFFORDABLE))
     draws_for_error = first.num_draws * _lengthening(pilot, request.target_error, by_factor[index])
     settings = _lengths(plan.settings, request, step_size, affordable, draws_for_error)
     num_burn_in, num_iterations, localization = settings.num_burn_in, settings.num_iterations, settings.localization

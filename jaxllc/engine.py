@@ -31,7 +31,7 @@ from jaxllc.sampler import Sampler
 from jaxllc.settings import Counts, as_count
 from jaxllc.starts import Inputs, Program, Start, kind_of, num_centers, specs, start_chains
 from jaxllc.stream import Data, Stream
-from jaxllc.timetable import Timetable, timetable
+from jaxllc.timetable import Pace, Timetable, timetable
 
 AHEAD = 16
 """Iterations whose random numbers are drawn at once: it costs little more than those of one, where weights are few."""
@@ -55,7 +55,7 @@ def sample(
     mesh: Mesh | None = None,
     probes: Probes | None = None,
     dispersion: float = 0.0,
-    block: int | None = None,
+    block: int | Pace | None = None,
     on_steps: Callable[[int], Any] | None = None,
     **counts: Unpack[Counts],
 ) -> Trace:
@@ -74,7 +74,7 @@ def sample(
             divide the work, or those of the weights.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
         dispersion: see `jaxllc.Settings`.
-        block: iterations between two returns to the host, at most; default as the sampler suggests.
+        block: iterations between two returns to the host, at most, or a `jaxllc.timetable.Pace`; default as the sampler suggests.
         on_steps: called with the number of iterations of each block that has ended.
         counts: `num_chains`, C, `num_draws`, T, and if wanted `num_burn_in` and `thinning` (see `jaxllc.Settings`).
 
@@ -98,10 +98,10 @@ def sample(
     start = start_chains(inputs, program=program)
     inputs = inputs._replace(posterior=dataclasses.replace(inputs.posterior, center_grad=start.center_grad, center_hessian=start.center_hessian))
     dtype = _check_finite(fetch(start.losses.mean)).dtype
-    longest = data.longest_block(length.num_chains, block or sampler.block)
-    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=longest, full_batch=sampler.full_batch)
+    longest, pace = data.longest_block(length.num_chains, sampler.block), block if isinstance(block, Pace) else Pace(block)
+    plan = timetable(probes or {}, length.num_burn_in, length.total, longest=longest, full_batch=sampler.full_batch, pace=pace)
     recording = Recording((num_checkpoints, length.num_chains, length.num_draws), length.draws, dtype, plan.probes, plan.every)
-    blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total), mesh)
+    blocks = data.blocks(inputs.key, length.num_chains, plan.spans(length.total, whole=isinstance(data, Stream)), mesh)
     state = _run(inputs, start, program, plan, blocks, probe_data, recording, on_steps)
     trace = _trace(recording, start, state, inputs, mesh, streams=isinstance(data, Stream))
     return trace if stacked else jax.tree.map(lambda x: x[0], trace)
@@ -160,7 +160,9 @@ def _run(
     state, pending = start.state, None
     for iterations, drawn in blocks:
         stopping.check()
-        state, running, slow = _block(inputs, state, start.losses.by_example, drawn, iterations.start, program=program, num_steps=plan.block, every=plan.every)
+        room = plan.room if drawn is None else plan.block
+        at = iterations.start, len(iterations) // plan.every
+        state, running, slow = _block(inputs, state, start.losses.by_example, drawn, at, program=program, num_steps=room, every=plan.every)
         due = plan.due(iterations.stop)
         values = {name: plan.probes[name].at_chains(probe_data[name], state.position, inputs.posterior, program.mesh) for name in due}
         if pending is not None:
@@ -191,16 +193,17 @@ def _place(inputs: Inputs, probes: Mapping[str, Probe], mesh: Mesh, num_checkpoi
 
 @partial(jax.jit, static_argnames=("program", "num_steps", "every"), donate_argnames="state")
 def _block(
-    inputs: Inputs, state: Any, by_example: jax.Array | None, drawn: Drawn | None, first: jax.Array, *, program: Program, num_steps: int, every: int
+    inputs: Inputs, state: Any, by_example: Any, drawn: Drawn | None, at: tuple[Any, Any], *, program: Program, num_steps: int, every: int
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """`num_steps` iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th.
+    """Iterations of all chains: their new states, and the quantities that `recording.Block` names, the slow ones before each `every`th.
 
-    Batches are `drawn`, `[C, num_steps]` of them, or where that is None cut from the data on the devices.
+    `at` tells the first of them and how many times `every` they are; there is room for `num_steps`, beyond them zeros. Batches are `drawn`, `[C, num_steps]`
+    of them, or where that is None cut from the data on the devices.
     """
     step_axis, chain_axis = axes_of(program.mesh)
 
-    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, first: jax.Array, chains: _Chains) -> tuple[Any, jax.Array, jax.Array]:
-        key, sampler, posterior, data, _ = inputs
+    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, at: tuple[jax.Array, jax.Array], chains: _Chains) -> tuple[Any, jax.Array, jax.Array]:
+        (key, sampler, posterior, data, _), (first, count) = inputs, at
 
         def one_chain(chain: _Chains, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
             """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
@@ -233,7 +236,7 @@ def _block(
                 loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
                 return state, (running, stack_sums([squared_distance(posterior.masked(before), posterior).astype(loss.dtype), loss], posterior.layout))
 
-            state, (running, slow) = jax.lax.scan(stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
+            state, (running, slow) = _scan_first(count, stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
             return state, (running.reshape(num_steps, *running.shape[2:]), slow)
 
         def one_group(chain: _Chains, state: Any) -> tuple[Any, Any]:
@@ -255,7 +258,21 @@ def _block(
         program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
-    )(inputs, state, by_example, first, _Chains.of(program.num_chains, drawn, every))
+    )(inputs, state, by_example, at, _Chains.of(program.num_chains, drawn, every))
+
+
+def _scan_first(count: jax.Array, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`jax.lax.scan` of `step`, of which only the first `count` steps are made; the others give zeros."""
+
+    def at(i: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), xs)
+
+    def body(i: jax.Array, both: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, ys = step(both[0], at(i))
+        return carry, jax.tree.map(lambda whole, y: jax.lax.dynamic_update_index_in_dim(whole, y, i, 0), both[1], ys)
+
+    size, one = jax.tree.leaves(xs)[0].shape[0], jax.eval_shape(step, carry, at(0))[1]
+    return jax.lax.fori_loop(0, count, body, (carry, jax.tree.map(lambda y: jnp.zeros((size, *y.shape), y.dtype), one)))
 
 
 def _random(key: Key, data: InMemory, chain: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxllc._tree import at_least_float32, is_real
 from jaxllc._typing import Batch, LossFn, Params
 from jaxllc.data import InMemory
+from jaxllc.layout import is_split
 from jaxllc.placement import on_devices
 from jaxllc.posterior import LocalPosterior
 from jaxllc.samplers.noise import gaussian
@@ -78,7 +79,7 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
     size, n = data.batch_size, data.num_examples
 
     def losses(start: int, size: int, at: LocalPosterior = posterior) -> np.ndarray:
-        return np.asarray(_losses(at, data.arrays, jnp.asarray(start, jnp.int32), size=size, mesh=mesh)[0], float)
+        return np.asarray(_losses(at, data.arrays, np.int32(start), size=size, mesh=mesh)[0], float)
 
     shape, raw = jax.eval_shape(partial(_losses, size=size, mesh=mesh), posterior, data.arrays, jnp.zeros((), jnp.int32))
     weights = [leaf.dtype for leaf in jax.tree.leaves(posterior.center) if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -125,11 +126,11 @@ def loss_of_zeros(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> floa
         data: what batches are taken from, of which `NUM_AT_ZERO` are used.
         mesh: the devices of the chains.
     """
-    zeros = jax.tree.map(lambda w: jnp.zeros_like(w) if is_real(w) else w, posterior.center)
+    zeros = jax.tree.map(lambda w: _eagerly(w).zeros_like(w) if is_real(w) else w, posterior.center)
     posterior = posterior.replace(center=zeros)  # pyright: ignore[reportAttributeAccessIssue]
     starts = _starts(data.num_examples - data.batch_size, NUM_AT_ZERO)
-    values = [_losses(posterior, data.arrays, jnp.asarray(start, jnp.int32), size=data.batch_size, mesh=mesh)[0].mean() for start in starts]
-    loss = float(np.mean([float(value) for value in values]))
+    values = [_losses(posterior, data.arrays, np.int32(start), size=data.batch_size, mesh=mesh)[0] for start in starts]
+    loss = float(np.mean([np.mean(np.asarray(value), dtype=float) for value in values]))
     return loss if np.isfinite(loss) else None
 
 
@@ -152,8 +153,14 @@ def _check_no_sum(seen: np.ndarray, half: int) -> None:
 
 def _rounded(posterior: LocalPosterior, dtype: str) -> LocalPosterior:
     """The posterior around weights that a narrow dtype can hold."""
-    moved = jax.tree.map(lambda w: w.astype(dtype).astype(w.dtype), posterior.position())
+    with np.errstate(over="ignore"):  # what float16 cannot hold is infinite in it
+        moved = jax.tree.map(lambda w: _eagerly(w).asarray(w).astype(jnp.dtype(dtype)).astype(w.dtype), posterior.position())
     return posterior.replace(center=posterior.params(moved))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _eagerly(leaf: Any) -> Any:
+    """NumPy, in which nothing is compiled, or JAX for a leaf that is split over devices."""
+    return jnp if is_split(leaf) else np
 
 
 def _narrowest(dtype: Any, values: np.ndarray) -> str:

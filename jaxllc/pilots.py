@@ -19,6 +19,7 @@ from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
 from jaxllc.recording import Trace
 from jaxllc.stream import Data, Stream
+from jaxllc.timetable import Pace
 
 POSITIONS = 512
 """Forward passes of one weight in a minibatch, about: enough that its gradient costs more than the noise of the step."""
@@ -28,6 +29,8 @@ NUM_TIMED = 5
 NUM_BLOCKS = 3
 """Of a pilot run, or two of `LEAST_BLOCK` iterations; the first compiles."""
 LEAST_BLOCK = 16
+LEAST_EVALUATIONS = 4
+"""Of a slow quantity along a chain, from which an autocorrelation time can be told."""
 READ_ITERATIONS = 8
 """Whose batches are read to time a stream."""
 LEAVES_BASIN = (
@@ -64,7 +67,7 @@ class Pilot(NamedTuple):
         lines = []
         for k, line in enumerate(settings):
             found = {"llc": self.llc[k], "std_error": self.std_error[k], "step_bias": self.step_bias[k], "acceptance_rate": self.acceptance_rate[k]}
-            found["autocorrelation_time"] = max(times[k] for times in self.autocorrelation.values())
+            found["autocorrelation_time"] = np.fmax.reduce([times[k] for times in self.autocorrelation.values()])
             lines.append({**line, **{name: float(value) for name, value in found.items()}})
         return lines
 
@@ -125,8 +128,17 @@ def gradient_seconds(plan: Plan, params: Params) -> float:
     return min(seconds) * plan.data.num_examples / count * plan.settings.num_chains / plan.num_devices
 
 
-def run_pilot(plan: Plan, centers: list[Params], *, factors: Any = None, localizations: Any = None, nbetas: Any = None) -> Pilot:
-    """A run of the plan at K points in one program.
+def run_pilot(
+    plan: Plan,
+    centers: list[Params],
+    *,
+    factors: Any = None,
+    localizations: Any = None,
+    nbetas: Any = None,
+    together: int | None = None,
+    every: int | None = None,
+) -> Pilot:
+    """A run of the plan at K points.
 
     Args:
         plan: whose settings are those of the pilot.
@@ -134,23 +146,39 @@ def run_pilot(plan: Plan, centers: list[Params], *, factors: Any = None, localiz
         factors: of the step size at each point, `[K]`; None leaves it.
         localizations: at each point, `[K]`; None takes that of the settings.
         nbetas: at each point, `[K]`; None takes that of the settings.
+        together: points that run in one program, one group after the other, a divisor of K; None for all.
+        every: iterations from one evaluation of slow quantities to the next, which with `together` make the program that of a run; None for what is usual.
     """
-    stamps: list[tuple[float, int]] = [(time.perf_counter(), 0)]
-    sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(jnp.asarray(factors, jnp.float32))
-    posterior = plan.posterior(stack([split_objects(params)[0] for params in centers]))
-    localization = plan.settings.localization if localizations is None else np.asarray(localizations, np.float32)
-    nbeta = np.broadcast_to(np.float32(plan.nbeta if nbetas is None else nbetas), len(centers))
-    posterior = dataclasses.replace(posterior, localization=localization, nbeta=nbeta)
-    mesh = None if plan.mesh is not None and plan.mesh.shape.get("step", 1) > 1 else plan.mesh  # which need not divide the points
-    trace = sample(
-        plan.key, sampler, posterior, plan.data, stacked=True, mesh=mesh, dispersion=plan.settings.dispersion,
-        block=min(plan.sampler.block, max(LEAST_BLOCK, -(-plan.settings.num_iterations // NUM_BLOCKS))),
-        on_steps=lambda done: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
-    )  # fmt: skip
-    return _read(trace, plan, nbeta, stamps)
+    count, size = len(centers), together or len(centers)
+    nbeta = np.broadcast_to(np.float32(plan.nbeta if nbetas is None else nbetas), count)
+    localization = np.broadcast_to(np.float32(plan.settings.localization if localizations is None else localizations), count)
+    factors, traces, timed = None if factors is None else np.asarray(factors, np.float32), [], []
+    for group in (slice(start, start + size) for start in range(0, count, size)):
+        stamps: list[tuple[float, int]] = [(time.perf_counter(), 0)]
+        sampler = plan.sampler if factors is None else plan.sampler.with_step_factors(factors[group])
+        posterior = plan.posterior(stack([split_objects(params)[0] for params in centers[group]]))
+        posterior = dataclasses.replace(posterior, localization=localization[group], nbeta=nbeta[group])
+        mesh = None if plan.mesh is not None and plan.mesh.shape.get("step", 1) > 1 else plan.mesh  # which need not divide the points
+        pace = Pace(min(plan.sampler.block, max(LEAST_BLOCK, -(-plan.settings.num_iterations // NUM_BLOCKS))), every)
+        traces.append(
+            sample(
+                plan.key, sampler, posterior, plan.data, stacked=True, mesh=mesh, dispersion=plan.settings.dispersion, block=pace,
+                on_steps=lambda done, stamps=stamps: stamps.append((time.perf_counter(), done)), **plan.settings.counts(),
+            )
+        )  # fmt: skip
+        timed.append(_seconds(stamps))
+    seconds, compilation = np.sum([each[0] for each in timed]), timed[0][1]
+    return _read(jax.tree.map(lambda *leaves: np.concatenate(leaves), *traces), plan, nbeta, float(seconds), compilation)
 
 
-def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float, int]]) -> Pilot:
+def _seconds(stamps: list[tuple[float, int]]) -> tuple[float, float]:
+    """Of an iteration, and of what came before the first block ended beside its iterations, by the moments at which so many more were done."""
+    first, last = stamps[1][0], stamps[-1][0]
+    seconds = (last - first) / sum(done for _, done in stamps[2:])
+    return seconds, max(first - stamps[0][0] - seconds * stamps[1][1], 0.0)
+
+
+def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, seconds: float, compilation: float) -> Pilot:
     settings = plan.settings
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # chains that diverged
         llc, error, _, ess = moments(nbeta[:, None, None] * trace.excess_loss - trace.step_bias)
@@ -159,10 +187,7 @@ def _read(trace: Trace, plan: Plan, nbeta: np.ndarray, stamps: list[tuple[float,
         for name, values in (("the distance from w*", trace.squared_distance), ("the loss of a fixed batch", trace.probe_loss)):
             burn_in = round(values.shape[-1] * settings.num_burn_in / settings.num_iterations)
             drawn = settings.num_chains * (settings.num_iterations - settings.num_burn_in)
-            times[name] = drawn / moments(values[..., burn_in:])[3]
+            times[name] = drawn / moments(values[..., burn_in:])[3] if values.shape[-1] - burn_in >= LEAST_EVALUATIONS else np.full(len(llc), np.nan)
     acceptance = np.full(len(llc), np.nan) if trace.acceptance_rate is None else trace.acceptance_rate.mean((-2, -1))
-    first, last = stamps[1][0], stamps[-1][0]
-    seconds = (last - first) / sum(done for _, done in stamps[2:])
-    compilation = max(first - stamps[0][0] - seconds * stamps[1][1], 0.0)
     mean_loss = trace.full_center_loss + trace.excess_loss.mean((-2, -1))
     return Pilot(llc, error, step_bias, acceptance, trace.full_center_loss, mean_loss, times, seconds, compilation)

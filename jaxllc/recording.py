@@ -48,7 +48,7 @@ class Trace(NamedTuple):
 
 
 class Block(NamedTuple):
-    """What a block of iterations gives, on the devices."""
+    """What a block of iterations gives, on the devices; its arrays have room for more iterations and evaluations, which are zero."""
 
     iterations: range
     running: jax.Array
@@ -76,7 +76,7 @@ class Recording:
         self._shape, self.draws, self._dtype = shape, draws, dtype
         self._running: np.ndarray | None = None
         self._slow: list[np.ndarray] = []
-        self._num_slow = len(range(0, draws[-1] + 1, every))
+        self._num_slow, self._every = len(range(0, draws[-1] + 1, every)), every
         self._whole: dict[str, list[np.ndarray]] = {name: [] for name, probe in probes.items() if probe.reduce is None}
         self._reduced: dict[str, Reduction] = {name: REDUCTIONS[probe.reduce]() for name, probe in probes.items() if probe.reduce is not None}
 
@@ -89,7 +89,7 @@ class Recording:
         if first < stop:
             mine = draws[first:stop]
             self._running[..., first:stop] = running[..., mine[0] - steps.start : mine[-1] - steps.start + 1 : mine.step]
-        self._slow.append(_total(block.slow))
+        self._slow.append(_total(block.slow)[..., : len(steps) // self._every])
         for name, values in block.probes.items():
             by_checkpoint = np.swapaxes(fetch(values), 0, 1)
             if name in self._whole:

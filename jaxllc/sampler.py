@@ -248,6 +248,8 @@ class SteppedSampler(Sampler):
 
     def mean_step_size(self, num_iterations: int) -> float:
         r"""The mean of $\epsilon$ over the iterations of a chain."""
+        if not callable(self.step_size):
+            return float(np.mean(np.asarray(self.step_size_at(no_steps()), float)))
         return float(np.mean(np.asarray(jax.vmap(self.step_size_at)(jnp.arange(num_iterations)), float)))
 
     def with_step_size(self, step_size: Any) -> Self:

@@ -1,7 +1,6 @@
 """How to sample, as one value that a call, a configuration file, a store and a sweep share."""
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeAlias, TypedDict
 
@@ -159,6 +158,8 @@ class Settings:
     @classmethod
     def from_toml(cls, text: str) -> Self:
         """The settings of a TOML document."""
+        import tomllib  # files of settings are rare, and its parser takes time to load
+
         return cls.from_dict(tomllib.loads(text))
 
 

@@ -9,19 +9,34 @@ from jaxllc.probes import Probe, Probes
 from jaxllc.sampler import BLOCK
 
 
+class Pace(NamedTuple):
+    """What is asked of the blocks of a run; None leaves it to the timetable."""
+
+    block: int | None = None
+    """Iterations of a block, at most. The program is the same for all."""
+    every: int | None = None
+    """Iterations from one evaluation of the slow quantities to the next, where no probe asks for blocks: of a pilot those of the run that it stands for."""
+
+
+USUAL = Pace()
+
+
 class Timetable(NamedTuple):
     """When the chains return to the host, and what is evaluated there."""
 
     block: int
     """Iterations of a block."""
+    room: int
+    """Iterations that the program of a block has room for, a multiple of `every`: runs of other lengths are the same program."""
     every: int
     """Iterations from one evaluation of the slow quantities to the next, a divisor of `block`."""
     probes: dict[str, Probe]
     times: dict[str, np.ndarray]
 
-    def spans(self, num_steps: int) -> list[range]:
-        """The iterations of each block of a chain, the last of which may go on beyond its end."""
-        return [range(first, first + self.block) for first in range(0, num_steps, self.block)]
+    def spans(self, num_steps: int, *, whole: bool) -> list[range]:
+        """The iterations of each block of a chain, the last of which may go on beyond its end: where a probe is evaluated, or it is to be `whole`."""
+        stop = num_steps + -num_steps % (self.block if whole or self.times else self.every)
+        return [range(first, min(first + self.block, stop)) for first in range(0, num_steps, self.block)]
 
     def due(self, stop: int) -> tuple[str, ...]:
         """The probes that are evaluated after so many iterations."""
@@ -30,9 +45,11 @@ class Timetable(NamedTuple):
 
 SLOW_EVALUATIONS = 64
 """Of the slow quantities along a chain on minibatches, about."""
+MOST_EVERY = 64
+"""Iterations from one evaluation of them to the next, at most: rarer ones would save nothing, and so all long runs are one program."""
 
 
-def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int = BLOCK, full_batch: bool = False) -> Timetable:
+def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int = BLOCK, full_batch: bool = False, pace: Pace = USUAL) -> Timetable:
     """The blocks of a run, which end wherever a probe is evaluated.
 
     Args:
@@ -41,12 +58,15 @@ def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int 
         num_steps: iterations of a chain.
         longest: iterations of a block at most, unless a probe's `every` has no such divisor.
         full_batch: iterations are so dear that slow quantities cost nothing beside them, and so few that each counts.
+        pace: what is asked beside.
 
     Raises:
         ValueError: no evaluation of a probe lies between burn-in and the end of a chain.
     """
     along = {name: probe for name, probe in probes.items() if probe.along_chains}
-    block, every = _block_and_every(math.gcd(*(probe.block for probe in along.values())), num_steps, longest, 1 if full_batch else SLOW_EVALUATIONS)
+    asked, wanted = math.gcd(*(probe.block for probe in along.values())), 1 if full_batch else pace.every or usual_every(num_steps)
+    block, every = _block_and_every(asked, num_steps, min(longest, pace.block or longest), wanted)
+    room = max(longest, block)
     times = {name: probe.times(num_burn_in, num_steps, block) for name, probe in along.items()}
     for name, probe in along.items():
         if not times[name].size:
@@ -54,27 +74,29 @@ def timetable(probes: Probes, num_burn_in: int, num_steps: int, *, longest: int 
                 f"the probe {name!r}, every={probe.every}, is evaluated nowhere in chains of {num_steps} iterations, {num_burn_in} of them burn-in; "
                 "use a smaller every, or more draws."
             )
-    return Timetable(block, every, along, times)
+    return Timetable(block, room + -room % every, every, along, times)
 
 
-def _block_and_every(asked: int, num_steps: int, longest: int, evaluations: int) -> tuple[int, int]:
+def usual_every(num_steps: int) -> int:
+    """Iterations from one evaluation of the slow quantities to the next, of chains on minibatches of so many iterations: a power of two."""
+    return min(2 ** max(0, round(math.log2(num_steps / SLOW_EVALUATIONS))), MOST_EVERY)
+
+
+def _block_and_every(asked: int, num_steps: int, longest: int, wanted: int) -> tuple[int, int]:
     """Iterations of a block, and from one evaluation of slow quantities to the next.
 
     Args:
         asked: what blocks must divide, for the probes; 0 for nothing.
         num_steps: iterations of a chain.
         longest: iterations of a block at most.
-        evaluations: of the slow quantities along a chain, about; 1 for all iterations.
+        wanted: iterations from one evaluation to the next.
     """
-    wanted = 1 if evaluations == 1 else max(1, round(num_steps / evaluations))
     if asked:
         block = asked if longest >= BLOCK else max(size for size in _divisors(asked) if size <= longest)
         return block, min(_divisors(block), key=lambda size: abs(math.log(size / wanted)))
     count = math.ceil(num_steps / longest)
     block = math.ceil(num_steps / count)
-    wanted = min(wanted, block)
-    # Of evaluations up to twice as rare as wanted, those of which whole numbers fill a block best.
-    every = min(range(wanted, 2 * wanted), key=lambda size: -block % size)
+    every = min(wanted, longest)
     return block + -block % every, every
 
 

@@ -59,7 +59,7 @@ def test_zero_friction_keeps_the_energy():
     posterior, epsilon, a = problem.posterior(), 2e-3, problem.nbeta * CURVATURE + problem.localization
     for kind in (SGHMC, SGNHT):
         sampler = kind(epsilon, friction=0.0)
-        state, _ = sampler.step(jax.random.key(2), sampler.init(problem.params), posterior, problem.data.arrays)
+        state, _ = sampler.step(jax.random.key(1), sampler.init(problem.params), posterior, problem.data.arrays)
 
         @jax.jit
         def run(state, seed, sampler=sampler):

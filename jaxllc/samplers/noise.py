@@ -5,13 +5,13 @@ one, and so matching moments up to the third are enough (Kloeden & Platen 1992, 
 A scheme of weak order two needs those up to the fifth: the five points, eight to a word.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.extend.random import define_prng_impl, threefry2x32_p
 from jax.sharding import PartitionSpec as P
 
 from jaxllc._typing import Key, Params
@@ -49,17 +49,13 @@ def five_point(key: Random, like: Params) -> Params:
 
 
 def _words(key: Key, shape: tuple[int, ...]) -> jax.Array:
-    """Random words. Of a threefry key both that each of its hashes gives, where `jax.random.bits` makes one of the two."""
-    data = jax.random.key_data(key)
-    if jax.random.key_impl(key) == _FROM_A_PLACE:
-        high, low = _place(data, shape)
-        first, second = threefry2x32_p.bind(data[0], data[1], high >> 1, (low >> 1) | (high << 31))
-        return jnp.where(low & 1, second, first)
-    if _implementation(key) != "threefry2x32":
-        return jax.random.bits(key, shape, jnp.uint32)
+    """Random words. Of a threefry key they are those of the keys that it splits into: two of each hash, of which `jax.random.bits` makes one."""
     size = math.prod(shape)
-    counts = jax.lax.iota(jnp.uint32, -(-size // 2))
-    return jnp.stack(threefry2x32_p.bind(data[0], data[1], jnp.zeros_like(counts), counts), -1).reshape(-1)[:size].reshape(shape)
+    if _implementation(key) == "threefry2x32":
+        return jax.random.key_data(jax.random.split(key, -(-size // 2))).reshape(-1)[:size].reshape(shape)
+    if is_cut() and jax.random.key_impl(key) == _from_a_place():
+        return _words_from_a_place(jax.random.key_data(key), shape)
+    return jax.random.bits(key, shape, jnp.uint32)
 
 
 def _implementation(key: Key) -> str:
@@ -83,7 +79,7 @@ def _drawn(key: Random, like: Params, count: int, draw: Callable[[Key, tuple[int
     sizes = [math.prod(each.shape) for each in packed]
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         draws = jnp.split(key, _ends(sizes))
-    elif is_cut() and _implementation(key) == "threefry2x32" and (count > 1 or jax.config.jax_threefry_partitionable):  # pyright: ignore[reportAttributeAccessIssue]
+    elif is_cut() and _implementation(key) == "threefry2x32" and jax.config.jax_threefry_partitionable:  # pyright: ignore[reportAttributeAccessIssue]
         draws = [draw(_beginning_at(first, key), each.shape) for first, each in zip([0, *_ends(sizes)], packed, strict=True)]
     else:
         draws = jnp.split(draw(key, (sum(sizes),)), _ends(sizes))
@@ -160,14 +156,25 @@ def _ends(sizes: list[int]) -> list[int]:
 def _beginning_at(first: int, key: Key) -> Key:
     """A key whose draws are those of a threefry key from the element `first` on."""
     place = jnp.asarray([first >> 32, first & 0xFFFFFFFF], jnp.uint32)
-    return jax.random.wrap_key_data(jnp.concatenate([jax.random.key_data(key), place]), impl=_FROM_A_PLACE)
+    return jax.random.wrap_key_data(jnp.concatenate([jax.random.key_data(key), place]), impl=_from_a_place())
 
 
 def _bits_from_a_place(data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
-    """What `jax_threefry_partitionable` hashes, the position in the whole draw, counted from a place."""
+    """What `jax.random.bits` hashes where `jax_threefry_partitionable` is on, the position in the whole draw, counted from a place."""
+    from jax.extend.random import threefry2x32_p
+
     assert bit_width == _BITS
     first, second = threefry2x32_p.bind(data[0], data[1], *_place(data, shape))
     return first ^ second
+
+
+def _words_from_a_place(data: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """What `_words` makes, counted from a place."""
+    from jax.extend.random import threefry2x32_p
+
+    high, low = _place(data, shape)
+    first, second = threefry2x32_p.bind(data[0], data[1], high >> 1, (low >> 1) | (high << 31))
+    return jnp.where(low & 1, second, first)
 
 
 def _place(data: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
@@ -183,9 +190,13 @@ def _draws_only(*_: Any) -> Any:
     raise NotImplementedError("a key that begins at a place is for draws of 32 bits alone.")
 
 
-_FROM_A_PLACE = define_prng_impl(
-    key_shape=(4,), seed=_draws_only, split=_draws_only, random_bits=_bits_from_a_place, fold_in=_draws_only, name="threefry2x32_from_a_place", tag="fryp"
-)
+@functools.cache
+def _from_a_place() -> Any:
+    from jax.extend.random import define_prng_impl  # which loads the languages of kernels, and few runs split their weights
+
+    return define_prng_impl(
+        key_shape=(4,), seed=_draws_only, split=_draws_only, random_bits=_bits_from_a_place, fold_in=_draws_only, name="threefry2x32_from_a_place", tag="fryp"
+    )
 
 
 NOISES: dict[str, Callable[[Random, Params], Params]] = {"rademacher": rademacher, "five-point": five_point, "gaussian": gaussian}
