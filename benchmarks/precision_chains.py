@@ -3,7 +3,7 @@
 import json
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ BLOCK = 20
 """Iterations over which a trace is averaged."""
 CHAINS = 8
 """Of a timed run of ours and of a JAX user's loop."""
-OURS, LOOP = "jaxllc, SGLD", "blackjax loop"
+OURS, HAMILTONIAN, LOOP = "jaxllc, SGLD", "jaxllc, AdaptiveHMC", "a JAX user's loop"
 
 
 class Package(NamedTuple):
@@ -172,11 +172,9 @@ def step_costs(problem: Problem, limit: float, rivals: Sequence[str], quick: boo
 
 def sized(run: Callable[[int], float], target: float) -> int:
     """Iterations of a timed run of about so many seconds; each number of them is compiled before it is timed."""
-    run(64)
-    cost = max(run(64) / 64, 1e-7)
-    steps = max(64, 4 * round(target / CHAINS / cost / 4))
-    run(steps)
-    run(steps // 4)
+    run(64), run(16)
+    steps = max(64, 4 * round(target / CHAINS / max(marginal(run, 64), 1e-7) / 4))
+    run(steps), run(steps // 4)
     return steps
 
 
@@ -188,6 +186,23 @@ def our_run(problem: Problem, step_size: float, num_steps: int) -> Any:
     return jaxllc.sample(jax.random.key(0), jaxllc.SGLD(step_size), posterior, data, num_chains=CHAINS, num_draws=num_steps).excess_loss
 
 
-def all_units(names: Mapping[str, Any]) -> list[str]:
-    """Samplers in the order of the tables."""
-    return [name for name in (OURS, LOOP, *PACKAGES) if name in names]
+def hamiltonian_chains(problem: Problem, settings: jaxllc.Settings, units: int, draws: int) -> np.ndarray:
+    """Draws of our Hamiltonian chains after burn-in, `[chain, draw]`, with settings that a calibration chose."""
+    longer = settings.replace(num_chains=units, num_draws=draws, thinning=1)
+    return blocks_of(jaxllc.estimate(problem.loss_fn, problem.params, problem.data, longer, key=jax.random.key(7), progress=False, **_free(problem)), 1)
+
+
+def hamiltonian_cost(problem: Problem, settings: jaxllc.Settings, quick: bool) -> float:
+    """Seconds of an iteration of one of eight Hamiltonian chains after burn-in."""
+
+    def run(draws: int) -> float:
+        lengths = settings.replace(num_chains=CHAINS, num_draws=draws)
+        return seconds(lambda: jaxllc.estimate(problem.loss_fn, problem.params, problem.data, lengths, key=jax.random.key(0), progress=False, **_free(problem)).llc)
+
+    few, many = (16, 32) if quick else (16, 80)
+    run(few)
+    return (run(many) - run(few)) / (many - few) / CHAINS
+
+
+def _free(problem: Problem) -> dict[str, Any]:
+    return {} if problem.free is None else {"free": problem.free}
