@@ -197,7 +197,9 @@ def hamiltonian_cost(problem: Problem, settings: jaxllc.Settings, quick: bool) -
 
     def run(draws: int) -> float:
         lengths = settings.replace(num_chains=CHAINS, num_draws=draws)
-        return seconds(lambda: jaxllc.estimate(problem.loss_fn, problem.params, problem.data, lengths, key=jax.random.key(0), progress=False, **_free(problem)).llc)
+        return seconds(
+            lambda: jaxllc.estimate(problem.loss_fn, problem.params, problem.data, lengths, key=jax.random.key(0), progress=False, **_free(problem)).llc
+        )
 
     few, many = (16, 32) if quick else (16, 80)
     run(few)

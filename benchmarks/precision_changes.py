@@ -22,7 +22,8 @@ SHARES = (1 / 64, 1 / 16, 1 / 4)
 PAIRS = (0, 9, 19, 28)
 """Of neighbours, by the index of the first."""
 TARGET = 0.01
-UNITS, STEPS = 16, 4000
+UNITS, STEPS, SECONDS = 16, 4000, 10.0
+"""Chains, their iterations, and the seconds of those of a setting at a checkpoint, at most, on an idle machine: longer ones are cut."""
 
 
 def ours(problem: Problem, weights: dict[int, Any], step_size: float, units: int, steps: int) -> np.ndarray:
@@ -47,10 +48,12 @@ def measure(kept: Kept, quick: bool, stages: Sequence[str], rivals: Sequence[str
         part["limits"] = {str(i): problem._replace(params=list(weights.values())[i]).limit() for i in at}
     limit = min(part["limits"].values())
     part |= {"label": "digits MLP, 30 checkpoints", "pairs": list(pairs), "checkpoints": len(chosen)}
-    if "chains" in stages:
-        _chains(problem, chosen, kept, {"shares": shares, "units": units, "steps": steps, "limit": limit, "at": at, "rivals": rivals})
     if "costs" in stages and not {OURS, *rivals} <= {*part.get("costs", {})}:
         part["costs"] = part.get("costs", {}) | step_costs(problem, limit, rivals, quick)
+        kept.save()
+    if "chains" in stages:
+        how = {"shares": shares, "units": units, "steps": steps, "limit": limit, "at": at, "rivals": rivals, "seconds": 1.0 if quick else SECONDS}
+        _chains(problem, chosen, kept, how)
     if part.get("costs"):
         part["found"] = {name: found for name in (OURS, LOOP, *PACKAGES) if (found := result(name, kept, len(chosen), at)) is not None}
     part["machine"] = machine()
@@ -59,13 +62,18 @@ def measure(kept: Kept, quick: bool, stages: Sequence[str], rivals: Sequence[str
 
 def _chains(problem: Problem, weights: dict[int, Any], kept: Kept, how: dict[str, Any]) -> None:
     some = [list(weights.values())[i] for i in how["at"]]
-    units, steps = how["units"], how["steps"]
+    units = how["units"]
+
+    def steps(name: str, units: int) -> int:
+        affordable = how["seconds"] / units / kept.part["costs"][name]["seconds"]
+        return max(10 * BLOCK, int(min(how["steps"], affordable)) // BLOCK * BLOCK)
+
     for share in how["shares"]:
         step_size = share * how["limit"]
         if not kept.has(OURS, share):
-            kept.add(OURS, share, ours(problem, weights, step_size, units, steps))
+            kept.add(OURS, share, ours(problem, weights, step_size, units, steps(OURS, units)))
         if not kept.has(LOOP, share):
-            kept.add(LOOP, share, np.stack([loop_chains(problem, params, step_size, units, steps) for params in some]))
+            kept.add(LOOP, share, np.stack([loop_chains(problem, params, step_size, units, steps(LOOP, units)) for params in some]))
     for name in how["rivals"]:
         if all(kept.has(name, share) for share in how["shares"]):
             continue
@@ -73,7 +81,7 @@ def _chains(problem: Problem, weights: dict[int, Any], kept: Kept, how: dict[str
         theirs = Theirs(name, problem, how["limit"], some)
         for share in how["shares"]:
             if not kept.has(name, share):
-                kept.add(name, share, np.stack([theirs.chains(i, share * how["limit"], count, steps) for i in range(len(some))]))
+                kept.add(name, share, np.stack([theirs.chains(i, share * how["limit"], count, steps(name, count)) for i in range(len(some))]))
         theirs.close()
 
 

@@ -24,6 +24,7 @@ from jaxllc.placement import default_mesh
 from jaxllc.stepsize import curvature
 
 NUM_EXAMPLES = 20_000
+WIDTHS = {"net-1K": (14, 14, 14, 14), "net-10K": (50, 50, 50, 50)}
 SWEEPS = {"net-1K": 8000, "net-10K": 2000}
 """Gibbs sweeps of the references of the deep linear nets; more are made where R-hat asks for it."""
 WINDOWS = 512
@@ -66,10 +67,13 @@ class Problem(NamedTuple):
         return 4 / curvature(posterior, jaxllc.InMemory.of(self.data, self.batch_size), default_mesh(8))
 
 
-def _net(name: str, widths: tuple[int, ...], steps: int) -> Problem:
+def _net(name: str, steps: int) -> Problem:
+    widths = WIDTHS[name]
     made = deep_linear_nets.make(widths, 1, NUM_EXAMPLES)
     setting, label = posterior_setting(widths, NUM_EXAMPLES), f"deep linear net {'-'.join(map(str, widths))}"
-    return Problem(name, label, deep_linear_nets.loss, made.centers[1], made.arrays, **setting, batch_size=BATCH_SIZE, steps=steps, free=jaxllc.Paths("layers/*"))
+    return Problem(
+        name, label, deep_linear_nets.loss, made.centers[1], made.arrays, **setting, batch_size=BATCH_SIZE, steps=steps, free=jaxllc.Paths("layers/*")
+    )
 
 
 def _mlp() -> Problem:
@@ -84,8 +88,8 @@ def _transformer() -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "net-1K": functools.partial(_net, "net-1K", (14, 14, 14, 14), 6000),
-    "net-10K": functools.partial(_net, "net-10K", (50, 50, 50, 50), 4000),
+    "net-1K": functools.partial(_net, "net-1K", 6000),
+    "net-10K": functools.partial(_net, "net-10K", 4000),
     "mlp": _mlp,
     "transformer": _transformer,
 }
@@ -135,7 +139,7 @@ def reference(name: str) -> Reference:
     """
     if name in SWEEPS:
         problem = make(name)
-        made = deep_linear_nets.make(tuple([len(problem.params["layers"][0]), *(layer.shape[1] for layer in problem.params["layers"])]), 1, NUM_EXAMPLES)
+        made = deep_linear_nets.make(WIDTHS[name], 1, NUM_EXAMPLES)
         found = gibbs.values(made, {problem.nbeta: 1.0}, problem.localization, SWEEPS[name])
         return Reference(float(found["llc"][0]), float(found["std_error"][0]))
     if name == "mlp":

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.report import FORMAT, RESULTS
 
-STAGE_FIELDS = {"calls": ("calls", "without_settings"), "chains": (), "costs": ("costs",)}
+STAGE_FIELDS = {"calls": ("calls", "without_settings"), "costs": ("costs",), "chains": ()}
 
 
 def _path(quick: bool) -> Path:

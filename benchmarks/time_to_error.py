@@ -79,7 +79,8 @@ def to_error(runs: Sequence[Units], reference: Reference, target: float) -> dict
 
     Returns:
         `seconds` is None where no length and setting has so small a bias. `resolved` is False where no longest run tells its bias; then the seconds are the
-        least that variance asks for. `least_error` is that of the mean of all units that were run, at the best length and setting, `longest` the iterations of the longest unit.
+        least that variance asks for. `least_error` is that of the mean of all units that were run, at the best length and setting; `longest` has the
+        iterations of the longest unit.
     """
     tried = [(units, list(candidates(units, reference))) for units in runs]
     lines = [line for _, of_setting in tried for line in of_setting]

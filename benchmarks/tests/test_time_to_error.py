@@ -11,7 +11,7 @@ MEAN, SPREAD, MEMORY, BLOCK = 40.0, 8.0, 0.9, 10
 
 
 def autoregressive(num_units: int, steps: int, start: float | None, seed: int = 0, mean: float = MEAN) -> np.ndarray:
-    """Block means of chains with stationary mean `mean`, standard deviation `SPREAD` and lag-one autocorrelation `MEMORY`, that start at `start`, or in equilibrium."""
+    """Block means of chains with a stationary mean, `SPREAD` and `MEMORY` (lag-one autocorrelation), that start at `start`, or in equilibrium."""
     rng = np.random.default_rng(seed)
     x, found = mean + SPREAD * rng.normal(size=num_units) if start is None else np.full(num_units, start), np.empty((num_units, steps))
     for t in range(steps):
