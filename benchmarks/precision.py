@@ -153,7 +153,7 @@ def measure(name: str, size: dict[str, Any], kept: Kept, stages: Sequence[str], 
     if "limit" not in part:
         part["limit"] = problem.limit()
     if "reference" not in part:
-        part["reference"] = list(reference(name))
+        part["reference"] = (Kept.everything(False).get(name, {}) if kept.quick else {}).get("reference") or list(reference(name))
         kept.save()
     if "calls" in stages:
         calls(problem, part, size, kept)

@@ -160,7 +160,9 @@ def step_costs(problem: Problem, limit: float, rivals: Sequence[str], quick: boo
         store(problem, problem.params, file, step_size)
         for name in rivals:
             package = PACKAGES[name]
-            rival = Rival(package.environment, package.script, str(file), arrangements=package.arrangements, target=target, least=package.least)
+            rival = Rival(
+                package.environment, package.script, str(file), arrangements=package.arrangements[: 1 if quick else None], target=target, least=package.least
+            )
             opened.append(rival)
             about[name] = rival.about
             runs[name] = lambda rival=rival: marginal(rival, rival.num_steps)
@@ -172,8 +174,8 @@ def step_costs(problem: Problem, limit: float, rivals: Sequence[str], quick: boo
 
 def sized(run: Callable[[int], float], target: float) -> int:
     """Iterations of a timed run of about so many seconds; each number of them is compiled before it is timed."""
-    run(64), run(16)
-    steps = max(64, 4 * round(target / CHAINS / max(marginal(run, 64), 1e-7) / 4))
+    run(64)
+    steps = max(256, 4 * round(target / CHAINS / (run(64) / 64) / 4))
     run(steps), run(steps // 4)
     return steps
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.report import FORMAT, RESULTS
+from benchmarks.timing import machine
 
 STAGE_FIELDS = {"calls": ("calls", "without_settings"), "costs": ("costs",), "chains": ()}
 
@@ -62,5 +63,5 @@ class Kept:
         parts = self.everything(self.quick) | {self.name: self.part}
         self._traces_path.parent.mkdir(parents=True, exist_ok=True)
         command = " ".join(["python -m benchmarks.precision", *sys.argv[1:]])
-        _path(self.quick).write_text(json.dumps({"format": FORMAT, "command": command, "parts": parts}, indent=1) + "\n")
+        _path(self.quick).write_text(json.dumps({"format": FORMAT, "command": command, "machine": machine(), "parts": parts}, indent=1) + "\n")
         np.savez_compressed(self._traces_path, **self._traces)  # pyright: ignore[reportArgumentType]
