@@ -176,7 +176,8 @@ def sized(run: Callable[[int], float], target: float) -> int:
     """Iterations of a timed run of about so many seconds; each number of them is compiled before it is timed."""
     run(64)
     steps = max(256, 4 * round(target / CHAINS / (run(64) / 64) / 4))
-    run(steps), run(steps // 4)
+    for count in (steps, steps // 4):
+        run(count)
     return steps
 
 

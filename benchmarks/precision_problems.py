@@ -114,7 +114,7 @@ def demo_net() -> tuple[Any, np.ndarray]:
     if not path.exists():
         optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, count))
         corpus = text.standard_library().train
-        recipe = Recipe(next_token_loss(model), demo.draw_windows, jnp.asarray(corpus), optimizer)
+        recipe = Recipe(next_token_loss(model), demo.draw_windows, jnp.asarray(corpus), optimizer)  # pyright: ignore[reportCallIssue]
         with tempfile.TemporaryDirectory() as folder:
             last = train(recipe, params, key=train_key, steps=[count], directory=Path(folder) / "checkpoints")[count]
         leaves: dict[str, Any] = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(last))}

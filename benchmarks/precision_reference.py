@@ -96,7 +96,7 @@ def go_on(loss_fn: Loss, params: Any, data: Any, setting: Mapping[str, float], s
         state = {"z": starts, "log_step": math.log(FIRST_STEP), "excess": np.zeros((0, CHAINS)), "acceptance": np.zeros((0, CHAINS)), "at_center": at_center}
         np.savez_compressed(PATH, **jax.tree.map(np.asarray, state))
     z = [jax.device_put(jnp.asarray(one, jnp.float32), devices[i % len(devices)]) for i, one in enumerate(state["z"])]
-    log_step, rows = float(state["log_step"]), [*zip(state["excess"], state["acceptance"], strict=True)]
+    log_step, rows = float(state["log_step"]), [np.stack(row) for row in zip(state["excess"], state["acceptance"], strict=True)]
     while True:
         t = len(rows)
         *keys, vary_key = jax.random.split(jax.random.fold_in(jax.random.key(0), t), CHAINS + 1)
@@ -105,10 +105,10 @@ def go_on(loss_fn: Loss, params: Any, data: Any, setting: Mapping[str, float], s
         leaps = math.ceil(math.pi / 2 * (1 + 0.3 * stretch) / step)
         found = [draw(jax.device_put(key, one.device), one, np.float32(step), np.int32(leaps)) for key, one in zip(keys, z, strict=True)]
         z = [one for one, _, _ in found]
-        rows.append(tuple(np.asarray([float(row[i]) for row in found]) - (i == 1) * float(state["at_center"]) for i in (1, 2)))
+        rows.append(np.asarray([[float(loss) - float(state["at_center"]), float(rate)] for _, loss, rate in found]).T)
         if t < BURN_IN:
             log_step += 1.5 / (t + 2) ** 0.6 * (rows[-1][1].mean() - TARGET)
-        excess, acceptance = (np.asarray(column) for column in zip(*rows, strict=True))
+        excess, acceptance = np.asarray(rows).transpose(1, 0, 2)
         np.savez_compressed(
             PATH, z=np.asarray(z, np.float32), log_step=log_step, excess=excess, acceptance=acceptance, at_center=np.asarray(state["at_center"])
         )
