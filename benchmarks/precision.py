@@ -41,7 +41,6 @@ from benchmarks.precision_chains import (
 from benchmarks.precision_problems import PROBLEMS, Problem, make, reference
 from benchmarks.precision_store import Kept
 from benchmarks.time_to_error import Reference, Units, to_error
-from benchmarks.timing import machine
 
 TARGETS = (0.03, 0.01)
 ASKED = (0.03, 0.01)
@@ -165,7 +164,6 @@ def measure(name: str, size: dict[str, Any], kept: Kept, stages: Sequence[str], 
     part["without_settings"] = without_settings(part.get("calls", []), value)
     samplers = [name for name in (OURS, HAMILTONIAN, LOOP, *PACKAGES) if name in part.get("costs", {}) and kept.of(name)]
     part["best"] = {sampler: [to_error(units_of(sampler, part, kept), value, target) for target in TARGETS] for sampler in samplers}
-    part["machine"] = machine()
     kept.save()
 
 
@@ -191,8 +189,9 @@ def main() -> None:
     rivals = options.packages if options.rivals else ()
     for name in options.parts:
         kept = Kept(name, options.quick)
-        if options.anew or options.quick:
-            kept.forget(options.stages)
+        if options.quick or options.anew:
+            kept.forget([stage for stage in options.stages if stage != "costs" or options.quick])
+            kept.forget_costs([OURS, HAMILTONIAN, LOOP, *rivals] if "costs" in options.stages else ())
         if name == CHANGES:
             precision_changes.measure(kept, options.quick, options.stages, rivals)
         else:

@@ -16,7 +16,6 @@ from benchmarks.precision_chains import BLOCK, LOOP, OURS, PACKAGES, Theirs, blo
 from benchmarks.precision_problems import Problem, checkpoints
 from benchmarks.precision_store import Kept
 from benchmarks.time_to_error import Units, to_change
-from benchmarks.timing import machine
 
 SHARES = (1 / 64, 1 / 16, 1 / 4)
 PAIRS = (0, 9, 19, 28)
@@ -56,7 +55,6 @@ def measure(kept: Kept, quick: bool, stages: Sequence[str], rivals: Sequence[str
         _chains(problem, chosen, kept, how)
     if part.get("costs"):
         part["found"] = {name: found for name in (OURS, LOOP, *PACKAGES) if (found := result(name, kept, len(chosen), at)) is not None}
-    part["machine"] = machine()
     kept.save()
 
 

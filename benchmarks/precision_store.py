@@ -58,10 +58,16 @@ class Kept:
         if "chains" in stages:
             self._traces = {}
 
+    def forget_costs(self, samplers: Sequence[str]) -> None:
+        """Of these samplers alone."""
+        for name in samplers:
+            self.part.get("costs", {}).pop(name, None)
+
     def save(self) -> None:
         """Write both files."""
+        self.part["machine"] = machine()
         parts = self.everything(self.quick) | {self.name: self.part}
         self._traces_path.parent.mkdir(parents=True, exist_ok=True)
         command = " ".join(["python -m benchmarks.precision", *sys.argv[1:]])
-        _path(self.quick).write_text(json.dumps({"format": FORMAT, "command": command, "machine": machine(), "parts": parts}, indent=1) + "\n")
+        _path(self.quick).write_text(json.dumps({"format": FORMAT, "command": command, "machine": self.part["machine"], "parts": parts}, indent=1) + "\n")
         np.savez_compressed(self._traces_path, **self._traces)  # pyright: ignore[reportArgumentType]
