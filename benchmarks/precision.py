@@ -45,7 +45,7 @@ from benchmarks.time_to_error import Reference, Units, to_error
 TARGETS = (0.03, 0.01)
 ASKED = (0.03, 0.01)
 """Values of `target_error` that calls without settings are made with."""
-SHARES = (1 / 256, 1 / 64, 1 / 16, 1 / 4)
+SHARES = (1 / 512, 1 / 256, 1 / 64, 1 / 16, 1 / 4)
 """Step sizes of the grid, as shares of the largest stable one at w*."""
 SECONDS = 30.0
 """Of the chains of a setting, at most, on an idle machine: longer ones are cut."""

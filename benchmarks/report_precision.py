@@ -92,7 +92,8 @@ def goals(parts: Mapping[str, Any], target: float = 0.01) -> str:
         for name, goal in GOALS.items():
             theirs = best_of(part, name, target)
             if theirs is not None:
-                lines.append([part["label"], name, f"≥ {goal:g}", *compared(name, theirs, ours, mine)])
+                cells = compared(name, theirs, ours, mine)
+                lines.append([part["label"], name, f"≥ {goal:g}", *(cells if part.get("without_settings") else ["", "", *cells[2:]])])
     head = ["posterior", "other package", "goal", "no settings", "", "best", "µs an iteration", "iterations", "our best ÷ no settings"]
     return table(head, lines)
 

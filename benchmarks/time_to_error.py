@@ -93,8 +93,8 @@ def to_error(runs: Sequence[Units], reference: Reference, target: float) -> dict
     unknown = []
     for units, of_setting in tried:
         whole = [line for line in of_setting if line["steps"] == units.before + units.llc.shape[1] * units.block]
-        if whole and min(line["known_to"] for line in whole) > KNOWN * target and whole[0]["squared_bias"] < target**2:
-            unknown += [priced({**line, "squared_bias": 0.0}, target) for line in whole]
+        if whole and min(line["known_to"] for line in whole) > KNOWN * target:
+            unknown += [priced({**line, "squared_bias": 0.0}, target) for line in whole if line["squared_bias"] < target**2]
     if unknown:
         return {**about, "resolved": False, **min(unknown, key=lambda line: line["seconds"])}
     return {**about, "resolved": True, "seconds": None}
