@@ -59,17 +59,19 @@ HAMILTONIAN_DRAWS = 240
 
 
 def calls(problem: Problem, part: dict[str, Any], size: dict[str, Any], kept: Kept) -> None:
-    """Calls without settings that are missing, the first of which is made a second time: without compilation."""
+    """Calls without settings that are missing. The first of a process compiles; it is kept as such and made again."""
     lines = part.setdefault("calls", [])
     for asked in size["asked"]:
         for key in range(size["keys"]):
-            if not any((line["asked"], line["key"]) == (asked, key) for line in lines):
-                if key == 0 and asked == size["asked"][0]:
-                    jax.clear_caches()
-                    lines.append(call(problem, asked, key, size["budget"]) | {"compiled": True})
-                line = call(problem, asked, key, size["budget"])
-                lines.append(line | {"compiled": False})
+            while not any((line["asked"], line["key"], line["compiled"]) == (asked, key, False) for line in lines):
+                compiled = problem.name not in CALLED
+                lines.append(call(problem, asked, key, size["budget"]) | {"compiled": compiled})
+                CALLED.add(problem.name)
                 kept.save()
+
+
+CALLED: set[str] = set()
+"""Problems that this process has called `estimate` of."""
 
 
 def chains(problem: Problem, part: dict[str, Any], size: dict[str, Any], kept: Kept, rivals: Sequence[str]) -> None:
