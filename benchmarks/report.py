@@ -191,6 +191,7 @@ def short_tables() -> dict[str, str]:
     from benchmarks import report_accuracy as accuracy
     from benchmarks import report_calibration as calibration
     from benchmarks import report_components as components
+    from benchmarks import report_precision as precision
 
     throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
     found, bars = stored("accuracy"), stored("accuracy-bars")["lines"]
@@ -210,6 +211,7 @@ def short_tables() -> dict[str, str]:
         "pods": pods(load("pods")["rows"]),
         "chip-hours": pods_hours(load("pods")["hours"]),
         **components.tables(load("components")["parts"]),
+        **precision.short(load("precision")["parts"]),
         "accuracy": accuracy.headline(found["lines"]),
         "coverage together": calibration.together(*calls, found["lines"]),
         "more examples": accuracy.more_examples(found["lines"]),
@@ -267,6 +269,8 @@ def files() -> dict[str, str]:
 
 def performance_tables() -> dict[str, str]:
     """All tables on performance, by the line that explains each."""
+    from benchmarks import report_precision
+
     throughput, scaling, memory, roofline = (load(name) for name in ("throughput", "scaling", "memory", "roofline"))
     return {
         "Goals and measurements. A line on another package gives its cost divided by ours.": goals(throughput["rows"] + scaling["rows"] + memory["rows"]),
@@ -274,10 +278,11 @@ def performance_tables() -> dict[str, str]:
         "Wall time of a trajectory of 100 checkpoints, 8 chains and 1500 iterations.": overhead(throughput["rows"]),
         "Operations and bytes of one iteration of one chain, by XLA's count; bytes are before any cache. *The matmul peak* is the speed of large matrix "
         "products on the same cores.": counted(roofline),
+        **report_precision.long(load("precision")["parts"]),
         "Peak memory of a process that runs a trajectory of the net with 800 weights into a store.": growth(memory),
         "Machine, version and commit of each result.": provenance(
             {"throughput": throughput, "scaling": scaling, "memory": memory, "roofline": roofline}
-            | {name: load(name) for name in ("data_memory", "batch", "components")}
+            | {name: load(name) for name in ("data_memory", "batch", "components", "precision")}
         ),
     }
 
