@@ -7,6 +7,7 @@ import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 
@@ -20,6 +21,7 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 
 import jaxllc  # noqa: E402
 from benchmarks.timing import Run, seconds  # noqa: E402
+from jaxllc.data import keys_at  # noqa: E402
 from jaxllc.engine import sample  # noqa: E402
 from jaxllc.models import linear  # noqa: E402
 from jaxllc.models.transformer import Transformer, next_token_loss  # noqa: E402
@@ -100,20 +102,12 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @struct.dataclass
 class SharedBatches(jaxllc.InMemory):
-    """Data of which all chains in one vmap share one new batch a step, instead of one each."""
+    """Data of which all chains share one new batch a step, instead of one each."""
 
-    def window(self, key: jax.Array) -> jax.Array:
-        """Where the batch of this key begins; under `vmap`, of the first of the keys."""
 
-        @jax.custom_batching.custom_vmap
-        def start(key: jax.Array) -> jax.Array:
-            return jaxllc.InMemory.window(self, key)
-
-        @start.def_vmap
-        def of_the_first(size: int, batched: Any, keys: jax.Array) -> tuple[jax.Array, bool]:
-            return jaxllc.InMemory.window(self, keys[0]), False
-
-        return start(key)
+def _batch_of_the_first(key: jax.Array, chain: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`keys_at`, with the batch of chain 0."""
+    return keys_at(key, chain, iteration)[0], keys_at(key, jnp.zeros_like(chain), iteration)[1]
 
 
 def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMemory] = jaxllc.InMemory) -> Run:
@@ -123,7 +117,8 @@ def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMem
     sampler = jaxllc.SGLD(1e-6, noise=noise)
 
     def run(num_steps: int) -> float:
-        return seconds(lambda: sample(jax.random.key(0), sampler, posterior, data, num_chains=CHAINS, num_draws=num_steps).excess_loss) / CHAINS
+        with mock.patch("jaxllc.chain.keys_at", _batch_of_the_first if data_of is SharedBatches else keys_at):
+            return seconds(lambda: sample(jax.random.key(0), sampler, posterior, data, num_chains=CHAINS, num_draws=num_steps).excess_loss) / CHAINS
 
     return run
 

@@ -41,7 +41,7 @@ def _own_centre(step: Callable[..., Any]) -> Callable[..., Any]:
 
 PARTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "noise": lambda: mock.patch.dict(noise.NOISES, rademacher=lambda key, like: jax.tree.map(jnp.zeros_like, like)),
-    "pairing": lambda: mock.patch("jaxllc.engine.paired", lambda losses, *_: (losses.mean(), losses.mean())),
+    "pairing": lambda: mock.patch("jaxllc.chain.paired", lambda losses, *_: (losses.mean(), losses.mean())),
     "step_bias": lambda: mock.patch("jaxllc.samplers.sgld.step_bias", return_value=jnp.zeros(())),
     "a new window": lambda: mock.patch.object(jaxllc.InMemory, "window", return_value=jnp.zeros((), jnp.int32)),
     "the localization": lambda: mock.patch.object(jaxllc.SGLD, "step", _own_centre(jaxllc.SGLD.step)),

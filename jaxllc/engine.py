@@ -1,4 +1,4 @@
-r"""The one loop: a scan over iterations, vmapped over chains and over a group of checkpoints, sharded over devices.
+r"""The one loop: blocks of iterations, vmapped over chains and over a group of checkpoints, sharded over devices.
 
 Every random number has a place: the iteration $t$ of chain $c$ uses `fold_in(fold_in(key, c), t)`, whatever the checkpoint, group or mesh.
 So neighbouring checkpoints share their noise and their batches (common random numbers, drawn once for the whole group), and neither more
@@ -6,7 +6,6 @@ chains, nor another group size or mesh, nor a resumed run changes a chain (to ro
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Unpack
@@ -20,11 +19,11 @@ from jax.sharding import PartitionSpec as P
 from jaxllc import stopping
 from jaxllc._tree import at_least_float32, broadcast_leading
 from jaxllc._typing import Key, Params
-from jaxllc.data import Drawn, InMemory, keys_at
-from jaxllc.full_data import known_losses, paired, probe_loss
-from jaxllc.layout import layout_of, stack_sums
+from jaxllc.chain import Chains, Iterations
+from jaxllc.data import Drawn
+from jaxllc.layout import layout_of
 from jaxllc.placement import axes_of, batched, check_mesh, default_mesh, fetch, largest_width, on_devices, vmap_width
-from jaxllc.posterior import LocalPosterior, squared_distance
+from jaxllc.posterior import LocalPosterior
 from jaxllc.probes import Probe, Probes
 from jaxllc.recording import Block, Recording, Trace, with_center_loss_seen
 from jaxllc.sampler import Sampler
@@ -32,9 +31,6 @@ from jaxllc.settings import Counts, as_count
 from jaxllc.starts import Inputs, Program, Start, kind_of, num_centers, specs, start_chains
 from jaxllc.stream import Data, Stream
 from jaxllc.timetable import Pace, Timetable, timetable
-
-AHEAD = 16
-"""Iterations whose random numbers are drawn at once: it costs little more than those of one, where weights are few."""
 
 
 class NotFiniteError(ValueError):
@@ -202,50 +198,16 @@ def _block(
     """
     step_axis, chain_axis = axes_of(program.mesh)
 
-    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, at: tuple[jax.Array, jax.Array], chains: _Chains) -> tuple[Any, jax.Array, jax.Array]:
-        (key, sampler, posterior, data, _), (first, count) = inputs, at
+    def block(inputs: Inputs, state: Any, by_example: jax.Array | None, at: tuple[jax.Array, jax.Array], chains: Chains) -> tuple[Any, jax.Array, jax.Array]:
+        key, sampler, posterior, data, _ = inputs
+        run = Iterations(key, data, *at, room=num_steps, every=every).run
 
-        def one_chain(chain: _Chains, state: Any, sampler: Sampler, posterior: LocalPosterior, by_example: jax.Array | None) -> tuple[Any, Any]:
-            """The iterations of one chain at one checkpoint. Batches and noise depend on the chain alone, so a group of checkpoints draws them once."""
+        def one_group(chain: Chains, state: Any) -> tuple[Any, Any]:
+            return batched(partial(run, chain), checkpoint_width, state, sampler, posterior, by_example)
 
-            def wrapped(data: jax.Array) -> Key:
-                return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
-
-            def some(state: Any, at: tuple[jax.Array, jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
-                """Steps whose random numbers are drawn at once."""
-                ahead = jax.vmap(lambda data: sampler.ahead(wrapped(data), state.position))(at[0])
-                return jax.lax.scan(step, state, (ahead, *at))
-
-            def step(state: Any, at: tuple[Any, jax.Array, jax.Array, Drawn | None]) -> tuple[Any, jax.Array]:
-                ahead, data_of_key, window, drawn = at
-                batch = data.batch(window) if drawn is None else drawn.batch
-                state, info = sampler.step(wrapped(data_of_key) if ahead is None else ahead, state, posterior, batch)
-                if posterior.mask is not None and not sampler.full_batch:  # coordinates that no weight follows need not wander
-                    state = state._replace(position=posterior.masked(state.position))
-                accepted = () if info.acceptance_rate is None else (info.acceptance_rate,)
-                on_noise = () if info.virial is None else (info.virial, window.astype(info.virial.dtype))
-                pair = paired(info.losses, posterior, batch, None if drawn else known_losses(by_example, data, window))
-                return state, stack_sums([*pair, info.step_bias, *accepted, *on_noise], posterior.layout)
-
-            def stretch(state: Any, at: tuple[jax.Array, Drawn | None]) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-                before, (start, drawn) = state.position, at
-                keys, windows = jax.vmap(partial(_random, key, data, chain.number))(start + jnp.arange(every))
-                steps = (keys, windows if drawn is None else drawn.window, drawn)
-                state, running = jax.lax.scan(some, state, jax.tree.map(lambda x: x.reshape(-1, math.gcd(every, AHEAD), *x.shape[1:]), steps))
-                running = running.reshape(every, *running.shape[2:])
-                loss = running[0, 0] if on_all_data else probe_loss(before, posterior, data, by_example)
-                return state, (running, stack_sums([squared_distance(posterior.masked(before), posterior).astype(loss.dtype), loss], posterior.layout))
-
-            state, (running, slow) = _scan_first(count, stretch, state, (first + every * jnp.arange(num_steps // every), chain.drawn))
-            return state, (running.reshape(num_steps, *running.shape[2:]), slow)
-
-        def one_group(chain: _Chains, state: Any) -> tuple[Any, Any]:
-            return batched(lambda *each: one_chain(chain, *each), checkpoint_width, state, sampler, posterior, by_example)
-
-        on_all_data = data.batch_size == data.num_examples and chains.drawn is None
         # Checkpoints come first, since they share batches and noise.
         first_chain, num_checkpoints = jax.tree.map(lambda leaf: leaf[0], (chains, state, sampler, posterior, by_example)), num_centers(posterior)
-        largest = largest_width(one_chain, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
+        largest = largest_width(run, first_chain[0], jax.tree.map(lambda leaf: leaf[0], first_chain[1]), *first_chain[2:])
         checkpoint_width = vmap_width(num_checkpoints, largest)
         chain_width = vmap_width(chains.number.size, largest // num_checkpoints)
         state, (running, slow) = batched(one_group, chain_width, chains, state)
@@ -258,40 +220,7 @@ def _block(
         program.mesh,
         in_specs=(specs(Inputs, P(), by_step, by_step, P(), P()), by_chain, by_step, P(), P(chain_axis)),
         out_specs=(by_chain, *[P(None, step_axis, chain_axis)] * 2),
-    )(inputs, state, by_example, at, _Chains.of(program.num_chains, drawn, every))
-
-
-def _scan_first(count: jax.Array, step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> tuple[Any, Any]:
-    """`jax.lax.scan` of `step`, of which only the first `count` steps are made; the others give zeros."""
-
-    def at(i: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), xs)
-
-    def body(i: jax.Array, both: tuple[Any, Any]) -> tuple[Any, Any]:
-        carry, ys = step(both[0], at(i))
-        return carry, jax.tree.map(lambda whole, y: jax.lax.dynamic_update_index_in_dim(whole, y, i, 0), both[1], ys)
-
-    size, one = jax.tree.leaves(xs)[0].shape[0], jax.eval_shape(step, carry, at(0))[1]
-    return jax.lax.fori_loop(0, count, body, (carry, jax.tree.map(lambda y: jnp.zeros((size, *y.shape), y.dtype), one)))
-
-
-def _random(key: Key, data: InMemory, chain: jax.Array, iteration: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The data of the key of an iteration's noise, and where its batch begins in the data on the devices."""
-    noise_key, batch_key = keys_at(key, chain, iteration)
-    return jax.random.key_data(noise_key), data.window(batch_key)
-
-
-class _Chains(NamedTuple):
-    """Chains, and the batches of a block that were drawn for them."""
-
-    number: jax.Array
-    drawn: Drawn | None
-    """`[C, num_steps / every, every, ...]`."""
-
-    @classmethod
-    def of(cls, num_chains: int, drawn: Drawn | None, every: int) -> "_Chains":
-        """All chains, their batches `[C, num_steps, ...]` cut into stretches."""
-        return cls(jnp.arange(num_chains), jax.tree.map(lambda leaf: leaf.reshape(num_chains, -1, every, *leaf.shape[2:]), drawn))
+    )(inputs, state, by_example, at, Chains.of(program.num_chains, drawn, every))
 
 
 @partial(jax.jit, static_argnames="mesh")

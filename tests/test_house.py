@@ -47,7 +47,7 @@ FLOORS = (
         "models",
     ),
     ("samplers", "stepsize", "probes", "timetable", "placement", "full_data", "losscheck", "reductions", "config"),
-    ("engine", "starts", "results", "views", "recording"),
+    ("engine", "chain", "starts", "results", "views", "recording"),
     (
         "plan",
         "series",
