@@ -43,7 +43,7 @@ class Iterations(NamedTuple):
     data: InMemory
     first: jax.Array
     """Number of the first of them."""
-    count: jax.Array
+    stretches: jax.Array
     """How many times `every` are made."""
     room: int
     """For how many there is room, a multiple of `every`; beyond those that are made are zeros."""
@@ -97,7 +97,7 @@ class Iterations(NamedTuple):
             return state, (running, stack_sums([squared_distance(posterior.masked(before), posterior).astype(loss.dtype), loss], posterior.layout))
 
         starts = self.first + every * jnp.arange(self.room // every)
-        state, (running, slow) = _scan_first(self.count, stretch, state, (starts, chain.drawn))
+        state, (running, slow) = _scan_first(self.stretches, stretch, state, (starts, chain.drawn))
         return state, (running.reshape(self.room, *running.shape[2:]), slow)
 
 
