@@ -95,6 +95,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "small": functools.partial(deep_linear, (10, 20, 20, 10), 500, 5120),
     "medium": functools.partial(deep_linear, (100, 100, 100, 100), 500, 400),
     "wide": functools.partial(deep_linear, (100, 100, 100, 100, 100), 64, 1536),
+    "batches of 64": functools.partial(deep_linear, (100, 100, 100, 100), 64, 2048),
+    "batches of 16": functools.partial(deep_linear, (100, 100, 100, 100), 16, 4096),
     "transformer": language_model,
     "cnn": digits_cnn,
 }
@@ -110,11 +112,11 @@ def _batch_of_the_first(key: jax.Array, chain: jax.Array, iteration: jax.Array) 
     return keys_at(key, chain, iteration)[0], keys_at(key, jnp.zeros_like(chain), iteration)[1]
 
 
-def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMemory] = jaxllc.InMemory) -> Run:
-    """The engine, through `jaxllc.sample`."""
+def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMemory] = jaxllc.InMemory, sampler: Any = None) -> Run:
+    """The engine, through `jaxllc.sample`, with SGLD of this noise or another sampler."""
     data = data_of.of(case.data, case.batch_size)
     posterior = jaxllc.LocalPosterior(case.loss_fn, case.params, NBETA, 1.0)
-    sampler = jaxllc.SGLD(1e-6, noise=noise)
+    sampler = sampler or jaxllc.SGLD(1e-6, noise=noise)
 
     def run(num_steps: int) -> float:
         with mock.patch("jaxllc.chain.keys_at", _batch_of_the_first if data_of is SharedBatches else keys_at):

@@ -109,6 +109,26 @@ def ablation(lines: Sequence[Mapping[str, Any]]) -> str:
     return table(["net", "whole iteration, µs", *(f"saved without {part}" for part in parts)], body)
 
 
+def small_batches(parts: Mapping[str, Any]) -> str:
+    """Cost of samplers on small batches, over that of their gradient."""
+    lines = []
+    for part in ("batches of 64", "batches of 16"):
+        for line in parts.get(part, {}).get("rows", ()):
+            net, sampler = line["what"].split("chain-step", 1)[0].removesuffix(": ").split("), ", 1)
+            lines.append([f"{net})", sampler, f"{line['ours_us']:.0f} · {line['other_us']:.0f}", digits(line["measured"])])
+    return table(["net", "sampler", "µs an iteration · its gradient", "ratio"], lines)
+
+
+def passes(platforms: Mapping[str, Any]) -> str:
+    """Copies of the weights that an iteration reads and writes, beside a loop over the bare gradient."""
+
+    def copies(found: Mapping[str, float]) -> str:
+        return f"{found['read']:.2g} · {found['written']:.2g}"
+
+    lines = ([f"{row['sampler']}, {platform}", copies(row["ours"]), copies(row["bare"])] for platform, rows in platforms.items() for row in rows)
+    return table(["program", "copies read · written", "bare gradient and step"], lines)
+
+
 def counted(result: Mapping[str, Any]) -> str:
     """Operations and bytes of an iteration, and the share of this machine's peak."""
     lines = []
@@ -157,7 +177,7 @@ def speed(rows: Sequence[Mapping[str, Any]]) -> str:
     """Our iteration beside the bare gradient and other packages."""
     lines = []
     for line in rows:
-        if "ours_us" in line and not line["what"].startswith("2 devices") and not line["ours"].startswith("jaxllc, Gaussian"):
+        if "ours_us" in line and not line["what"].startswith("2 devices") and ", S" not in line["what"] and not line["ours"].startswith("jaxllc, Gaussian"):
             times = 1 / line["measured"] if line["at_most"] else line["measured"]
             lines.append([line["what"].replace("chain-step ÷ ", ""), f"{line['ours_us']:.0f} · {line['other_us']:.0f}", digits(times, 2)])
     return table(["compared with", "µs an iteration, ours · theirs", "theirs ÷ ours"], lines)
@@ -203,6 +223,8 @@ def short_tables() -> dict[str, str]:
         "step checks": calibration.step_checks(stored("step-checks")["lines"]),
         "layer priors": calibration.layer_priors(stored("layer-priors")["lines"]),
         "speed": speed(throughput["rows"]),
+        "small batches": small_batches(throughput["parts"]),
+        "passes": passes(load("passes")["platforms"]),
         "ablation": ablation(roofline["ablation"]),
         "scaling": curves(scaling["curves"]),
         "copies": copies(memory["rows"]),

@@ -14,19 +14,29 @@ from typing import Any
 
 import jax
 
+import jaxllc
 from benchmarks.cases import CASES, NUM_EXAMPLES, Case, SharedBatches, bare_gradients, blackjax_loop, chain_step, gradient_outside_of_a_loop
 from benchmarks.compilation import compilation_rows
 from benchmarks.overhead import trajectory_overhead
 from benchmarks.report import goals, load
 from benchmarks.timing import Rival, Worker, cheapest, costs, faster, interleaved, machine, save, slope
 from jaxllc.convolutions import by_products
+from jaxllc.samplers.precondition import RMSProp
 
 ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))
 """Processes and threads that rivals are tried in."""
 
 GOALS = {"small": 1.5, "medium": 1.15, "transformer": 1.15}
 """Nets beside their gradient, and how many times its cost a chain-step may cost."""
-PARTS = (*GOALS, "wide", "convolutions", "devices", "trajectory", "compilation")
+SMALL_BATCHES = ("batches of 64", "batches of 16")
+SAMPLERS = {
+    "SGLD": lambda: jaxllc.SGLD(1e-6),
+    "SGLD, RMSProp": lambda: jaxllc.SGLD(1e-6, preconditioner=RMSProp()),
+    "SGHMC": lambda: jaxllc.SGHMC(1e-6),
+    "SGLD, control variate": lambda: jaxllc.SGLD(1e-6, gradient=jaxllc.ControlVariate()),
+}
+"""Of which a step on small batches is compared with its gradient, the last with two."""
+PARTS = (*GOALS, "wide", *SMALL_BATCHES, "convolutions", "devices", "trajectory", "compilation")
 
 
 def rivals_of(case: Case, target: float) -> dict[str, tuple[Rival, float]]:
@@ -102,6 +112,22 @@ def beside_convolutions(case: Case, repeats: int, scale: int) -> tuple[list[dict
     return rows, {"us": found}
 
 
+def beside_gradients(case: Case, repeats: int, scale: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of small batches: several samplers beside the fastest bare gradient, and a control variate beside two of them."""
+    case = case.cut(scale)
+    gradients = bare_gradients(case)
+    loops = {name: chain_step(case, sampler=make()) for name, make in SAMPLERS.items()} | gradients
+    found = interleaved({name: slope(run, case.num_steps) for name, run in loops.items()}, repeats)
+    best = cheapest({name: found[name] for name in gradients})
+    found["two gradients"] = [2 * cost for cost in found[best]]
+    what = f"the fastest bare gradient ({best.removeprefix('gradient, ')})"
+    rows = []
+    for name in SAMPLERS:
+        twice = name.endswith("control variate")
+        rows.append(costs(f"{case.label}, {name}: chain-step ÷ {'twice ' * twice}{what}", found, name, "two gradients" if twice else best, 1.15))
+    return rows, {"us": found}
+
+
 def devices_ratio(name: str, repeats: int, scale: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Chain-steps a second with one and with two devices, each in a process of its own, in turns."""
     num_steps = CASES[name]().cut(scale).num_steps
@@ -120,6 +146,9 @@ def measure(part: str, quick: bool, with_rivals: bool) -> tuple[list[dict[str, A
         return rows, {part: raw}
     if part == "wide":
         rows, raw = beside_blackjax(CASES[part](), repeats, scale)
+        return rows, {part: raw}
+    if part in SMALL_BATCHES:
+        rows, raw = beside_gradients(CASES[part](), repeats, scale)
         return rows, {part: raw}
     if part == "convolutions":
         rows, raw = beside_convolutions(CASES["cnn"](), repeats, scale)
