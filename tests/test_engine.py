@@ -111,8 +111,9 @@ def widths(monkeypatch):
     noted = {}
 
     def spy(function, width, *arguments):
-        if "_block.<locals>" in function.__qualname__:
-            noted["chains" if "one_group" in function.__qualname__.rsplit(".", 1)[-1] else "checkpoints"] = width
+        name = getattr(function, "func", function).__qualname__
+        if found := {"_block.<locals>.block.<locals>.one_group": "chains", "Iterations.run": "checkpoints"}.get(name):
+            noted[found] = width
         return batched(function, width, *arguments)
 
     def at_most(count):

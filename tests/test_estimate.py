@@ -208,7 +208,7 @@ def test_double_precision(promotion):
         "import blackjax, chex, jaxllc, numpy as np, jax.numpy as jnp\n"
         "loss = lambda p, b: 0.5 * jnp.sum(p['w'] ** 2) + b @ p['w']\n"
         "rows = np.random.default_rng(0).normal(size=(210, 3)); rows -= rows.mean(0)\n"
-        "est = jaxllc.estimate(loss, {'w': np.zeros(3)}, rows, key=jax.random.key(0), batch_size=50, progress=False)\n"
+        "est = jaxllc.estimate(loss, {'w': np.zeros(3)}, rows, key=jax.random.key(0), batch_size=50, num_draws=4000, progress=False)\n"
         "nbeta = est.settings.nbeta\n"
         "assert abs(est.llc - 1.5 * nbeta / (nbeta + 1)) < 4 * est.std_error < 0.2, est\n"
         "barker = jaxllc.BlackJAX(blackjax.barker, step_size=0.1)\n"

@@ -191,7 +191,7 @@ def scaled_regression(scale):
 OLD_DEFAULT = dict(sampler=SGLD(None), localization=1.0, batch_size=256, num_chains=8, num_draws=1000, num_burn_in=500, progress=False)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_draws": 4000}, {"extrapolate": "nbeta"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"num_draws": 2000}, {"extrapolate": "nbeta"}], ids=str)
 @pytest.mark.parametrize("scale", [30, 100])
 def test_one_large_column_leaves_the_others_unmixed(scale, options, key):
     """λ̂ is off by a factor of three or more, R-hat of the draws is good, and the finding names a relaxation time."""
