@@ -120,7 +120,7 @@ def _folded(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
         x, y = x.reshape(-1), y.reshape(-1)
         short += [functools.reduce(jnp.add, [x[part] * y[part] for part in parts])] if parts else []
         short += [x[FOLDS * size :] * y[FOLDS * size :]] if FOLDS * size < x.size else []
-    return jnp.concatenate([part.astype(short[0].dtype) for part in short]).sum()
+    return jnp.concatenate([part.astype(left[0].dtype) for part in short or left]).sum()
 
 
 def stack_sums(values: list[jax.Array], layout: Layout | None) -> jax.Array:

@@ -106,17 +106,16 @@ def test_signs_are_independent():
         assert np.abs(correlations).max() < 6
 
 
-@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
 @pytest.mark.parametrize("name", PER_WORD)
-def test_words_drawn_ahead_give_the_numbers_of_the_key(name, impl):
+def test_words_drawn_ahead_give_the_numbers_of_the_key(name):
     """To the last bit, for several keys at once. Seen to fail with words that begin one further on."""
-    keys = jax.random.wrap_key_data(jax.random.key_data(jax.random.split(jax.random.key(3, impl=impl), 5)), impl=impl)
+    keys = jax.random.split(jax.random.key(3), 5)
     like = [jnp.zeros(shape) for shape in LAYOUTS]
     words = [ahead(name, key, like) for key in keys]
     for key, ours in zip(keys, words, strict=True):
         jax.tree.map(np.testing.assert_array_equal, NOISES[name](ours, like), NOISES[name](jax.random.clone(key), like))
-    if impl == "threefry2x32":  # of others XLA may hash several keys otherwise
-        np.testing.assert_array_equal(jax.vmap(lambda key: ahead(name, key, like))(jax.random.clone(keys)), np.stack(words))
+    np.testing.assert_array_equal(jax.vmap(lambda key: ahead(name, key, like))(jax.random.clone(keys)), np.stack(words))
+    assert ahead(name, jax.random.key(3, impl="rbg"), like) is None
 
 
 def test_few_words_are_drawn_ahead(key):

@@ -93,8 +93,11 @@ def _drawn(key: Random, like: Params, count: int, draw: Callable[[Key, tuple[int
 
 
 def ahead(noise: str, key: Key, like: Params) -> jax.Array | None:
-    """The random words that a kind of noise unpacks, `uint32[...]`, for callers that draw those of several steps at once; None where they take much room."""
-    if noise not in PER_WORD or is_cut():
+    """The random words that a kind of noise unpacks, `uint32[...]`, for callers that draw those of several steps at once.
+
+    None where they take much room, and of keys whose numbers depend on how many are drawn at once.
+    """
+    if noise not in PER_WORD or is_cut() or _implementation(key) != "threefry2x32":
         return None
     size = sum(math.prod(_Packed.of(leaf.shape, PER_WORD[noise]).shape) for leaf in jax.tree.leaves(like))
     return _words(key, (size,)) if size <= MOST_AHEAD else None
