@@ -26,10 +26,15 @@ from jaxllc.engine import sample  # noqa: E402
 from jaxllc.models import linear  # noqa: E402
 from jaxllc.models.transformer import Transformer, next_token_loss  # noqa: E402
 from jaxllc.placement import default_mesh  # noqa: E402
+from jaxllc.timetable import Pace, usual_every  # noqa: E402
 
 CHAINS = 8
 NUM_EXAMPLES = 10_000
 NBETA = 1000.0
+
+
+PACE = Pace(every=usual_every(1500))
+"""Slow quantities as often as in the chains of `jaxllc.Settings()`; timed runs are multiples of four times as many iterations."""
 
 
 class Case(NamedTuple):
@@ -69,10 +74,10 @@ def language_model() -> Case:
     """Two attention-only layers of 70 000 weights on 512 random sequences of 64 tokens."""
     model = Transformer(256, 64, width=64, num_layers=2, num_heads=4)
     tokens = np.random.default_rng(0).integers(0, 256, (512, 65))
-    return Case("transformer", next_token_loss(model), model.init_params(jax.random.key(0)), tokens, 16, 40)
+    return Case("transformer", next_token_loss(model), model.init_params(jax.random.key(0)), tokens, 16, 128)
 
 
-def digits_cnn(batch_size: int = 64, num_steps: int = 200) -> Case:
+def digits_cnn(batch_size: int = 64, num_steps: int = 256) -> Case:
     """Two convolutions of 3 by 3, of 16 and 32 channels, on the images of 8 by 8 of scikit-learn's digits, and a linear layer."""
     from sklearn.datasets import load_digits
 
@@ -93,7 +98,7 @@ def digits_cnn(batch_size: int = 64, num_steps: int = 200) -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "small": functools.partial(deep_linear, (10, 20, 20, 10), 500, 5120),
-    "medium": functools.partial(deep_linear, (100, 100, 100, 100), 500, 400),
+    "medium": functools.partial(deep_linear, (100, 100, 100, 100), 500, 512),
     "wide": functools.partial(deep_linear, (100, 100, 100, 100, 100), 64, 1536),
     "batches of 64": functools.partial(deep_linear, (100, 100, 100, 100), 64, 2048),
     "batches of 16": functools.partial(deep_linear, (100, 100, 100, 100), 16, 4096),
@@ -120,7 +125,7 @@ def chain_step(case: Case, noise: str = "rademacher", data_of: type[jaxllc.InMem
 
     def run(num_steps: int) -> float:
         with mock.patch("jaxllc.chain.keys_at", _batch_of_the_first if data_of is SharedBatches else keys_at):
-            return seconds(lambda: sample(jax.random.key(0), sampler, posterior, data, num_chains=CHAINS, num_draws=num_steps).excess_loss) / CHAINS
+            return seconds(lambda: sample(jax.random.key(0), sampler, posterior, data, num_chains=CHAINS, num_draws=num_steps, block=PACE).excess_loss) / CHAINS
 
     return run
 

@@ -21,6 +21,8 @@ CHAIN, STEP = "chain", "step"
 """The axes of chains and of checkpoints."""
 FOLDS = 8
 """Parts of an array that are added to one another before its sum is taken on a CPU."""
+LEAST_FOLDED = 2**12
+"""Elements of an array from which that is worth its start."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _products(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
 def _folded(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
     short = []
     for x, y in zip(left, right, strict=True):
-        size = x.size // FOLDS
+        size = x.size // FOLDS if x.size >= LEAST_FOLDED else 0
         parts = [slice(i * size, (i + 1) * size) for i in range(FOLDS)] if size else []
         x, y = x.reshape(-1), y.reshape(-1)
         short += [functools.reduce(jnp.add, [x[part] * y[part] for part in parts])] if parts else []
