@@ -51,7 +51,7 @@ def readme(parts: Mapping[str, Any], target: float = 0.01) -> str:
     lines = []
     for part in problems(parts).values():
         found = without_settings(part, target)
-        mine = "not reached" if found is None and part.get("without_settings") else "" if found is None else digits(found["seconds"], 2)
+        mine = "not reached" if found is None and part.get("without_settings") else "not measured" if found is None else digits(found["seconds"], 2)
         lines.append([part["label"], mine, seconds(our_best(part, target)), *(seconds(best_of(part, name, target)) for name in GOALS)])
     return table(head, lines)
 
