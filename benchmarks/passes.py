@@ -124,7 +124,7 @@ def bare_text(on: Any, gradients: int) -> str:
 
     sharding = jax.sharding.SingleDeviceSharding(on)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), (params, params, data))
-    return jax.jit(run).lower(*shapes).compile().as_text()
+    return jax.jit(run).lower(*shapes).compile().as_text() or ""
 
 
 def main() -> None:

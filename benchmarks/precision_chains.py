@@ -52,7 +52,7 @@ def our_chains(problem: Problem, params: Any, step_size: float, units: int, step
 
 def blocks_of(est: jaxllc.Estimate, block: int) -> np.ndarray:
     """Block means of an estimate's own draws, `[chain, block]`."""
-    draws = np.asarray(est.data["posterior"]["llc"].values, float) + float(est.data["constant_data"]["llc_correction"].values)
+    draws = np.asarray(est.data["posterior"]["llc"].values, float) + float(np.asarray(est.data["constant_data"]["llc_correction"]))
     return blocked(draws, block)
 
 
