@@ -103,9 +103,9 @@ def text_of(sampler: Any, on: Any) -> str:
     shapes = shapes._replace(posterior=shapes.posterior.replace(center_grad=start.center_grad, center_hessian=start.center_hessian))
     plan = timetable({}, 0, ITERATIONS, longest=sampler.block)
     at = (0, plan.block // plan.every)
-    return (
-        engine._block.lower(shapes, start.state, start.losses.by_example, None, at, program=program, num_steps=plan.room, every=plan.every).compile().as_text()
-    )
+    size = {"num_steps": plan.room, "every": plan.every}
+    block = engine._block.lower(shapes, start.state, start.losses.by_example, None, at, program=program, **size)
+    return block.compile().as_text() or ""
 
 
 def bare_text(on: Any, gradients: int) -> str:
