@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from devinterp.slt.llc import llc
+from precision_nets import Transformer
 
 CHAINS = 2  # they run one after the other, each at the same cost
 
@@ -19,36 +20,7 @@ torch.manual_seed(0)
 torch.set_num_threads(threads)
 
 
-class Attention(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.query, self.key, self.value, self.output = (torch.nn.Linear(width, width, bias=False) for _ in range(4))
-
-    def forward(self, x, positions):
-        b, l, _ = x.shape
-        split = lambda y: y.view(b, l, heads, width // heads).transpose(1, 2)
-        placed = x + positions
-        mixed = torch.nn.functional.scaled_dot_product_attention(split(self.query(placed)), split(self.key(placed)), split(self.value(x)), is_causal=True)
-        return self.output(mixed.transpose(1, 2).reshape(b, l, width))
-
-
-class Transformer(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding = torch.nn.Embedding(vocab, width)
-        self.positions = torch.nn.Parameter(torch.randn(context, width))
-        self.layers = torch.nn.ModuleList(Attention() for _ in range(layers))
-        self.norms = torch.nn.ModuleList(torch.nn.LayerNorm(width) for _ in range(layers + 1))
-        self.unembedding = torch.nn.Linear(width, vocab, bias=False)
-
-    def forward(self, tokens):
-        x = self.embedding(tokens)
-        for layer, norm in zip(self.layers, self.norms):
-            x = x + layer(norm(x), self.positions[: tokens.shape[1]])
-        return self.unembedding(self.norms[-1](x))
-
-
-model = Transformer()
+model = Transformer(vocab, context, width, layers, heads)
 tokens = np.random.default_rng(0).integers(0, vocab, (n, context + 1))
 dataset = Dataset.from_dict({"input_ids": tokens.tolist()}).with_format("torch")
 
