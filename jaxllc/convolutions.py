@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 CONVOLUTION = "conv_general_dilated"
 _PROGRAMS = ("jit", "pjit", "scan", "while", "cond", "checkpoint", "remat2")
@@ -32,6 +31,8 @@ def by_products(function: Callable[..., Any]) -> Callable[..., Any]:
         program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         if not convolves(program):
             return function(*arguments)
+        from jax.extend.core import jaxpr_as_fun  # which loads the languages of kernels
+
         return jax.tree.unflatten(jax.tree.structure(shapes), jaxpr_as_fun(_rewritten(program))(*jax.tree.leaves(arguments)))
 
     return rewritten
@@ -56,8 +57,9 @@ def _inner(equation: Any) -> list[Any]:
 
 def _rewritten(program: Any) -> Any:
     """A program, `Jaxpr` or `ClosedJaxpr`, with products in the place of convolutions, also of those in its inner programs."""
-    if isinstance(program, ClosedJaxpr):
-        return program.replace(jaxpr=_rewritten(program.jaxpr))
+    without_constants = getattr(program, "jaxpr", program)  # since JAX 0.11 that is the program itself
+    if without_constants is not program:
+        return program.replace(jaxpr=_rewritten(without_constants))
     return program.replace(eqns=[_replaced(equation) for equation in program.eqns])
 
 
