@@ -207,7 +207,7 @@ def test_functions_fit_on_a_page_and_files_in_a_sitting(folder):
 
 
 def test_import_loads_what_sampling_needs():
-    heavy = "xarray, pandas, arviz_stats, zarr, orbax, matplotlib, tqdm, blackjax, scipy.stats, flax"
+    heavy = "xarray, pandas, arviz_stats, zarr, orbax, matplotlib, tqdm, blackjax, scipy.stats, flax, jax.extend, tomllib"
     code = f"import sys, jaxllc; print([name for name in {heavy.split(', ')!r} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
