@@ -79,7 +79,7 @@ def language_model() -> Case:
 
 def digits_cnn(batch_size: int = 64, num_steps: int = 256) -> Case:
     """Two convolutions of 3 by 3, of 16 and 32 channels, on the images of 8 by 8 of scikit-learn's digits, and a linear layer."""
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
 
     images, labels = load_digits(return_X_y=True)
     keys = jax.random.split(jax.random.key(0), 3)
