@@ -4,7 +4,7 @@ r"""Seconds until $\hat\lambda$ has a given error, ours and other packages', on 
     python -m benchmarks.precision --reference SECONDS
 
 The error is the root mean square over keys against the reference (`precision_problems`), bias included. *Without settings*: `jaxllc.calibrate` and
-`jaxllc.estimate` with its choice, five keys, the seconds of both calls. *At its best*, for ours and for every other package: chains over a grid of step sizes,
+`jaxllc.estimate` with its choice, three keys, the seconds of both calls. *At its best*, for ours and for every other package: chains over a grid of step sizes,
 from which `time_to_error` computes the least time with the truth in hand. That is favourable to a package: its user does not know the truth, and neither
 compilation nor the start of processes is counted. The loss at $w^*$ that other packages subtract is that of all data.
 
@@ -47,9 +47,9 @@ ASKED = (0.03, 0.01)
 """Values of `target_error` that calls without settings are made with."""
 SHARES = (1 / 512, 1 / 256, 1 / 64, 1 / 16, 1 / 4)
 """Step sizes of the grid, as shares of the largest stable one at w*."""
-SECONDS = 30.0
+SECONDS = 20.0
 """Of the chains of a setting, at most, on an idle machine: longer ones are cut."""
-KEYS, UNITS, CALLS = 5, 16, 8
+KEYS, UNITS, CALLS = 3, 16, 8
 """Calls without settings; chains of a setting; calls of canonical-interp, of eight chains each."""
 QUICK = {"keys": 1, "asked": (0.03,), "shares": (1 / 16,), "units": 4, "scale": 12, "budget": 2.0, "seconds": 1.0}
 FULL = {"keys": KEYS, "asked": ASKED, "shares": SHARES, "units": UNITS, "scale": 1, "budget": None, "seconds": SECONDS}

@@ -2,8 +2,9 @@ r"""Settings for a loss, its data and one checkpoint or several: measured, not g
 
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
 posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a
-step whose bias is measured to be small; and always where data are streamed. Along directions that the loss does not curve SGLD forgets where it began in
-$2 / \epsilon\gamma$ iterations, so $\gamma$ is raised until that is a fifth of the burn-in that the budget pays for.
+step whose bias is measured to be small; always where data are streamed, and where it mixes at the localization asked for in half the time. Along directions
+that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so $\gamma$ is raised until that is a fifth of the burn-in
+that the budget pays for.
 
 Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of its slowest quantity.
 """
@@ -17,7 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidates import PILOT_SHARE, hamiltonian, hamiltonian_plan, langevin
+from jaxllc.candidate_hmc import hamiltonian, hamiltonian_plan
+from jaxllc.candidate_sgld import langevin, quick_langevin
+from jaxllc.candidates import PILOT_SHARE
 from jaxllc.data import InMemory
 from jaxllc.engine import NotFiniteError
 from jaxllc.estimator import why_not_finite
@@ -163,13 +166,16 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
     request = request.with_arrays()
     plan = hamiltonian_plan(request, checkpoints)
     began = time.perf_counter()
-    gradient = gradient_seconds(plan, next(iter(checkpoints.values())))
+    first = next(iter(checkpoints.values()))
+    gradient, size, num_examples = gradient_seconds(plan, first), suitable_batch_size(plan, first), plan.data.num_examples
+    choice = None
     try:
-        choice = None if isinstance(plan.data, Stream) else hamiltonian(request, plan, checkpoints, gradient)
+        if not isinstance(plan.data, Stream):
+            choice = quick_langevin(request, checkpoints, gradient, size, num_examples) or hamiltonian(request, plan, checkpoints, gradient)
         if choice is None:
-            size, num_examples = suitable_batch_size(plan, next(iter(checkpoints.values()))), plan.data.num_examples
             del plan  # or its data would lie beside those of the next one
             choice = langevin(request, checkpoints, gradient, size, num_examples)
+            assert choice is not None
     except NotFiniteError as error:
         index = error.index % len(checkpoints)
         raise NotFiniteError(index, why_not_finite(checkpoints, index)) from error

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from jaxllc._typing import Params
-from jaxllc.candidates import PILOT_BURN_IN, PILOT_DRAWS, described, with_steps
+from jaxllc.candidate_hmc import PILOT_BURN_IN, PILOT_DRAWS, with_steps
+from jaxllc.candidates import described
 from jaxllc.pilots import run_pilot
 from jaxllc.request import Choice
 from jaxllc.samplers.sgld import SGLD

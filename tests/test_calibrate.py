@@ -81,6 +81,22 @@ def test_chains_of_sgld_are_as_long_as_the_target_error_asks():
     assert est.std_error < 2 * 0.02 * est.llc
 
 
+@pytest.mark.parametrize(
+    ("columns", "localization", "sampler"), [((3, 1, 1), 500.0, "SGLD"), ((3, 1, 1), None, "AdaptiveHMC"), ((100, 1, 1), 500.0, "AdaptiveHMC")]
+)
+def test_sgld_stands_in_where_it_mixes_much_sooner(columns, localization, sampler, monkeypatch):
+    """At the localization asked for, though chains on all data would be affordable; not where the prior is weak, or the step must be small."""
+    monkeypatch.setattr("jaxllc.candidate_sgld.FORESEEN_GRADIENTS", 1e7)  # as if a gradient of all data were dear
+    weights, data, curvatures = linear_regression(np.array(columns, float), n=3000)
+    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=6.0, localization=localization)
+    assert type(calibration.settings.sampler).__name__ == sampler
+    if sampler == "SGLD":
+        assert calibration.serves
+        assert "Hamiltonian Monte Carlo on all data would take" in calibration.reasons[0]
+        est = jaxllc.estimate(squared_error, weights, data, calibration.settings, key=jax.random.key(1), progress=False)
+        assert abs(est.llc - exact(curvatures, 3000, localization)) < 4 * est.std_error
+
+
 def test_a_localization_that_no_budget_mixes_is_said_not_to_serve():
     weights, data, _ = linear_regression(COLUMN, n=3000)
     calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=0.02, localization=1.0)
@@ -112,11 +128,11 @@ def test_trajectory_without_settings_resumes_with_what_it_found(tmp_path):
 
 def test_longer_chains_where_the_first_did_not_mix(monkeypatch):
     """A pilot that was misled, here by a budget of draws: the estimate is made again, four times as long."""
-    monkeypatch.setattr("jaxllc.candidates.EFFECTIVE_DRAWS", 8.0)
-    monkeypatch.setattr("jaxllc.candidates.LEAST_ITERATIONS", 32)
+    monkeypatch.setattr("jaxllc.candidate_hmc.EFFECTIVE_DRAWS", 8.0)
+    monkeypatch.setattr("jaxllc.candidate_hmc.LEAST_ITERATIONS", 32)
     weights, data, _ = linear_regression(COLUMN)
     request = dict(key=jax.random.key(0), progress=False, num_chains=2, probes={"square": jaxllc.Probe(lambda w: (w**2).sum(), every=16)})
-    monkeypatch.setattr("jaxllc.candidates._lengthening", lambda *_: 0.0)
+    monkeypatch.setattr("jaxllc.candidate_hmc.lengthening", lambda *_: 0.0)
     monkeypatch.setattr(sys.modules["jaxllc.estimate"], "LENGTHENING", 10**9)
     short = jaxllc.estimate(squared_error, weights, data, **request)
     assert {finding.code for finding in short.findings} & {"not-mixed", "few-effective-draws"}

@@ -74,6 +74,8 @@ FLOORS = (
         "step_bias",
         "request",
         "candidates",
+        "candidate_hmc",
+        "candidate_sgld",
         "maps",
         "stages",
         "boundaries",
