@@ -1,12 +1,12 @@
 r"""Settings for a loss, its data and one checkpoint or several: measured, not guessed.
 
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
-posterior in some ten to hundred gradients; it is taken where the budget allows a few hundred gradients of all data. Otherwise *SGLD on minibatches*, at a
-step whose bias is measured to be small; always where data are streamed, and where it mixes at the localization asked for in half the time. Along directions
-that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so $\gamma$ is raised until that is a fifth of the burn-in
-that the budget pays for.
+posterior in some ten to hundred gradients. *SGLD on minibatches* has a bias, and takes many iterations, but cheap ones. Where it mixes at the localization
+asked for in two thirds of the time, with a bias that does not matter, it is taken; else Hamiltonian Monte Carlo, where the budget allows a few hundred
+gradients of all data; else SGLD too. Along directions that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so
+$\gamma$ is then raised until that is a fifth of the burn-in that the budget pays for.
 
-Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of its slowest quantity.
+Lengths follow from a pilot run of the same program: from its seconds an iteration, and from the autocorrelation of what is slow.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxllc._typing import Batch, Key, LossFn, Params
-from jaxllc.candidate_hmc import hamiltonian, hamiltonian_plan
-from jaxllc.candidate_sgld import langevin, quick_langevin
+from jaxllc.candidate_hmc import hamiltonian, hamiltonian_plan, is_affordable
+from jaxllc.candidate_sgld import langevin, much_quicker
 from jaxllc.candidates import PILOT_SHARE
 from jaxllc.data import InMemory
 from jaxllc.engine import NotFiniteError
@@ -168,12 +168,16 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
     began = time.perf_counter()
     first = next(iter(checkpoints.values()))
     gradient, size, num_examples = gradient_seconds(plan, first), suitable_batch_size(plan, first), plan.data.num_examples
-    choice = None
+    choice, affordable = None, not isinstance(plan.data, Stream) and is_affordable(request, gradient)
     try:
-        if not isinstance(plan.data, Stream):
-            choice = quick_langevin(request, checkpoints, gradient, size, num_examples) or hamiltonian(request, plan, checkpoints, gradient)
+        instead_of = much_quicker(request, plan, checkpoints, gradient, size) if affordable else None
+        if instead_of is not None:
+            plan = None  # or its data would lie beside those of the next one
+            choice = langevin(request, checkpoints, gradient, size, num_examples, instead_of)
+        if choice is None and affordable:
+            choice = hamiltonian(request, plan or hamiltonian_plan(request, checkpoints), checkpoints, gradient)
         if choice is None:
-            del plan  # or its data would lie beside those of the next one
+            plan = None
             choice = langevin(request, checkpoints, gradient, size, num_examples)
             assert choice is not None
     except NotFiniteError as error:

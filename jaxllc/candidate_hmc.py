@@ -42,6 +42,11 @@ def hamiltonian_plan(request: Request, checkpoints: Mapping[Any, Params]) -> Pla
     return plan
 
 
+def is_affordable(request: Request, gradient: float) -> bool:
+    """Whether a pilot run of the least length fits into its share of the budget, with trajectories that deserve the name."""
+    return PILOT_SHARE * request.budget / ((PILOT_BURN_IN + FEWEST_PILOT_DRAWS) * gradient) - 1 >= LEAST_STEPS
+
+
 def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params], gradient: float) -> Choice | None:
     """`AdaptiveHMC` on all data, or None where the budget does not allow it.
 
@@ -55,7 +60,7 @@ def hamiltonian(request: Request, plan: Plan, checkpoints: Mapping[Any, Params],
     if affordable_steps < 4 * LEAST_STEPS:
         plan = plan.with_settings(plan.settings.replace(num_draws=FEWEST_PILOT_DRAWS))
         affordable_steps = PILOT_SHARE * request.budget / (plan.settings.num_iterations * gradient) - 1
-    if affordable_steps < LEAST_STEPS:
+    if not is_affordable(request, gradient):
         return None
     plan = with_steps(plan, affordable_steps)
     pilot = run_pilot(plan, list(checkpoints.values()))

@@ -81,20 +81,91 @@ def test_chains_of_sgld_are_as_long_as_the_target_error_asks():
     assert est.std_error < 2 * 0.02 * est.llc
 
 
+@pytest.fixture
+def dear(monkeypatch):
+    """As if a gradient of all data were dear."""
+    monkeypatch.setattr("jaxllc.candidate_sgld.FORESEEN_GRADIENTS", 1e7)
+    monkeypatch.setattr("jaxllc.candidate_sgld.LEAST_WORTH", 1.0)
+
+
+def chosen(loss_fn, weights, data, **options):
+    calibration = jaxllc.calibrate(loss_fn, weights, data, key=jax.random.key(0), **{"budget": 6.0, "localization": 500.0} | options)
+    return type(calibration.settings.sampler).__name__, calibration
+
+
+MILD = np.array([3.0, 1, 1])
+
+
+@pytest.mark.usefixtures("dear")
+def test_sgld_stands_in_where_it_mixes_much_sooner():
+    """At the localization asked for, though chains on all data would be affordable."""
+    weights, data, curvatures = linear_regression(MILD, n=3000)
+    name, calibration = chosen(squared_error, weights, data)
+    assert name == "SGLD"
+    assert calibration.serves
+    assert "Hamiltonian Monte Carlo on all data would take" in calibration.reasons[0]
+    est = jaxllc.estimate(squared_error, weights, data, calibration.settings, key=jax.random.key(1), progress=False)
+    assert abs(est.llc - exact(curvatures, 3000, 500.0)) < 4 * est.std_error
+    assert est.std_error < 0.03 * est.llc
+    assert not est.findings
+
+
+def mean_of_batch(weights, batch):
+    return squared_error(weights, batch).mean()
+
+
+def of_neighbours(weights, batch):
+    """Depends on the other examples of the batch."""
+    losses = squared_error(weights, batch)
+    return losses + 0.1 * (losses - losses.mean()) ** 2
+
+
+@pytest.mark.usefixtures("dear")
 @pytest.mark.parametrize(
-    ("columns", "localization", "sampler"), [((3, 1, 1), 500.0, "SGLD"), ((3, 1, 1), None, "AdaptiveHMC"), ((100, 1, 1), 500.0, "AdaptiveHMC")]
+    ("loss_fn", "columns", "options"),
+    [
+        (squared_error, MILD, {"localization": None}),  # a weak prior
+        (squared_error, np.array([100.0, 1, 1]), {}),  # a small step
+        (squared_error, MILD, {"target_error": 1e-3}),  # a step bias that would be too large
+        (mean_of_batch, MILD, {}),
+        (of_neighbours, MILD, {}),
+    ],
 )
-def test_sgld_stands_in_where_it_mixes_much_sooner(columns, localization, sampler, monkeypatch):
-    """At the localization asked for, though chains on all data would be affordable; not where the prior is weak, or the step must be small."""
-    monkeypatch.setattr("jaxllc.candidate_sgld.FORESEEN_GRADIENTS", 1e7)  # as if a gradient of all data were dear
-    weights, data, curvatures = linear_regression(np.array(columns, float), n=3000)
-    calibration = jaxllc.calibrate(squared_error, weights, data, key=jax.random.key(0), budget=6.0, localization=localization)
-    assert type(calibration.settings.sampler).__name__ == sampler
-    if sampler == "SGLD":
-        assert calibration.serves
-        assert "Hamiltonian Monte Carlo on all data would take" in calibration.reasons[0]
-        est = jaxllc.estimate(squared_error, weights, data, calibration.settings, key=jax.random.key(1), progress=False)
-        assert abs(est.llc - exact(curvatures, 3000, localization)) < 4 * est.std_error
+@pytest.mark.filterwarnings("ignore")
+def test_sgld_does_not_stand_in_elsewhere(loss_fn, columns, options):
+    weights, data, _ = linear_regression(columns, n=3000)
+    assert chosen(loss_fn, weights, data, **options)[0] == "AdaptiveHMC"
+
+
+@pytest.mark.usefixtures("dear")
+def test_a_bias_at_one_checkpoint_is_seen(monkeypatch):
+    """The coefficient of another one, much larger, does not hide it."""
+    weights, data, _ = linear_regression(MILD, n=3000)
+    run_pilot = sys.modules["jaxllc.candidate_sgld"].run_pilot
+
+    def unequal(plan, centers, **points):
+        pilot, large = run_pilot(plan, centers, **points), np.arange(len(centers)) % 3 == 0
+        return pilot._replace(llc=np.where(large, 100.0, 1.5), step_bias=np.where(large, 0.5, 0.45), std_error=np.full(len(centers), 0.01))
+
+    run = dict.fromkeys((0, 1, 2), weights)
+    assert chosen(squared_error, run, data)[0] == "SGLD"
+    monkeypatch.setattr("jaxllc.candidate_sgld.run_pilot", unequal)
+    assert chosen(squared_error, run, data)[0] == "AdaptiveHMC"
+
+
+@pytest.mark.usefixtures("dear")
+def test_a_loss_that_is_not_finite_is_told_of_as_ever():
+    weights, data, _ = linear_regression(MILD, n=3000)
+    with pytest.raises(ValueError, match="not finite"):
+        chosen(lambda w, batch: squared_error(w, batch) + jnp.inf, weights, data)
+
+
+def test_two_chains_of_sgld_draw_for_longer():
+    """All chains together have the effective draws that R-hat needs."""
+    weights, data, _ = linear_regression(MILD, n=3000)
+    stream = jaxllc.Stream.of(data, batch_size=64)
+    lengths = [chosen(squared_error, weights, stream, num_chains=chains, target_error=0.5)[1].settings.num_iterations for chains in (2, 8)]
+    assert lengths[0] > 3 * lengths[1]
 
 
 def test_a_localization_that_no_budget_mixes_is_said_not_to_serve():
