@@ -114,10 +114,9 @@ def costs(problem: Problem, part: dict[str, Any], size: dict[str, Any], kept: Ke
 
 
 def _hamiltonian(part: dict[str, Any]) -> jaxllc.Settings | None:
-    """The settings that a calibration chose, where they are of Hamiltonian chains."""
-    chosen = part["calls"][-1]["settings"] if part.get("calls") else None
-    settings = None if chosen is None else jaxllc.Settings.from_dict(chosen)
-    return settings if settings is not None and isinstance(settings.sampler, jaxllc.AdaptiveHMC) else None
+    """The settings of Hamiltonian chains that a calibration chose last, if one did."""
+    chosen = [jaxllc.Settings.from_dict(line["settings"]) for line in part.get("calls", []) if line["sampler"] == jaxllc.AdaptiveHMC.__name__]
+    return chosen[-1] if chosen else None
 
 
 def units_of(name: str, part: dict[str, Any], kept: Kept) -> list[Units]:

@@ -78,9 +78,9 @@ def to_error(runs: Sequence[Units], reference: Reference, target: float) -> dict
         target: as a share of the reference.
 
     Returns:
-        `seconds` is None where no length and setting has so small a bias. `resolved` is False where no longest run tells its bias; then the seconds are the
-        least that variance asks for. `least_error` is that of the mean of all units that were run, at the best length and setting; `longest` has the
-        iterations of the longest unit.
+        `seconds` is None where no length and setting has so small a bias. `resolved` is False where no longest run tells its bias, or the reference is not
+        known well enough to tell any; then the seconds are the least that variance asks for. `least_error` is that of the mean of all units that were run, at
+        the best length and setting; `longest` has the iterations of the longest unit.
     """
     tried = [(units, list(candidates(units, reference))) for units in runs]
     lines = [line for _, of_setting in tried for line in of_setting]
@@ -94,7 +94,10 @@ def to_error(runs: Sequence[Units], reference: Reference, target: float) -> dict
     for units, of_setting in tried:
         whole = [line for line in of_setting if line["steps"] == units.before + units.llc.shape[1] * units.block]
         if whole and min(line["known_to"] for line in whole) > KNOWN * target:
-            unknown += [priced({**line, "squared_bias": 0.0}, target) for line in whole if line["squared_bias"] < target**2]
+            unknown += [line for line in whole if line["squared_bias"] < target**2]
+    if not known:  # the reference itself tells too little, of shorter runs as well
+        unknown = unknown or [line for line in lines if line["squared_bias"] < target**2]
+    unknown = [priced({**line, "squared_bias": 0.0}, target) for line in unknown]
     if unknown:
         return {**about, "resolved": False, **min(unknown, key=lambda line: line["seconds"])}
     return {**about, "resolved": True, "seconds": None}

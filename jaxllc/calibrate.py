@@ -2,7 +2,7 @@ r"""Settings for a loss, its data and one checkpoint or several: measured, not g
 
 Two samplers are weighed. *Hamiltonian Monte Carlo on all data in the metric of the Hessian* (`jaxllc.AdaptiveHMC`) is exact at any step, and crosses the
 posterior in some ten to hundred gradients. *SGLD on minibatches* has a bias, and takes many iterations, but cheap ones. Where it mixes at the localization
-asked for in two thirds of the time, with a bias that does not matter, it is taken; else Hamiltonian Monte Carlo, where the budget allows a few hundred
+asked for in less time, with a bias that does not matter, it is taken; else Hamiltonian Monte Carlo, where the budget allows a few hundred
 gradients of all data; else SGLD too. Along directions that the loss does not curve SGLD forgets where it began in $2 / \epsilon\gamma$ iterations, so
 $\gamma$ is then raised until that is a fifth of the burn-in that the budget pays for.
 

@@ -29,8 +29,8 @@ MAX_STEP_BIAS = 0.2
 """Share of the coefficient that a finite step may add, which is taken off; a finding comes at a quarter."""
 FORESEEN_GRADIENTS = 4096
 """Of all data, in an estimate by `AdaptiveHMC`: as many as 128 trajectories of 32 steps have."""
-CHEAPER = 1.5
-"""Times that SGLD must be, to stand in for it: its step bias is corrected, but not nothing."""
+CHEAPER = 1.2
+"""Times as quick SGLD must be, to stand in for it: its step bias is corrected, but not nothing."""
 LEAST_WORTH = 20.0
 """Seconds of an estimate below which nothing is gained: a pilot of another sampler takes some, and must be compiled."""
 LEAST_SHARE = 0.01
@@ -39,8 +39,8 @@ PROMISING, MOST_FACTOR_OF_SEVERAL = 2.0, 2.0
 """Of the default step size: the factor at which SGLD must promise to be quick, and the largest where checkpoints that were not looked at have that step too."""
 RELAXATIONS, BURN_IN_SHARE = 5.0, 0.25
 """Burn-in of SGLD, in relaxation times of a direction that the prior alone holds, and its share of all iterations, at least and at most."""
-DRAWN_RELAXATIONS, DRAWN_BY_ALL = 20.0, 240.0
-"""In which a chain of SGLD draws, and all of them together, where the budget allows it: R-hat of such a direction's square is then known to some 3 %."""
+DRAWN_RELAXATIONS, DRAWN_BY_ALL = 20.0, 160.0
+"""In which a chain of SGLD draws, and all of them together, where the budget allows it: R-hat of such a direction's square is then known to some 5 %."""
 
 
 def much_quicker(request: Request, plan: Plan, checkpoints: Mapping[Any, Params], gradient: float, size: int) -> float | None:

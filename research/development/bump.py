@@ -4,6 +4,7 @@ The window ends where the score of prefix matching has passed 10 % of its rise a
 are all asked there (`fall`). A seed that forms no induction head has no such window; such seeds are counted.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,14 +14,14 @@ from jaxllc.estimator import corrected_draws
 from jaxllc.results import values
 from research.development import analysis
 from research.development.analysis import Interval, crossing, over_chains, over_seeds, over_seeds_and_chains
-from research.development.fall import RATIO, before, binned, detectable, largest_fall
+from research.development.fall import USUAL, Window, before, binned, detectable, largest_fall
 
 FIRST_STEP = 50
 """The first step at which stages are sought. Earlier weights are near no minimum: λ̂ is far below zero there, on a scale that would hide what comes later."""
 FORMED = 0.2
 """A seed has formed its induction head when the score of prefix matching ends above this; chance gives 0.03 to 0.06."""
-WINDOWS = ((1.5, 4), (2.0, 7), (3.0, 11))
-"""Ratio and bins of the windows in which the largest fall is sought; the second, the default of `fall`, decides the verdict."""
+WINDOWS = (Window(1.5, 4), USUAL, Window(3.0, 11))
+"""In which the largest fall is sought; the second, the default of `fall`, decides the verdict."""
 PUBLISHED_PLACE = (0.66, 0.87)
 """Where the published fall begins and ends, 6.5k and 8.5k, as shares of the step at which prefix matching sets in there."""
 PLANTED = (2.0, 4.0)
@@ -60,7 +61,7 @@ def stages_of(traj: jaxllc.Trajectory) -> Any:
     return jaxllc.Trajectory(traj.data.sel(step=slice(FIRST_STEP, None))).stages()
 
 
-def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) -> list[dict[str, Any]]:
+def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None, window: Window = USUAL) -> list[dict[str, Any]]:
     """For each seed its crossings, its stages, and λ̂, cloud and loss in the bins of its window.
 
     A seed that formed no induction head has no window and no lags. λ̂ over the rise of previous-token attention, from 10 to 90 %, is given for every seed: its
@@ -70,6 +71,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
         traj: of several runs.
         stages_by_run: their `stages_of`.
         bump_level: the loss halfway down the bump, None where it is not known.
+        window: before the onset of prefix matching.
     """
     curves = Curves.of(traj)
     seeds = []
@@ -80,7 +82,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
         formed = float(scores["prefix_matching"][-analysis.END :].mean()) > FORMED
         event = passed[0.1]["prefix_matching"] if formed else np.nan
         half = passed[0.5]["prefix_matching"]
-        llc = before(step, chains, event)
+        llc = before(step, chains, event, window)
         turns = turning_points(step, chains.mean(0), float(llc.mean())) if formed else {"llc_half": np.nan, "llc_peak": np.nan}
         below = loss < bump_level if bump_level is not None else np.zeros(len(step), bool)
         steps = turns | {"loss_halfway": float(step[np.flatnonzero(~below)[-1] + 1]) if below[-1] and not below.all() else np.nan}
@@ -99,20 +101,20 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None) 
                 "log_lag_half": _log_lag(passed[0.5]) if formed else np.nan,
                 "lag_half": half - passed[0.5]["previous_token"] if formed else np.nan,
                 "log_lags_to_half": {name: float(np.log(at / half)) if formed else np.nan for name, at in steps.items()},
-                "window": [event / RATIO, event],
+                "window": [event / window.ratio, event],
                 "llc": llc,
-                "gaussian_llc": before(step, cloud, event),
-                "loss": before(step, loss, event),
-                "loss_excess": loss_excess(step, loss, event),
+                "gaussian_llc": before(step, cloud, event, window),
+                "loss": before(step, loss, event, window),
+                "loss_excess": loss_excess(step, loss, event, window.ratio),
                 "llc_rise": float(np.interp(turns["llc_peak"], step, _smooth(chains.mean(0))) - llc.mean()) if formed else np.nan,
                 "previous_token_rise": ends,
-                "llc_while_previous_token_rises": [before(step, chains, ends[0], bins=1).mean(), *growing.mean(0)],
+                "llc_while_previous_token_rises": [before(step, chains, ends[0], window._replace(bins=1)).mean(), *growing.mean(0)],
                 "drop_while_previous_token_rises": drop,
                 "drop_while_previous_token_rises_error": drop_error,
                 "llc_at_end": float(chains[:, -analysis.END :].mean()),
                 "final_loss": float(loss[-analysis.END :].mean()),
                 "score_at_end": {name: float(score[-analysis.END :].mean()) for name, score in scores.items()},
-                **analysis.stages_of_bump(stages, event / RATIO, half),
+                **analysis.stages_of_bump(stages, event / window.ratio, half),
                 "stages": stages.drop(columns="run").to_dict("records"),
             }
         )
@@ -136,9 +138,9 @@ def turning_points(step: np.ndarray, llc: np.ndarray, level: float) -> dict[str,
     return {"llc_half": crossing(step[upto], llc[upto], 0.5, start=level), "llc_peak": float(step[peak])}
 
 
-def loss_excess(step: np.ndarray, loss: np.ndarray, event: float) -> float:
+def loss_excess(step: np.ndarray, loss: np.ndarray, event: float, ratio: float = USUAL.ratio) -> float:
     """The fall of the loss in the window minus its fall over as much log-time before, as a share of its fall from the event to the end."""
-    earlier, start, end = np.interp(np.log([event / RATIO**2, event / RATIO, event]), analysis.log_step(step), loss)
+    earlier, start, end = np.interp(np.log([event / ratio**2, event / ratio, event]), analysis.log_step(step), loss)
     return float(((start - end) - (earlier - start)) / (end - loss[-analysis.END :].mean()))
 
 
@@ -199,13 +201,13 @@ def scatter(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(departures**2) / 1.5)) if len(departures) else np.nan
 
 
-def other_windows(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def other_windows(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], windows: Sequence[Window] = WINDOWS) -> list[dict[str, Any]]:
     """The largest fall of λ̂ in windows that begin earlier or later."""
     curves = Curves.of(traj)
     answers = []
-    for ratio, bins in WINDOWS:
-        llc = np.stack([before(curves.step, run.T, seed["window"][1], ratio=ratio, bins=bins) for run, seed in zip(curves.llc, seeds, strict=True)])
-        answers.append({"ratio": ratio, "bins": bins, **largest_fall(llc)._asdict(), "detectable": detectable(llc)})
+    for window in windows:
+        llc = np.stack([before(curves.step, run.T, seed["window"][1], window) for run, seed in zip(curves.llc, seeds, strict=True)])
+        answers.append({**window._asdict(), **largest_fall(llc)._asdict(), "detectable": detectable(llc)})
     return answers
 
 
@@ -234,7 +236,7 @@ def plant(traj: jaxllc.Trajectory, formed: list[dict[str, Any]], depth: float) -
     return jaxllc.Trajectory(tree)
 
 
-def control_answer(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict[str, Any]:
+def control_answer(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], window: Window = USUAL) -> dict[str, Any]:
     """λ̂ of the one-layer runs in the windows of the two-layer seeds, averaged over these, and the levels that their scores reach."""
     formed = [seed for seed in seeds if seed["formed"]]
     curves, table = Curves.of(traj), stages_of(traj)
@@ -251,7 +253,7 @@ def control_answer(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict
     }
     if formed:
         windows = [seed["window"][1] for seed in formed]
-        answer["llc_drop"] = largest_fall(np.stack([np.mean([before(curves.step, run.T, event) for event in windows], 0) for run in curves.llc]))
+        answer["llc_drop"] = largest_fall(np.stack([np.mean([before(curves.step, run.T, event, window) for event in windows], 0) for run in curves.llc]))
     return answer
 
 

@@ -15,12 +15,21 @@ import numpy as np
 
 from research.development.analysis import KNOWN, Interval, log_step, over_seeds_and_chains
 
-RATIO = 2.0
-"""The window begins at the event's step divided by this. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in."""
-BINS = 7
-"""A tenth of log-time each: the published fall takes 0.27."""
+RATIO, BINS = 2.0, 7
+"""Of the usual window. The published fall lies at 0.66 to 0.87 of the step at which prefix matching sets in, and takes 0.27 of log-time; a bin has a tenth."""
 NUM_SIMULATED = 2000
 POWER = 0.8
+
+
+class Window(NamedTuple):
+    """A stretch of log-time before an event, in equal bins."""
+
+    ratio: float = RATIO
+    """It begins at the event's step divided by this."""
+    bins: int = BINS
+
+
+USUAL = Window()
 
 
 class Fall(NamedTuple):
@@ -55,11 +64,11 @@ def binned(step: np.ndarray, values: np.ndarray, start: float, end: float, bins:
     return np.reshape(rows, (*values.shape[:-1], bins))
 
 
-def before(step: np.ndarray, values: np.ndarray, event: float, *, ratio: float = RATIO, bins: int = BINS) -> np.ndarray:
+def before(step: np.ndarray, values: np.ndarray, event: float, window: Window = USUAL) -> np.ndarray:
     """Averages of curves `[..., step]` in the window that ends at an event, `[..., bin]`; all NaN where the event is NaN."""
     if not np.isfinite(event):
-        return np.full((*np.shape(values)[:-1], bins), np.nan)
-    return binned(step, values, event / ratio, event, bins)
+        return np.full((*np.shape(values)[:-1], window.bins), np.nan)
+    return binned(step, values, event / window.ratio, event, window.bins)
 
 
 def largest_fall(values: np.ndarray) -> Fall:

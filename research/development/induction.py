@@ -22,25 +22,24 @@ control does not reach. None of these is reported: the seeds from 12 on were fir
 
 from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import jaxllc
 from jaxllc import metrics
 from jaxllc.models import induction, text
-from jaxllc.models.train import Recipe, SeedRuns, checkpoint_steps, train_seeds
+from jaxllc.models.train import SeedRuns, checkpoint_steps
 from jaxllc.models.transformer import Transformer, next_token_loss, token_losses
-from jaxllc.stages import recurring
 from research.development.analysis import over_chains
-from research.development.bump import Curves, control_answer, levels_passed, other_windows, over_all, rounded_curves, rows, stages_of, type_b_power
+from research.development.answers import judge
+from research.development.bump import Curves, over_all, rounded_curves, rows, stages_of
 from research.development.common import Workplace, count_findings
 from research.development.fall import BINS, RATIO, before
 from research.development.induction_report import figure, table
+from research.development.tasks import Task, follow, themselves, train, window_steps
 
 __all__ = ["OPTIONAL_PARTS", "run", "table"]
 
@@ -83,18 +82,6 @@ FIRST_SEED = 12
 QUICK = Size(1200, 4, 10, 2, 1, 1, 200, 4, 20, 20, 256, 1)
 
 
-class Task(NamedTuple):
-    """A model, its data and its probes."""
-
-    model: Transformer
-    loss_fn: Any
-    draw_batch: Any
-    source: Any
-    data: jax.Array
-    probes: dict[str, Any]
-    learning_rate: float
-
-
 def triggers(num_layers: int, num_sequences: int) -> Task:
     """The synthetic source, in which only induction improves on a bigram table."""
     model = Transformer(VOCAB_SIZE, CONTEXT, width=32, num_layers=num_layers, num_heads=4)
@@ -109,7 +96,16 @@ def triggers(num_layers: int, num_sequences: int) -> Task:
         "prefix_matching": metrics.pattern_probe(model, read, partial(metrics.prefix_matching_score, tokens_BxL=read, where_BxL=at_trigger)),
         "in_context": metrics.loss_probe(token_losses(model), tokens, partial(metrics.in_context_score, early=EARLY, late=LATE)),
     }
-    return Task(model, next_token_loss(model), draw_sequences, source, induction.draw(jax.random.key(2), source, num_sequences, CONTEXT), probes, 1e-2)
+    return Task(
+        model,
+        next_token_loss(model),
+        draw_sequences,
+        source,
+        induction.draw(jax.random.key(2), source, num_sequences, CONTEXT),
+        probes,
+        optax.adam(1e-2),
+        AVERAGE,
+    )
 
 
 def real_text(num_sequences: int) -> Task:
@@ -124,7 +120,7 @@ def real_text(num_sequences: int) -> Task:
         "in_context": metrics.loss_probe(token_losses(model), held_out, partial(metrics.in_context_score, early=EARLY, late=LATE)),
     }
     data = jnp.asarray(text.windows(corpus.train, num_sequences, CONTEXT + 1))
-    return Task(model, next_token_loss(model), draw_windows, jnp.asarray(corpus.train), data, probes, 3e-3)
+    return Task(model, next_token_loss(model), draw_windows, jnp.asarray(corpus.train), data, probes, optax.adam(3e-3), AVERAGE)
 
 
 def draw_sequences(key: jax.Array, source: induction.Source) -> jax.Array:
@@ -145,28 +141,12 @@ def checkpoints(num_steps: int, size: Size) -> list[int]:
     return sorted({0, *log, *dense, *(last + (num_steps - last) * i // 3 for i in end)})
 
 
-def follow(
-    task: Task,
-    runs: Any,
-    store: Path,
-    size: Size,
-    *,
-    nbeta: float = NBETA,
-    localization: float = LOCALIZATION,
-    step_size: float = STEP_SIZE,
-) -> jaxllc.Trajectory:
-    """λ̂ and the scores at all checkpoints of all runs."""
-    return jaxllc.trajectory(
-        task.loss_fn, runs, task.data, key=jax.random.key(3), sampler=jaxllc.SGLD(step_size), nbeta=nbeta, localization=localization,
-        batch_size=BATCH_SIZE, num_chains=size.num_chains, num_draws=size.num_draws, num_burn_in=size.num_burn_in, probes=task.probes,
-        store=store, reference_loss=float(np.log(task.model.vocab_size)), progress=False,
+def settings_of(size: Size, *, nbeta: float = NBETA, localization: float = LOCALIZATION, step_size: float = STEP_SIZE) -> jaxllc.Settings:
+    """How chains are run."""
+    return jaxllc.Settings(
+        jaxllc.SGLD(step_size), nbeta=nbeta, localization=localization, batch_size=BATCH_SIZE, num_chains=size.num_chains, num_draws=size.num_draws,
+        num_burn_in=size.num_burn_in,
     )  # fmt: skip
-
-
-def train(task: Task, seeds: list[int], steps: list[int], folder: Path) -> SeedRuns:
-    """All seeds in one program; a folder that holds other seeds is refused."""
-    recipe = Recipe(task.loss_fn, task.draw_batch, task.source, optax.adam(task.learning_rate), average=AVERAGE)
-    return train_seeds(recipe, task.model.init_params, key=jax.random.key(4), seeds=seeds, steps=steps, directory=folder)
 
 
 def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], seeds: list[dict[str, Any]], place: Workplace, size: Size) -> list[dict[str, Any]]:
@@ -183,7 +163,7 @@ def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], seeds: list[
         codes: list[dict[str, int]] = []
         for seed in chosen:
             checkpoints = {step: runs[seed["run"]][step] for step in window_steps(sorted(runs[seed["run"]]), *seed["window"])}
-            traj = follow(task, {seed["run"]: checkpoints}, place.folder / f"llc-{name}.zarr", size, **setting)
+            traj = follow(task, {seed["run"]: checkpoints}, place.folder / f"llc-{name}.zarr", settings_of(size, **setting))
             curves = Curves.of(traj)
             llc = before(curves.step, curves.llc[0].T, seed["window"][1])
             for what, by_chain in (("drop", llc[:, first] - llc[:, last]), ("change", llc[:, -1] - llc[:, 0])):
@@ -193,12 +173,6 @@ def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], seeds: list[
             codes.append(count_findings(traj))
         answers.append({"setting": setting, "runs": [seed["run"] for seed in chosen], **by_seed, "findings": codes})
     return answers
-
-
-def window_steps(steps: list[int], start: float, end: float) -> list[int]:
-    """The checkpoints within a window and the nearest on either side of it."""
-    inside = np.searchsorted(steps, start, "right") - 1, np.searchsorted(steps, end, "left")
-    return steps[max(int(inside[0]), 0) : int(inside[1]) + 1]
 
 
 def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[str, Any]:
@@ -212,10 +186,10 @@ def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[s
     with place.part("train"):
         runs = train(two, list(range(first, first + size.num_seeds)), steps, place.folder / "checkpoints")
     with place.part("coefficients"):
-        traj = follow(two, runs, place.folder / "llc.zarr", size)
+        traj = follow(two, runs, place.folder / "llc.zarr", settings_of(size))
     with place.part("control"):
         control_runs = train(one, list(range(first, first + size.num_control_seeds)), steps, place.folder / "control")
-        control = follow(one, control_runs, place.folder / "llc-control.zarr", size)
+        control = follow(one, control_runs, place.folder / "llc-control.zarr", settings_of(size))
     with place.part("judge"):
         best = induction.best_losses(two.source, CONTEXT)
         bigram, least = float(best.bigram.mean()), float(best.induction.mean())
@@ -240,37 +214,6 @@ def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[s
     return saved
 
 
-def judge(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, halfway: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The result of the main runs and of the control, with the optional parts still empty; and the answers over seeds alone.
-
-    Args:
-        traj: of the two-layer runs.
-        control: of the one-layer runs.
-        halfway: the loss halfway down the bump.
-    """
-    stages = stages_of(traj)
-    seeds = rows(traj, stages, halfway)
-    answer = over_all(seeds)
-    result: dict[str, Any] = {
-        "num_seeds": len(seeds),
-        "num_chains": int(traj.data.sizes["chain"]),
-        **answer,
-        "type_b_power": type_b_power(traj, seeds),
-        "other_windows": other_windows(traj, seeds),
-        "findings": count_findings(traj),
-        "recurring_stages": recurring(stages).to_dict("records"),
-        "rows": seeds,
-        "control": control_answer(control, seeds) | {"levels_passed": levels_passed(traj, control, seeds)},
-        "sensitivity": [],
-        "themselves": None,
-        "text": None,
-        "curves": rounded_curves(Curves.of(traj)),
-        "control_curves": rounded_curves(Curves.of(control)),
-        "text_curves": None,
-    }
-    return result, answer
-
-
 def settings(size: Size) -> dict[str, Any]:
     """All settings, for the result."""
     return {
@@ -282,8 +225,7 @@ def settings(size: Size) -> dict[str, Any]:
 
 def weights_themselves(task: Task, place: Workplace, size: Size, halfway: float) -> dict[str, Any]:
     """The same seeds, followed at the weights in the place of their moving average."""
-    shapes = jax.eval_shape(task.model.init_params, jax.random.key(0))
-    traj = follow(task, SeedRuns(place.folder / "checkpoints", like=shapes), place.folder / "llc-themselves.zarr", size)
+    traj = follow(task, themselves(task, place.folder / "checkpoints"), place.folder / "llc-themselves.zarr", settings_of(size))
     seeds = rows(traj, stages_of(traj), halfway)
     return {"rows": seeds, "curves": rounded_curves(Curves.of(traj)), **over_all(seeds)}
 
@@ -292,6 +234,6 @@ def follow_text(place: Workplace, size: Size) -> tuple[jaxllc.Trajectory, dict[s
     """The runs on real text, and what they add to the result."""
     task = real_text(size.num_sequences)
     runs = train(task, list(range(size.num_text_seeds)), checkpoints(size.num_text_steps, size), place.folder / "text")
-    traj = follow(task, runs, place.folder / "llc-text.zarr", size)
+    traj = follow(task, runs, place.folder / "llc-text.zarr", settings_of(size))
     seeds = rows(traj, stages_of(traj), None)
     return traj, {"text": {"rows": seeds, **over_all(seeds)}, "text_curves": rounded_curves(Curves.of(traj))}

@@ -1,6 +1,6 @@
 """Figure and tables of the induction experiment."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,18 @@ import jaxllc
 from research.development import analysis
 from research.development.analysis import over_seeds
 from research.development.bump import Curves
-from research.development.fall import BINS, RATIO, binned
+from research.development.fall import USUAL, Window, binned
 
 
 def figure(
-    traj: jaxllc.Trajectory, control: jaxllc.Trajectory, text_traj: jaxllc.Trajectory | None, seeds: list[dict[str, Any]], answer: dict[str, Any]
+    traj: jaxllc.Trajectory,
+    control: jaxllc.Trajectory,
+    text_traj: jaxllc.Trajectory | None,
+    seeds: list[dict[str, Any]],
+    answer: dict[str, Any],
+    *,
+    title: str = "two layers, triggers",
+    window: Window = USUAL,
 ) -> Any:
     """Loss, λ̂ with the windows shaded, and scores, from top to bottom, as in the published figure.
 
@@ -27,7 +34,7 @@ def figure(
     from jaxllc.plots import BLUE, GREY, ORANGE
 
     green, pink = "#009e73", "#cc79a7"
-    columns = [(traj, "two layers, triggers"), (control, "one layer (control)"), *([] if text_traj is None else [(text_traj, "two layers, real text")])]
+    columns = [(traj, title), (control, "one layer (control)"), *([] if text_traj is None else [(text_traj, "two layers, real text")])]
     shape = {"figsize": (4 * len(columns) + 4, 8), "sharex": "col", "height_ratios": (2, 3, 2), "layout": "constrained"}
     both, axes = plt.subplots(3, len(columns) + 1, **shape)
     for ax in axes.flat:
@@ -53,21 +60,21 @@ def figure(
     for i in formed:
         for ax in axes[:2, 0]:
             ax.axvspan(*seeds[i]["window"], color=green, alpha=0.06, lw=0, zorder=0)
-    _aligned(axes[:, 1], Curves.of(traj), {i: seeds[i]["window"][1] for i in formed}, (ORANGE, BLUE, GREY, green, pink))
+    _aligned(axes[:, 1], Curves.of(traj), {i: seeds[i]["window"][1] for i in formed}, (ORANGE, BLUE, GREY, green, pink), window)
     for ax, label in zip(axes[:, 0], ("loss (nats per token)", "local learning coefficient λ̂", "attention score"), strict=True):
         ax.set_ylabel(label)
     axes[2, 0].plot([], [], color=green, label="previous token")
     axes[2, 0].plot([], [], color=pink, label="prefix matching")
     axes[1, 0].legend(frameon=False, fontsize="small", loc="lower right")
     axes[2, 0].legend(frameon=False, fontsize="small", loc="upper left")
-    title = f"{str(answer['verdict']).split(' (')[0]}: largest fall of λ̂ before prefix matching sets in"
-    both.suptitle(f"{title} {answer['llc_drop_mean']:.2f} ± {answer['llc_drop_std_error']:.2f}, of {answer['llc_level']:.1f}", fontsize="large")
+    found = f"{str(answer['verdict']).split(' (')[0]}: largest fall of λ̂ before prefix matching sets in"
+    both.suptitle(f"{found} {answer['llc_drop_mean']:.2f} ± {answer['llc_drop_std_error']:.2f}, of {answer['llc_level']:.1f}", fontsize="large")
     return both
 
 
-def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[str, ...]) -> None:
+def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[str, ...], window: Window) -> None:
     """Means over seeds, with two standard errors, against the step as a share of that at which prefix matching sets in; the window is shaded."""
-    ratios, width = (4.0, 2.0), float(np.log(RATIO) / BINS)
+    ratios, width = (2 * window.ratio, 2.0), float(np.log(window.ratio) / window.bins)
     bins = round(float(np.log(ratios[0] * ratios[1])) / width)
     x = np.exp(-np.log(ratios[0]) + width * (np.arange(bins) + 0.5))
     scores = curves.scores
@@ -80,14 +87,16 @@ def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[
             if len(aligned) > 1:
                 means = [over_seeds(column) for column in np.transpose(aligned)]
                 ax.errorbar(x, [m.mean for m in means], [2 * m.std_error for m in means], color=color, lw=1.4, elinewidth=0.8)
-        ax.axvspan(1 / RATIO, 1, color="#009e73", alpha=0.12, lw=0, zorder=0)
+        ax.axvspan(1 / window.ratio, 1, color="#009e73", alpha=0.12, lw=0, zorder=0)
     axes[0].set_title("aligned where prefix matching sets in", fontsize="medium", loc="left")
     axes[2].set_xscale("log")
-    axes[2].set_xticks([0.25, 0.5, 1, 2], ["¼", "½", "1", "2"])
+    ticks = {0.125: "⅛", 0.25: "¼", 0.5: "½", 1.0: "1", 2.0: "2"}
+    axes[2].set_xticks([tick for tick in ticks if tick >= 1 / ratios[0]], [name for tick, name in ticks.items() if tick >= 1 / ratios[0]])
     axes[2].minorticks_off()
     axes[2].set_xlabel("step ÷ that of the onset of prefix matching")
 
 
+OTHERS = {"themselves": "the weights themselves", "text": "real text"}
 QUESTIONS: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("seeds that formed an induction head", lambda r: str(r["num_formed"])),
     ("previous-token attention first to a third, share of seeds", lambda r: _percent(r["share_previous_token_third_first"])),
@@ -132,13 +141,13 @@ def _percent(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0%}"
 
 
-def table(result: dict[str, Any]) -> str:
-    """All answers as Markdown."""
+def table(result: dict[str, Any], title: str = "two layers, triggers", others: Mapping[str, str] = OTHERS) -> str:
+    """All answers as Markdown: of the result itself, and of those in it that have the names of `others`, each beside its title."""
     lines = ["| claim | answer | effect | smallest effect that would be certain |", "|---|---|---|---|"]
     lines += [f"| {name} | {claim['answer']} | {_interval(claim['effect'])} | {_number(claim['limit'])} |" for name, claim in result["claims"].items()]
-    lines += ["", f"Verdict: {result['verdict']}", "", "| quantity | two layers, triggers | the weights themselves | real text |", "|---|---|---|---|"]
-    others = result["themselves"], result["text"]
-    lines += [f"| {label} | {' | '.join(show(one) if one else 'not run' for one in (result, *others))} |" for label, show in QUESTIONS]
+    lines += ["", f"Verdict: {result['verdict']}", "", f"| quantity | {title} | {' | '.join(others.values())} |", "|---" * (2 + len(others)) + "|"]
+    columns = [result, *(result[name] for name in others)]
+    lines += [f"| {label} | {' | '.join(show(one) if one else 'not run' for one in columns)} |" for label, show in QUESTIONS]
     parts = _stages(result), _windows(result), _seeds(result), _sensitivity(result), _control(result)
     lines += [line for part in parts for line in part]
     lines += ["", "| part | seconds |", "|---|---|", *(f"| {name} | {spent:.0f} |" for name, spent in result["seconds_by_part"].items())]

@@ -7,11 +7,12 @@ import pytest
 from jaxllc import results
 from jaxllc.trajectory import Trajectory
 from research.development.analysis import log_step
+from research.development.answers import judge
 from research.development.bump import Curves, control_answer, levels_passed, other_windows, over_all, plant, rows, scatter, stages_of
 from research.development.common import plain
 from research.development.fall import BINS, RATIO
-from research.development.induction import judge, window_steps
 from research.development.induction_report import figure, table
+from research.development.tasks import window_steps
 
 RUNS, CHAINS, DRAWS = 6, 4, 3
 CORRECTION = 0.5
