@@ -117,9 +117,8 @@ def langevin(
     reasons += [_of_draws(settings, request)] * suffices + [LEAVES_BASIN] * leaves_basin
     if not good:
         reasons.append(f"No step that was tried adds at most {MAX_STEP_BIAS:.0%}; a smaller nbeta or larger batches would.")
-    reasons += _of_localization(
-        request, settings.localization, mixes, RELAXATIONS * _relaxation(step_size, request.least_localization) / BURN_IN_SHARE * per_iteration
-    )
+    needed = _drawn(request) / (1 - BURN_IN_SHARE) * _relaxation(step_size, request.least_localization) * per_iteration
+    reasons += _of_localization(request, settings.localization, mixes, needed)
     lines = [{"step_size": largest * factor, "localization": guess} for factor, guess in zip(tried, guesses, strict=True)]
     points = pilot.points([{"checkpoint": str(name), **described(plan), **line} for line in lines for name in checkpoints])
     again = pilot.compilation if one_program and usual_every(settings.num_iterations) == every else 0.0

@@ -102,8 +102,8 @@ def check_loss(posterior: LocalPosterior, data: InMemory, mesh: Mesh) -> LossKin
         shifted = losses(half, size)
         with np.errstate(invalid="ignore"):  # losses that are not finite, of which the run will tell
             off, whole = (np.sqrt(np.mean(values**2)) for values in (first[half:] - shifted[: size - half], first))
-        differs = bool(off > tolerance * whole) if half > 0 and size < n else False
-        return LossKind(True, bool(differs), dtype, weights_dtype)
+        differs = half > 0 and size < n and bool(off > tolerance * whole)
+        return LossKind(True, differs, dtype, weights_dtype)
     half = min(max(size, LEAST_EXAMPLES), n) // 2
     if half == 0:
         return LossKind(False, False, dtype, weights_dtype)
