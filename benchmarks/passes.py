@@ -1,11 +1,12 @@
 """Passes over the weights that an iteration makes beside its gradient, counted in the text of the compiled programs.
 
-    python -m benchmarks.passes [--tpu]
+    python -m benchmarks.passes [--tpu | --gpu]
 
 The loop over iterations is found in the program of a block of one chain, and in it every array of the size of a layer that an instruction reads or writes
 between memory and itself: what is fused within one instruction counts once. Compared is the same loop around the bare gradient and its step. Counts are in
 copies of the weights: the limit for SGLD is one more read, of w*, as noise is a bit a weight. With `--tpu` programs are compiled ahead of time for one v5e
-chip, which needs libtpu (`pip install 'jaxllc[pods]'` in an environment of its own) and no TPU.
+chip, which needs libtpu (`pip install 'jaxllc[pods]'` in an environment of its own) and no TPU. With `--gpu` they are compiled for the GPU of this machine,
+without command buffers, which would hide what a loop runs.
 """
 
 import argparse
@@ -13,10 +14,14 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "--gpu" in sys.argv:  # before JAX is loaded
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_command_buffer="
+else:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
@@ -80,10 +85,10 @@ def _of(body: str, size: int, layers: int) -> Passes:
     return Passes(read / layers, written / layers)
 
 
-def device(tpu: bool) -> Any:
+def device(platform: str) -> Any:
     """What is compiled for."""
-    if not tpu:
-        return jax.devices("cpu")[0]
+    if platform != "tpu":
+        return jax.devices(platform)[0]
     from jax.experimental import topologies  # it asks for libtpu
 
     return np.asarray(topologies.get_topology_desc("v5e:2x4", "tpu").devices).reshape(-1)[0]
@@ -130,16 +135,18 @@ def bare_text(on: Any, gradients: int) -> str:
 def main() -> None:
     """Compile, count, print, keep; what another call found for the other platform stays."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.passes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tpu", action="store_true", help="for one TPU v5e chip instead of this CPU")
+    parser.add_argument("--tpu", action="store_const", const="tpu", dest="platform", default="cpu", help="for one TPU v5e chip instead of this CPU")
+    parser.add_argument("--gpu", action="store_const", const="gpu", dest="platform", help="for the GPU of this machine")
     options = parser.parse_args()
-    on, size, layers = device(options.tpu), WIDTHS[0] ** 2, len(WIDTHS) - 1
+    on, size, layers = device(options.platform), WIDTHS[0] ** 2, len(WIDTHS) - 1
     rows = []
     for name, make in SAMPLERS.items():
         ours, bare = count(text_of(make(), on), size, layers), count(bare_text(on, 2 if "variate" in name else 1), size, layers)
         rows.append({"sampler": name, "ours": ours._asdict(), "bare": bare._asdict()})
     path = RESULTS / "passes.json"
     known = json.loads(path.read_text())["platforms"] if path.exists() else {}
-    platforms = known | {"TPU v5e" if options.tpu else "CPU": rows}
+    names = {"cpu": "CPU", "tpu": "TPU v5e", "gpu": getattr(on, "device_kind", "GPU")}
+    platforms = known | {names[options.platform]: rows}
     print(passes(platforms))
     print(save("passes", {"platforms": platforms}, quick=False))
 

@@ -31,15 +31,14 @@ import optax
 import jaxllc
 from jaxllc import metrics
 from jaxllc.models import induction, text
-from jaxllc.models.train import SeedRuns, checkpoint_steps
+from jaxllc.models.train import checkpoint_steps
 from jaxllc.models.transformer import Transformer, next_token_loss, token_losses
-from research.development.analysis import over_chains
-from research.development.answers import judge
+from research.development.answers import judge, sensitivity
 from research.development.bump import Curves, over_all, rounded_curves, rows, stages_of
-from research.development.common import Workplace, count_findings
-from research.development.fall import BINS, RATIO, before
+from research.development.common import Workplace
+from research.development.fall import BINS, RATIO
 from research.development.induction_report import figure, table
-from research.development.tasks import Task, follow, themselves, train, window_steps
+from research.development.tasks import Task, follow, themselves, train
 
 __all__ = ["OPTIONAL_PARTS", "run", "table"]
 
@@ -149,32 +148,6 @@ def settings_of(size: Size, *, nbeta: float = NBETA, localization: float = LOCAL
     )  # fmt: skip
 
 
-def sensitivity(task: Task, runs: SeedRuns, answer: dict[str, Any], seeds: list[dict[str, Any]], place: Workplace, size: Size) -> list[dict[str, Any]]:
-    """The fall of λ̂ under other settings, of the first seeds with an induction head, between the two bins where the mean curve falls most.
-
-    Each seed is followed by itself, at the checkpoints of its window and the two next to it.
-    """
-    chosen = [seed for seed in seeds if seed["formed"]][: size.sensitivity_seeds]
-    first, last = answer["llc_drop"].first, answer["llc_drop"].last
-    answers = []
-    for setting in ({}, *SENSITIVITY):
-        name = "-".join(f"{name}-{value:g}" for name, value in setting.items()) or "fewer"
-        by_seed: dict[str, list[Any]] = {"drop": [], "drop_error": [], "change": [], "change_error": []}
-        codes: list[dict[str, int]] = []
-        for seed in chosen:
-            checkpoints = {step: runs[seed["run"]][step] for step in window_steps(sorted(runs[seed["run"]]), *seed["window"])}
-            traj = follow(task, {seed["run"]: checkpoints}, place.folder / f"llc-{name}.zarr", settings_of(size, **setting))
-            curves = Curves.of(traj)
-            llc = before(curves.step, curves.llc[0].T, seed["window"][1])
-            for what, by_chain in (("drop", llc[:, first] - llc[:, last]), ("change", llc[:, -1] - llc[:, 0])):
-                mean, error = over_chains(by_chain)
-                by_seed[what].append(mean)
-                by_seed[f"{what}_error"].append(error)
-            codes.append(count_findings(traj))
-        answers.append({"setting": setting, "runs": [seed["run"] for seed in chosen], **by_seed, "findings": codes})
-    return answers
-
-
 def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[str, Any]:
     """Train, follow, judge, draw. The result is written after each part, so that a run that is stopped leaves one."""
     size = QUICK if quick else FULL
@@ -200,7 +173,9 @@ def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[s
     fewer = size._replace(num_chains=min(size.num_chains, FEWER_CHAINS))
     if "sensitivity" not in without:
         with place.part("sensitivity"):
-            result["sensitivity"] = sensitivity(two, runs, answer, result["rows"], place, fewer)
+            chosen = [seed for seed in result["rows"] if seed["formed"]][: size.sensitivity_seeds]
+            varied = [(setting, settings_of(fewer, **setting)) for setting in ({}, *SENSITIVITY)]
+            result["sensitivity"] = sensitivity(two, runs, answer["llc_drop"], chosen, place.folder, varied)
         saved = place.save(result, figure(traj, control, None, result["rows"], answer))
     if "themselves" not in without:
         with place.part("themselves"):

@@ -99,52 +99,55 @@ def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[
 OTHERS = {"themselves": "the weights themselves", "text": "real text"}
 QUESTIONS: tuple[tuple[str, Callable[[Any], str]], ...] = (
     ("seeds that formed an induction head", lambda r: str(r["num_formed"])),
-    ("previous-token attention first to a third, share of seeds", lambda r: _percent(r["share_previous_token_third_first"])),
-    ("previous-token attention first to half, share of seeds", lambda r: _percent(r["share_previous_token_first"])),
-    ("lag of third rises, log of the ratio", lambda r: _interval(r["log_lag_third"])),
-    ("lag of half rises, log of the ratio", lambda r: _interval(r["log_lag_half"])),
-    ("lag of half rises, steps", lambda r: _interval(r["lag_half"], 0)),
-    ("λ̂'s half rise after that of prefix matching, log of the ratio", lambda r: _interval(r["log_lags_to_half"]["llc_half"])),
-    ("λ̂'s peak after the half rise of prefix matching, log of the ratio", lambda r: _interval(r["log_lags_to_half"]["llc_peak"])),
-    ("loss halfway down after the half rise of prefix matching, log of the ratio", lambda r: _interval(r["log_lags_to_half"]["loss_halfway"])),
-    ("λ̂ in the window", lambda r: _number(r["llc_level"])),
-    ("scatter of λ̂ in the window about the line through neighbouring bins", lambda r: _number(r["llc_scatter"])),
-    ("rise of λ̂ from there to its peak", lambda r: _interval(r["llc_rise"])),
-    ("largest fall of λ̂ in the window, cross-fitted", lambda r: _interval(r["llc_drop"]["depth"])),
-    ("largest fall of the mean λ̂", lambda r: _number(r["llc_drop"]["largest"])),
-    ("share of level curves with the same noise that fall as far", lambda r: _percent(r["llc_drop"]["chance"])),
-    ("deepest fall of λ̂ that is not excluded", lambda r: _number(r["llc_drop"]["at_most"])),
+    ("previous-token attention first to a third, share of seeds", lambda r: percent(r["share_previous_token_third_first"])),
+    ("previous-token attention first to half, share of seeds", lambda r: percent(r["share_previous_token_first"])),
+    ("lag of third rises, log of the ratio", lambda r: interval(r["log_lag_third"])),
+    ("lag of half rises, log of the ratio", lambda r: interval(r["log_lag_half"])),
+    ("lag of half rises, steps", lambda r: interval(r["lag_half"], 0)),
+    ("λ̂'s half rise after that of prefix matching, log of the ratio", lambda r: interval(r["log_lags_to_half"]["llc_half"])),
+    ("λ̂'s peak after the half rise of prefix matching, log of the ratio", lambda r: interval(r["log_lags_to_half"]["llc_peak"])),
+    ("loss halfway down after the half rise of prefix matching, log of the ratio", lambda r: interval(r["log_lags_to_half"]["loss_halfway"])),
+    ("λ̂ in the window", lambda r: number(r["llc_level"])),
+    ("scatter of λ̂ in the window about the line through neighbouring bins", lambda r: number(r["llc_scatter"])),
+    ("rise of λ̂ from there to its peak", lambda r: interval(r["llc_rise"])),
+    ("largest fall of λ̂ in the window, cross-fitted", lambda r: interval(r["llc_drop"]["depth"])),
+    ("largest fall of the mean λ̂", lambda r: number(r["llc_drop"]["largest"])),
+    ("share of level curves with the same noise that fall as far", lambda r: percent(r["llc_drop"]["chance"])),
+    ("deepest fall of λ̂ that is not excluded", lambda r: number(r["llc_drop"]["at_most"])),
     (
         "published fall, by the share of λ̂ and of the rise",
-        lambda r: f"{_number(r['published_drop']['by_level'])}, {_number(r['published_drop']['by_rise'])}",
+        lambda r: f"{number(r['published_drop']['by_level'])}, {number(r['published_drop']['by_rise'])}",
     ),
-    ("change of λ̂ from the first to the last bin of the window", lambda r: _interval(r["llc_change"])),
-    ("largest fall of the gradient-free cloud in the window, cross-fitted", lambda r: _interval(r["gaussian_llc_drop"]["depth"])),
-    ("change of the gradient-free cloud over the window", lambda r: _interval(r["gaussian_llc_change"])),
-    ("fall of the loss in the window beyond its trend, share of its fall afterwards", lambda r: _interval(r["loss_excess"])),
-    ("certain type B before the bump's type A, share of seeds", lambda r: _percent(r["type_b_share"])),
+    ("change of λ̂ from the first to the last bin of the window", lambda r: interval(r["llc_change"])),
+    ("largest fall of the gradient-free cloud in the window, cross-fitted", lambda r: interval(r["gaussian_llc_drop"]["depth"])),
+    ("change of the gradient-free cloud over the window", lambda r: interval(r["gaussian_llc_change"])),
+    ("fall of the loss in the window beyond its trend, share of its fall afterwards", lambda r: interval(r["loss_excess"])),
+    ("certain type B before the bump's type A, share of seeds", lambda r: percent(r["type_b_share"])),
 )
 """Lines of the main table, and how each is read from a result."""
 
 
-def _interval(interval: dict[str, Any], digits: int = 2) -> str:
-    if interval["mean"] is None or interval["low"] is None:
+def interval(effect: dict[str, Any], digits: int = 2) -> str:
+    """A mean with its standard error and 95 % limits."""
+    if effect["mean"] is None or effect["low"] is None:
         return "unknown"
-    return f"{interval['mean']:.{digits}f} ± {interval['std_error']:.{digits}f} ({interval['low']:.{digits}f} to {interval['high']:.{digits}f})"
+    return f"{effect['mean']:.{digits}f} ± {effect['std_error']:.{digits}f} ({effect['low']:.{digits}f} to {effect['high']:.{digits}f})"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Two digits after the point."""
     return "unknown" if value is None else f"{value:.2f}"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Whole percents."""
     return "unknown" if value is None else f"{value:.0%}"
 
 
 def table(result: dict[str, Any], title: str = "two layers, triggers", others: Mapping[str, str] = OTHERS) -> str:
     """All answers as Markdown: of the result itself, and of those in it that have the names of `others`, each beside its title."""
     lines = ["| claim | answer | effect | smallest effect that would be certain |", "|---|---|---|---|"]
-    lines += [f"| {name} | {claim['answer']} | {_interval(claim['effect'])} | {_number(claim['limit'])} |" for name, claim in result["claims"].items()]
+    lines += [f"| {name} | {claim['answer']} | {interval(claim['effect'])} | {number(claim['limit'])} |" for name, claim in result["claims"].items()]
     lines += ["", f"Verdict: {result['verdict']}", "", f"| quantity | {title} | {' | '.join(others.values())} |", "|---" * (2 + len(others)) + "|"]
     columns = [result, *(result[name] for name in others)]
     lines += [f"| {label} | {' | '.join(show(one) if one else 'not run' for one in columns)} |" for label, show in QUESTIONS]
@@ -174,7 +177,7 @@ def _stages(result: dict[str, Any]) -> list[str]:
 def _windows(result: dict[str, Any]) -> list[str]:
     lines = ["", "| window begins at the onset ÷ | bins | largest fall of λ̂ | not excluded | detectable |", "|---|---|---|---|---|"]
     windows = result["other_windows"]
-    return lines + [f"| {w['ratio']:g} | {w['bins']} | {_interval(w['depth'])} | {_number(w['at_most'])} | {_number(w['detectable'])} |" for w in windows]
+    return lines + [f"| {w['ratio']:g} | {w['bins']} | {interval(w['depth'])} | {number(w['at_most'])} | {number(w['detectable'])} |" for w in windows]
 
 
 def _seeds(result: dict[str, Any]) -> list[str]:
@@ -186,8 +189,8 @@ def _seeds(result: dict[str, Any]) -> list[str]:
         formed = seed["formed"]
         levels = ", ".join(f"{level:.1f}" for level in np.mean(seed["llc"], 0)) if formed else ""
         rise = " to ".join("?" if at is None else f"{at:.0f}" for at in seed["previous_token_rise"])
-        fall = f"{_number(seed['drop_while_previous_token_rises'])} ± {_number(seed['drop_while_previous_token_rises_error'])}"
-        event = f"{seed['window'][1]:.0f} | {levels} | {_number(next(left_out))}" if formed else "none | |"
+        fall = f"{number(seed['drop_while_previous_token_rises'])} ± {number(seed['drop_while_previous_token_rises_error'])}"
+        event = f"{seed['window'][1]:.0f} | {levels} | {number(next(left_out))}" if formed else "none | |"
         thirds = ", ".join("?" if level is None else f"{level:.1f}" for level in seed["llc_while_previous_token_rises"])
         lines.append(f"| {seed['run']} | {event} | {seed['score_at_end']['previous_token']:.2f} | {rise} | {thirds} | {fall} |")
     return lines
@@ -200,7 +203,7 @@ def _sensitivity(result: dict[str, Any]) -> list[str]:
     for one in result["sensitivity"]:
         setting = ", ".join(f"{name} {value:g}" for name, value in one["setting"].items()) or "as above"
         pairs = (zip(one[name], one[f"{name}_error"], strict=True) for name in ("drop", "change"))
-        falls, changes = (", ".join(f"{_number(value)} ± {_number(error)}" for value, error in pair) for pair in pairs)
+        falls, changes = (", ".join(f"{number(value)} ± {number(error)}" for value, error in pair) for pair in pairs)
         findings = "; ".join(", ".join(f"{code} {count}" for code, count in codes.items()) or "none" for codes in one["findings"])
         lines.append(f"| {setting} | {falls} | {changes} | {findings} |")
     return lines
@@ -211,7 +214,7 @@ def _control(result: dict[str, Any]) -> list[str]:
     if "llc_drop" not in control:
         return []
     reached = control["mean_plus_3_sd_at_most"]["previous_token"]
-    lines = ["", f"One layer in the same windows, {control['num_seeds']} seeds: largest fall {_interval(control['llc_drop']['depth'])}."]
+    lines = ["", f"One layer in the same windows, {control['num_seeds']} seeds: largest fall {interval(control['llc_drop']['depth'])}."]
     lines += [f"Its previous-token attention reaches at most {reached:.3f} (mean over seeds and three standard deviations)."]
     lines += ["", "| share of the rise of previous-token attention | its level, over seeds | one-layer seeds pass the lowest of these at |", "|---|---|---|"]
     for level in control["levels_passed"]:

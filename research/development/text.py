@@ -1,0 +1,223 @@
+r"""The hidden transition on real text: does λ̂ fall, unseen in the loss, while previous-token heads form (Hoogland et al., arXiv:2402.02364)?
+
+A two-layer attention-only transformer of 107 000 weights learns the tests of Python itself (`text_task`). Previous-token heads form there three to four times
+earlier in steps than induction heads, so a fall between the two would have room, which it has not on the synthetic source of `induction`. One-layer
+transformers are the control.
+
+Scores, onsets, window and rules are those of `induction` (`bump`, `fall`, `analysis`), but for the window: it begins at a quarter of the step at which prefix
+matching sets in, and has ten bins. `text_pilot` tells on seeds 100 and 101, which are not reported, how settings and window were found.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jaxllc
+from jaxllc import results
+from jaxllc.estimator import corrected_draws
+from jaxllc.models.train import SeedRuns, checkpoint_steps
+from research.development.analysis import over_seeds
+from research.development.answers import judge, sensitivity
+from research.development.bump import Curves, over_all, rounded_curves, rows, stages_of
+from research.development.common import Workplace, count_findings
+from research.development.fall import Window, before, largest_fall
+from research.development.tasks import Task, follow, themselves, train
+from research.development.text_report import figure, table
+from research.development.text_task import Variant, make
+
+__all__ = ["OPTIONAL_PARTS", "run", "table"]
+
+NBETA, LOCALIZATION, STEP_SIZE, BATCH_SIZE = 1000.0, 1000.0, 1e-4, 4
+"""The loss is the mean over the tokens of a window of text, so n counts windows."""
+WINDOW = Window(4.0, 10)
+WINDOWS = (Window(2.0, 5), WINDOW, Window(6.0, 13))
+SENSITIVITY = (dict(nbeta=300.0), dict(nbeta=3000.0), dict(localization=300.0), dict(localization=3000.0), dict(step_size=5e-5), dict(step_size=2e-4))
+"""Settings that are varied, one at a time."""
+PUBLISHED = jaxllc.Settings(
+    jaxllc.SGLD(3e-3, noise="gaussian"), nbeta=21.7, localization=300.0, batch_size=BATCH_SIZE, num_chains=4, num_draws=200, num_burn_in=0
+)
+"""Step size, nβ, γ and draws without burn-in of the published estimate (timaeus-research/icl); it has 20 chains and batches of 100."""
+PUBLISHED_CHAINS = 20
+FIRST_SEED = 10
+OPTIONAL_PARTS = ("themselves", "published", "sensitivity", "heads")
+"""Parts that a call may leave out."""
+
+
+class Size(NamedTuple):
+    """How large an experiment is."""
+
+    num_steps: int
+    num_checkpoints: int
+    num_seeds: int
+    num_control_seeds: int
+    num_chains: int
+    num_draws: int
+    num_burn_in: int
+    num_sequences: int
+    sensitivity_seeds: int
+    every: int
+    """Of the checkpoints, so many apart are followed at the weights themselves, by the published estimate and by head."""
+    two: Variant
+    one: Variant
+
+
+FULL = Size(20_000, 90, 8, 3, 4, 160, 80, 2000, 2, 2, Variant(), Variant(1))
+QUICK = Size(400, 24, 2, 1, 2, 10, 10, 64, 1, 1, Variant(2, "few", 256, 32, 32), Variant(1, "few", 256, 32, 32))
+
+
+def checkpoints(size: Size) -> list[int]:
+    """0, some steps to 500, and most of them log-spaced from there on."""
+    first = size.num_steps // 40
+    return sorted({0, *checkpoint_steps(first, size.num_checkpoints // 8, 0, first=min(10, first)), *log_spaced(first, size)})
+
+
+def log_spaced(first: int, size: Size) -> list[int]:
+    """Steps from one on to the end."""
+    return checkpoint_steps(size.num_steps, size.num_checkpoints - size.num_checkpoints // 8, 0, first=first)
+
+
+def settings_of(size: Size, *, nbeta: float = NBETA, localization: float = LOCALIZATION, step_size: float = STEP_SIZE) -> jaxllc.Settings:
+    """How chains are run."""
+    return jaxllc.Settings(
+        jaxllc.SGLD(step_size), nbeta=nbeta, localization=localization, batch_size=BATCH_SIZE, num_chains=size.num_chains, num_draws=size.num_draws,
+        num_burn_in=size.num_burn_in,
+    )  # fmt: skip
+
+
+def run(seeds: int | None, quick: bool, without: Collection[str] = ()) -> dict[str, Any]:
+    """Train, follow, judge, draw. The result is written after each part, so that a run that is stopped leaves one."""
+    size = QUICK if quick else FULL
+    size = size._replace(num_seeds=seeds or size.num_seeds)
+    place = Workplace("text", quick)
+    two, one = (make(variant, place.folder, size.num_sequences) for variant in (size.two, size.one))
+    steps = checkpoints(size)
+    with place.part("train"):
+        runs = train(two, range(FIRST_SEED, FIRST_SEED + size.num_seeds), steps, place.folder / "checkpoints")
+    with place.part("train, one layer"):
+        control_runs = train(one, range(FIRST_SEED, FIRST_SEED + size.num_control_seeds), steps, place.folder / "control")
+    with place.part("coefficients"):
+        traj = follow(two, runs, place.folder / "llc.zarr", settings_of(size))
+    with place.part("control"):
+        control = follow(one, control_runs, place.folder / "llc-control.zarr", settings_of(size))
+    with place.part("judge"):
+        result, answer = judge(traj, control, None, WINDOW, WINDOWS)
+        result |= {"num_checkpoints": len(steps), "settings": settings(size), "slopes": slopes(Curves.of(traj), result["rows"])}
+        result |= dict.fromkeys(("published", "heads"))
+    drawn = figure(traj, control, result["rows"], answer, WINDOW)
+    saved = place.save(result, drawn)
+    parts = {
+        "themselves": lambda: weights_themselves(two, place, size),
+        "published": lambda: published(two, result["rows"], place, size),
+        "sensitivity": lambda: sensitivity(two, runs, answer["llc_drop"], formed(result["rows"])[: size.sensitivity_seeds], place.folder, varied(size), WINDOW),
+        "heads": lambda: by_head(two, runs, traj, result["rows"], place, size),
+    }
+    for name, follow_part in parts.items():
+        if name not in without:
+            with place.part(name):
+                result[name] = follow_part()
+            saved = place.save(result, drawn)
+    return saved
+
+
+def formed(seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the seeds that have formed an induction head."""
+    return [seed for seed in seeds if seed["formed"]]
+
+
+def settings(size: Size) -> dict[str, Any]:
+    """All settings, for the result."""
+    return {
+        "nbeta": NBETA, "localization": LOCALIZATION, "step_size": STEP_SIZE, "batch_size": BATCH_SIZE, "num_draws": size.num_draws,
+        "num_burn_in": size.num_burn_in, "num_sequences": size.num_sequences, "fixed_on_seeds": [100, 101], "first_seed": FIRST_SEED,
+        "window_ratio": WINDOW.ratio, "window_bins": WINDOW.bins, "model": size.two.name,
+    }  # fmt: skip
+
+
+def varied(size: Size) -> list[tuple[dict[str, float], jaxllc.Settings]]:
+    """The settings as they are and varied."""
+    return [(setting, settings_of(size, **setting)) for setting in ({}, *SENSITIVITY)]
+
+
+def some(runs: SeedRuns, every: int) -> dict[str, dict[int, Any]]:
+    """Every so many of the checkpoints of each run, the last among them, read when they are asked for."""
+    return {run: _Some(of_run, sorted(of_run)[::-1][::every][::-1]) for run, of_run in runs.items()}  # pyright: ignore[reportReturnType]
+
+
+class _Some(Mapping[int, Any]):
+    def __init__(self, checkpoints: Mapping[int, Any], steps: Sequence[int]) -> None:
+        self.checkpoints, self.steps = checkpoints, steps
+
+    def __getitem__(self, step: int) -> Any:
+        return self.checkpoints[step]
+
+    def __iter__(self) -> Any:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def slopes(curves: Curves, seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """By how much λ̂ changes per e-fold of steps, over seeds: in both halves of the window, by log-time, and in as much log-time after it."""
+    half = WINDOW.ratio**0.5
+    found: dict[str, list[float]] = {"first half of the window": [], "second half of the window": [], "after the onset of prefix matching": []}
+    for i, seed in enumerate(seeds):
+        event = seed["window"][1]
+        ends = event / WINDOW.ratio * half ** np.arange(4)
+        levels = np.interp(np.log(ends), np.log(np.maximum(curves.step, 1)), curves.llc[i].mean(-1))
+        for name, change in zip(found, np.diff(levels) / np.log(half), strict=True):
+            found[name].append(float(change) if seed["formed"] else np.nan)
+    return {name: over_seeds(np.array(values)) for name, values in found.items()}
+
+
+def weights_themselves(task: Task, place: Workplace, size: Size) -> dict[str, Any]:
+    """The same seeds, followed at the weights in the place of their moving average."""
+    runs = some(themselves(task, place.folder / "checkpoints"), size.every)
+    traj = follow(task, runs, place.folder / "llc-themselves.zarr", settings_of(size))
+    seeds = rows(traj, stages_of(traj), None, WINDOW)
+    return {"rows": seeds, "curves": rounded_curves(Curves.of(traj)), "findings": count_findings(traj), **over_all(seeds)}
+
+
+def published(task: Task, seeds: list[dict[str, Any]], place: Workplace, size: Size) -> dict[str, Any]:
+    r"""What the published estimate says of these runs, at the weights themselves: its draws as they are, and with its own baseline in the place of $L(w^*)$.
+
+    That baseline is a mean over all chains of their first losses, taken while later chains count as zero: chain c of C subtracts c / C of the loss at $w^*$.
+    So $n\beta (C - 1) / 2C$ of the loss is added to λ̂.
+    """
+    traj = follow(task, some(themselves(task, place.folder / "checkpoints"), size.every), place.folder / "llc-published.zarr", PUBLISHED)
+    curves = Curves.of(traj)
+    draws = results.values(traj.data, "posterior/llc").mean(-1) + results.values(traj.data, "sample_stats/step_bias")  # which they do not take off
+    assert PUBLISHED.nbeta is not None
+    own = {}
+    baseline = PUBLISHED.nbeta * (PUBLISHED_CHAINS - 1) / (2 * PUBLISHED_CHAINS) * curves.loss
+    for name, llc in {"as defined": draws, "with its own baseline": draws + baseline[..., None], "without gradients": curves.cloud}.items():
+        binned = np.stack([before(curves.step, llc[i].T, seed["window"][1], WINDOW) for i, seed in enumerate(seeds)])
+        own[name] = in_window(binned) | {"curve": np.round(llc.mean(-1), 2)}
+    return {"step": curves.step, "findings": count_findings(traj), **own}
+
+
+def in_window(binned: np.ndarray) -> dict[str, Any]:
+    """The largest fall and the level of curves in the bins of their windows, `[seed, chain, bin]`; NaN where no seed has a window."""
+    known = binned[np.isfinite(binned)]
+    return {"fall": largest_fall(binned), "level": float(known.mean()) if len(known) else np.nan}
+
+
+def by_head(task: Task, runs: SeedRuns, traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], place: Workplace, size: Size) -> dict[str, Any]:
+    """λ̂ of the previous-token head alone and of the prefix-matching head alone: of each seed the heads with the greatest scores at its end."""
+    probes = {name: results.values(traj.data, f"probes/{name}") for name in ("previous_token", "prefix_matching")}
+    names = {"previous-token head": ("previous_token", 0), "induction head": ("prefix_matching", 1)}
+    chosen, llc, step = [], {name: [] for name in names}, np.zeros(0)
+    for i, (run, of_run) in enumerate(some(runs, size.every).items()):
+        heads = {name: int(probes[probe][i, -1, layer].argmax()) for name, (probe, layer) in names.items()}
+        components = {name: jaxllc.Heads(f"layers_{layer}/*", heads[name]) for name, (_, layer) in names.items()}
+        followed = follow(task, {run: of_run}, place.folder / f"llc-heads-{run}.zarr", settings_of(size), components=components)
+        chosen.append(heads)
+        step = np.asarray(followed.data.coords["step"].values)
+        for name in names:
+            llc[name].append(corrected_draws(followed.component(name).data).mean(-1)[0])
+    answers = {"step": step, "chosen": chosen}
+    for name, curves in llc.items():
+        binned = np.stack([before(step, curve.T, seed["window"][1], WINDOW) for curve, seed in zip(curves, seeds, strict=True)])
+        answers[name] = in_window(binned) | {"curve": np.round(np.stack(curves).mean(-1), 3)}
+    return answers
