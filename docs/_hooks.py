@@ -16,6 +16,7 @@ OUTSIDE = {
     "research/development.md": "development.md",
 }
 """Pages by their place in the repository, and their names in the site."""
+PICTURES = ("research/results", "notebooks", "benchmarks/results")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
@@ -24,7 +25,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages from outside and their pictures."""
     for place, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / place).read_text()))
-    for picture in sorted([*(ROOT / "research" / "results").glob("*.png"), *(ROOT / "notebooks").glob("*.png"), *(ROOT / "benchmarks" / "results").glob("*.png")]):
+    for picture in (picture for folder in PICTURES for picture in sorted((ROOT / folder).glob("*.png"))):
         files.append(File.generated(config, f"pictures/{picture.name}", content=picture.read_bytes()))
     return files
 
