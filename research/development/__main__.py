@@ -16,7 +16,7 @@ from research.development.common import RESULTS, page
 
 jax.config.update("jax_num_cpu_devices", int(os.environ.get("DEVICES", os.cpu_count() or 1)))
 
-EXPERIMENTS = ("induction", "regression", "text")
+EXPERIMENTS = ("induction", "regression", "text", "headers")
 
 
 def main() -> None:

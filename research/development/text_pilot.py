@@ -1,16 +1,17 @@
 """How settings and window of `text` were found: on seeds 100 and 101, which are not reported, and a look at other texts.
 
-    python -m research.development.text_pilot [--parts train settings spectrum variants] [--quick]
+    python -m research.development.text_pilot [--text text headers] [--parts train settings spectrum variants] [--quick]
 
 *settings*: what `jaxllc.calibrate` chooses at several nβ for a checkpoint before the bump, one in it and the last, and how well both seeds mix with it.
-*spectrum*: how many directions of the Hessian are steeper than the prior, at these and at the published settings. *variants*: other texts, one seed each.
-A second call keeps the parts that it is not asked for. The result is `research/results/text-pilot.json`, its tables beside it.
+*spectrum*: how many directions of the Hessian are steeper than the prior, at these and at the published settings. *variants*: other texts, both seeds.
+A second call keeps the parts that it is not asked for. The result is `research/results/text-pilot.json` or `headers-pilot.json`, its tables beside it.
 """
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ BUDGET = 10.0
 TARGET_ERROR = 0.01
 SHARES = (1 / 8, 2 / 5, 1.0)
 """Of the run: checkpoints that settings are found on."""
-VARIANTS = (Variant(), Variant(source="c"), Variant(vocab_size=1024), Variant(context=256), Variant(num_layers=1))
+VARIANTS = (Variant(source="c"), Variant(), Variant(context=256), Variant(vocab_size=1024))
 RANK, SPECTRUM_WINDOWS = 128, 128
 PINS = {"published": 300 / 21.7, "1": 1.0, "0.3": 0.3, "3": 3.0}
 """γ / nβ: a direction feels the gradient more than the prior where its curvature is larger."""
@@ -63,11 +64,11 @@ def followed(task: Task, runs: SeedRuns) -> list[dict[str, Any]]:
     return rows
 
 
-def settings(task: Task, runs: SeedRuns, place: Workplace, quick: bool) -> list[dict[str, Any]]:
+def settings(task: Task, runs: SeedRuns, place: Workplace, nbetas: Sequence[float], quick: bool) -> list[dict[str, Any]]:
     """What is chosen at each nβ, and λ̂ with it at three checkpoints of both seeds."""
     steps = nearest(sorted(runs.stacked))
     found = []
-    for nbeta in NBETAS[: 1 if quick else None]:
+    for nbeta in nbetas:
         first = runs[f"seed_{SEEDS[0]}"]
         began = time.perf_counter()
         chosen = jaxllc.calibrate(
@@ -109,19 +110,20 @@ def spectrum(task: Task, runs: SeedRuns, quick: bool) -> list[dict[str, Any]]:
     return found
 
 
-def variants(place: Workplace, quick: bool) -> list[dict[str, Any]]:
-    """One seed of each variant, with the seconds of its training."""
-    found = []
+def variants(place: Workplace, quick: bool, done: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Both seeds of each variant that is not done, with the seconds of their training; all lines after each."""
+    found = list(done)
     for variant in (text.QUICK.two,) if quick else VARIANTS:
+        if any(line["variant"] == variant.name for line in found):
+            continue
         task = make(variant, place.folder, 256)
         end = 200 if quick else text.FULL.num_steps
         steps = sorted({0, *checkpoint_steps(end, 40, 0, first=end // 100)})
         began = time.perf_counter()
-        runs = train(task, SEEDS[:1], steps, place.folder / f"variant-{variant.name}")
+        runs = train(task, SEEDS, steps, place.folder / f"variant-{variant.name}")
         spent = time.perf_counter() - began
-        found.append({"variant": variant.name, "seconds": spent, **followed(task, runs)[0]})
-        print(variant.name, f"{spent:.0f} s", flush=True)
-    return found
+        found += [{"variant": variant.name, "seconds": spent, **row} for row in followed(task, runs)]
+        yield found
 
 
 def table(result: dict[str, Any]) -> str:
@@ -133,7 +135,7 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"| {part} | {' | '.join(names)} | final loss |", "|---" * (2 + len(names)) + "|"] if rows else []
         for row in rows:
             cells = ["never" if row[name] is None else f"{row[name]:.3g}" if "end" in name else f"{row[name]:.0f}" for name in names]
-            lines.append(f"| {row.get('variant', row['run'])} | {' | '.join(cells)} | {np.mean(row['loss'][-END:]):.3f} |")
+            lines.append(f"| {row.get('variant', '')} {row['run']} | {' | '.join(cells)} | {np.mean(row['loss'][-END:]):.3f} |")
         lines.append("")
     lines += ["| nβ | γ | sampler | batch | chains, draws, burn-in | λ̂ by seed and step | R-hat | findings |", "|---" * 8 + "|"]
     for one in result.get("settings", []):
@@ -158,26 +160,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m research.development.text_pilot", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--text", default="text", choices=("text", "headers"), help="which text")
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--nbetas", nargs="+", type=float, default=NBETAS, help="of the part settings")
     parser.add_argument("--quick", action="store_true", help="a small run, to see that everything works")
     options = parser.parse_args()
-    place = Workplace("text", options.quick)
-    path = RESULTS / f"text-pilot{'-quick' if options.quick else ''}.json"
+    place = Workplace(options.text, options.quick)
+    path = RESULTS / f"{options.text}-pilot{'-quick' if options.quick else ''}.json"
     result = json.loads(path.read_text()) if path.exists() else {}
-    size = text.QUICK if options.quick else text.FULL
+    size = text.QUICK if options.quick else {"text": text.FULL, "headers": text.HEADERS}[options.text]
     task = make(size.two, place.folder, size.num_sequences)
     runs = train(task, SEEDS, text.checkpoints(size), place.folder / "pilot") if {*options.parts} - {"variants"} else None
     for part in options.parts:
         with place.part(f"pilot {part}"):
             if part == "variants":
-                result[part] = variants(place, options.quick)
+                for lines in variants(place, options.quick, result.get(part, [])):
+                    result[part] = lines
+                    path.write_text(json.dumps(plain(result), indent=1) + "\n")
             else:
                 assert runs is not None
-                made = {"train": lambda: followed(task, runs), "settings": lambda: settings(task, runs, place, options.quick)}
+                made = {
+                    "train": lambda: followed(task, runs),
+                    "settings": lambda: settings(task, runs, place, options.nbetas[: 1 if options.quick else None], options.quick),
+                }
                 result[part] = (made | {"spectrum": lambda: spectrum(task, runs, options.quick)})[part]()
         result = plain(result | {"command": "python -m research.development.text_pilot", "machine": machine()})
         path.write_text(json.dumps(result, indent=1) + "\n")
-    header = "<!-- Generated by `python -m research.development.text_pilot`; do not edit. -->\n\n# Real text, pilots: all tables"
+    header = "<!-- Generated by `python -m research.development.text_pilot`; do not edit. -->\n\n# Pilots of `{options.text}`: all tables"
     path.with_suffix(".md").write_text(f"{header}\n\n{table(result)}\n")
     print(table(result))
 

@@ -6,19 +6,20 @@ import jaxllc
 from research.development import induction_report
 from research.development.fall import Window
 
-TITLE = "two layers, Python's tests"
+TITLES = {"tests": "two layers, Python's tests", "c": "two layers, C headers", "few": "two layers, some modules"}
 HEADS = ("previous-token head", "induction head")
 ESTIMATES = ("as defined", "with its own baseline", "without gradients")
 
 
-def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, seeds: list[dict[str, Any]], answer: dict[str, Any], window: Window) -> Any:
+def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, seeds: list[dict[str, Any]], answer: dict[str, Any], window: Window, title: str) -> Any:
     """Loss, λ̂ and scores of two layers, the same aligned, and one layer."""
-    return induction_report.figure(traj, control, None, seeds, answer, title=TITLE, window=window)
+    return induction_report.figure(traj, control, None, seeds, answer, title=title, window=window)
 
 
 def table(result: dict[str, Any]) -> str:
     """All answers as Markdown."""
-    lines = [induction_report.table(result, TITLE, {"themselves": "the weights themselves"})]
+    title = TITLES[result["settings"]["model"].split("-")[0]]
+    lines = [induction_report.table(result, title, {"themselves": "the weights themselves"})]
     parts = _slopes(result["slopes"]), _falls(result), _findings(result)
     return "\n".join([*lines, *(line for part in parts for line in part)])
 
