@@ -19,7 +19,7 @@ from jaxllc.settings import Settings
 from jaxllc.step_bias import MAX_DOUBT
 from jaxllc.stepsize import curvature
 from jaxllc.stream import Stream
-from jaxllc.timetable import usual_every
+from jaxllc.timetable import served, usual_every
 
 LEAST_AFFORDABLE, MOST_AFFORDABLE = 100, 1_000_000
 """Iterations of SGLD that a budget is taken to pay for."""
@@ -103,6 +103,7 @@ def langevin(
     index = good[0] if good else len(share) - 1
     step_size, per_iteration = largest * tried[index], max(pilot.seconds / num_points, reading)
     affordable = int(np.clip(request.budget / per_iteration, LEAST_AFFORDABLE, MOST_AFFORDABLE))
+    affordable = served(affordable, every) if one_program else affordable
     draws_for_error = plan.settings.num_draws * lengthening(pilot, request.target_error, by_factor[index])
     settings = _lengths(plan.settings, request, step_size, affordable, draws_for_error)
     cost, mixes = settings.num_iterations * per_iteration, settings.num_burn_in >= RELAXATIONS * _relaxation(step_size, settings.localization) * 0.99

@@ -85,14 +85,16 @@ def _add_readers(verbs: _Verbs, debug: argparse.ArgumentParser) -> None:
         ("status", _status, "how far a store is: done, rate, time left, findings, failures, who writes"),
         ("table", _table, "the coefficients of a store, one line a checkpoint"),
         ("plot", _plot, "a picture of a store"),
+        ("report", _report, "a page of a store, for a browser and without network"),
     ):
-        reader = verbs.add_parser(name, parents=[debug], help=text, description=f"Print {text}." if verb is not _plot else f"Draw {text}.")
+        reader = verbs.add_parser(name, parents=[debug], help=text, description=f"{'Print' if verb in (_status, _table) else 'Make'} {text}.")
         reader.add_argument("store", metavar="STORE", help="what `jaxllc run` or jaxllc.trajectory wrote, or still writes")
         reader.set_defaults(verb=verb)
         if verb is _table:
             reader.add_argument("--csv", nargs="?", const="-", metavar="FILE", help="comma-separated values, to a file or else to the output")
-        if verb is _plot:
-            reader.add_argument("-o", "--out", type=Path, metavar="PNG", help="where to (default: named like the store, in this folder)")
+        if verb in (_plot, _report):
+            kind = "PNG" if verb is _plot else "HTML"
+            reader.add_argument("-o", "--out", type=Path, metavar=kind, help="where to (default: named like the store, in this folder)")
 
 
 def _add_demo(verbs: _Verbs, debug: argparse.ArgumentParser) -> None:
@@ -153,7 +155,7 @@ def _set_up(options: argparse.Namespace) -> None:
     """Spread a CPU's cores over XLA devices and keep compiled programs; before JAX starts its backend, or in vain. Who only reads needs no accelerator."""
     import jax
 
-    if options.verb in (_status, _table, _plot):
+    if options.verb in (_status, _table, _plot, _report):
         jax.config.update("jax_platforms", "cpu")
         return
     jax.config.update("jax_num_cpu_devices", options.devices)
@@ -202,6 +204,14 @@ def _plot(options: argparse.Namespace) -> None:
     mpl.use("agg")
     out = options.out or Path(Path(options.store).with_suffix(".png").name)
     jaxllc.open(options.store).plot()[0].figure.savefig(out)
+    _print(str(out))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from jaxllc.html_report import write
+
+    out = options.out or Path(Path(options.store).with_suffix(".html").name)
+    write(options.store, out)
     _print(str(out))
 
 

@@ -82,6 +82,13 @@ def usual_every(num_steps: int) -> int:
     return min(2 ** max(0, round(math.log2(num_steps / SLOW_EVALUATIONS))), MOST_EVERY)
 
 
+def served(num_steps: int, every: int) -> int:
+    """The nearest number of iterations that a program with this `usual_every` serves, if it is at most a quarter less or a tenth more; else the same."""
+    least, most = math.ceil(SLOW_EVALUATIONS * every / math.sqrt(2)), math.floor(SLOW_EVALUATIONS * every * math.sqrt(2))
+    nearest = min(max(num_steps, least if every > 1 else 1), most if every < MOST_EVERY else num_steps)
+    return nearest if 0.75 * num_steps <= nearest <= 1.1 * num_steps else num_steps
+
+
 def _block_and_every(asked: int, num_steps: int, longest: int, wanted: int) -> tuple[int, int]:
     """Iterations of a block, and from one evaluation of slow quantities to the next.
 

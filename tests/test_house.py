@@ -83,7 +83,7 @@ FLOORS = (
         "plots",
     ),
     ("calibrate", "estimate", "job", "trajectory"),
-    ("cli", "launch", "reports", "demo", "__main__"),
+    ("cli", "launch", "reports", "html_report", "demo", "__main__"),
 )
 """Lowest first; what stands on one floor may import each other, without a circle, and what is below."""
 

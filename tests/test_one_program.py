@@ -1,5 +1,6 @@
 """What is compiled: a calibration and the run after it are one program, runs of other lengths too, and nothing small is compiled on the side."""
 
+import math
 import sys
 from collections import Counter
 
@@ -10,7 +11,7 @@ import pytest
 from test_adaptive_hmc import linear_regression, squared_error
 
 import jaxllc
-from jaxllc.timetable import MOST_EVERY, Pace, timetable, usual_every
+from jaxllc.timetable import MOST_EVERY, Pace, served, timetable, usual_every
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 SIDE = {"<lambda>", "_losses", "_on_mesh", "_mean_gain", "stack", "dynamic_slice"}
@@ -82,6 +83,17 @@ def test_nothing_small_is_compiled_on_the_side(compiled):
 @pytest.mark.parametrize(("num_steps", "every"), [(16, 1), (90, 1), (91, 2), (1000, 16), (1500, 32), (4096, 64), (100_000, 64)])
 def test_how_often_slow_quantities_are_evaluated(num_steps, every):
     assert usual_every(num_steps) == every
+
+
+@pytest.mark.parametrize("every", [1, 2, 8, MOST_EVERY])
+def test_lengths_are_moved_a_little_into_what_a_program_serves(every):
+    """A quarter less or a tenth more at most; beyond that a run has a program of its own, and within it nothing moves."""
+    for num_steps in range(20, 9000, 7):
+        moved = served(num_steps, every)
+        assert moved == num_steps or (usual_every(moved) == every and 0.75 <= moved / num_steps <= 1.1)
+        assert (usual_every(num_steps) != every) or moved == num_steps
+    edge = math.floor(64 * every * 2**0.5)
+    assert served(edge + edge // 8, every) == (edge + edge // 8 if every == MOST_EVERY else edge)
 
 
 @pytest.mark.parametrize("num_steps", [48, 300, 1500, 4099])

@@ -1,0 +1,144 @@
+"""A store as one page: `jaxllc report`. It holds its numbers and the plotting library, and asks nothing of a network."""
+
+import html
+import importlib.resources
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxllc import estimator, results
+from jaxllc.estimate import Estimate
+from jaxllc.stages import MIN_CHECKPOINTS
+from jaxllc.trajectory import Trajectory, open_store
+from jaxllc.views import with_steps
+
+MOST_POINTS = 40_000
+"""Draws of all chains and checkpoints that a page holds; longer chains are means over blocks."""
+CITATION = "jaxllc {version}: local learning coefficients with many chains over many checkpoints, in JAX. The jaxllc authors. MIT licence."
+
+
+def write(store: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
+    """Write the page of a store.
+
+    Args:
+        store: what `jaxllc run`, `jaxllc.trajectory` or `Estimate.save` wrote, or still writes.
+        out: the HTML file.
+
+    Raises:
+        FileNotFoundError: there is nothing at the path.
+        ImportError: the package `plotly` is missing.
+        ValueError: it is no store of this library, or holds no checkpoint yet.
+    """
+    Path(out).write_text(page(open_store(store), str(store)), encoding="utf-8")
+
+
+def page(result: Estimate | Trajectory, name: str) -> str:
+    """The page of a result.
+
+    Args:
+        result: of a checkpoint, or of the checkpoints of one or several runs.
+        name: that of its store, for the title and the command.
+
+    Raises:
+        ImportError: the package `plotly` is missing.
+    """
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError as error:
+        raise ImportError("the report needs plotly; pip install 'jaxllc[report]'.") from error
+    traj = result if isinstance(result, Trajectory) else Trajectory(with_steps(result.data))
+    template = importlib.resources.files("jaxllc").joinpath("report.html").read_text(encoding="utf-8")
+    data = json.dumps(contents(traj, name), allow_nan=False).replace("<", "\\u003c")
+    return template.replace("{{title}}", html.escape(Path(name).name)).replace("{{data}}", data).replace("{{plotly}}", get_plotlyjs())
+
+
+def contents(traj: Trajectory, name: str) -> dict[str, Any]:
+    """All that a page shows, as plain values; numbers that are not finite are None."""
+    attributes = results.attributes(traj.data)
+    found = [[(finding.code, finding.message) for finding in some] for some in traj.findings()]
+    version = attributes.get("versions", {}).get("jaxllc", "")
+    return {
+        "name": name,
+        "command": f"jaxllc report {name} -o {Path(name).stem}.html",
+        "citation": CITATION.format(version=version).replace("  ", " "),
+        "curves": [curve for one, part in _parts(traj) for curve in _curves(one, part)],
+        "findings": _grouped(found, _places(traj)),
+        "settings": {key: str(value) for key, value in traj.settings.to_dict().items()},
+        "about": {key: str(attributes[key]) for key in ("num_examples", "num_weights", "key", "versions") if key in attributes},
+        "reasons": list((attributes.get("calibration") or {}).get("reasons", ())),
+        "failures": [[str(place), why] for place, why in traj.failures.items()],
+    }
+
+
+def _parts(traj: Trajectory) -> list[tuple[Trajectory, str]]:
+    return [(traj.component(name), name) for name in traj.components] if traj.components else [(traj, "")]
+
+
+def _curves(traj: Trajectory, part: str) -> list[dict[str, Any]]:
+    """One for each training run: λ̂, losses, scalar probes, stages, and the chains of each checkpoint."""
+    summary, names = traj.summary, [str(run) for run in traj.summary[results.RUN].values] if results.RUN in traj.summary.dims else [""]
+    step = summary["step"].values
+    draws = estimator.corrected_draws(traj.data).reshape(len(names), len(step), *estimator.corrected_draws(traj.data).shape[-2:])
+    codes = iter([[finding.code for finding in some] for some in traj.findings()])
+    curves = []
+    for i, run in enumerate(names):
+        one = summary.isel(run=i) if results.RUN in summary.dims else summary
+        finite = np.isfinite(one["llc"].values)
+        curves.append(
+            {
+                "name": " ".join(word for word in (run, part) if word),
+                "step": [int(at) for at in step],
+                **{name: _plain(one[name].values) for name in ("llc", "std_error", "loss", "mean_loss", "rhat", "ess") if name in one},
+                "codes": [next(codes, []) if done else ["failed"] for done in finite],
+                "probes": {name: _plain(np.reshape(values, (len(names), -1))[i]) for name, values in results.scalars(traj.data).items()},
+                "stages": _stages(traj, run),
+                "chains": _chains(draws[i]),
+            }
+        )
+    return curves
+
+
+def _stages(traj: Trajectory, run: str) -> list[dict[str, Any]]:
+    if traj.summary.sizes["step"] < MIN_CHECKPOINTS:
+        return []
+    try:
+        table = traj.stages()
+    except ValueError:  # too few checkpoints with a finite number
+        return []
+    table = table[table["run"] == run] if run else table
+    columns = ["start", "start_low", "start_high", "end", "end_low", "end_high", "type", "delta_llc", "delta_llc_error", "delta_loss"]
+    return [{key: value if isinstance(value, str) else _plain(value) for key, value in row.items()} for row in table[columns].to_dict("records")]
+
+
+def _chains(draws: np.ndarray) -> list[Any]:
+    """Draws of each checkpoint, `[checkpoint, chain, draw]`, as means over blocks where they are many."""
+    count, chains, length = draws.shape
+    points = max(20, min(length, MOST_POINTS // (count * chains)))
+    block = -(-length // points)
+    whole = draws[..., : length // block * block].reshape(count, chains, -1, block).mean(-1)
+    return [[_plain(chain) for chain in one] for one in whole]
+
+
+def _places(traj: Trajectory) -> list[str]:
+    tables = traj.table()
+    done = tables[tables["findings"] != "failed"] if "findings" in tables else tables
+    return [" ".join(map(str, place)) if isinstance(place, tuple) else f"{place}" for place in done.index]
+
+
+def _grouped(found: list[list[tuple[str, str]]], places: list[str]) -> list[dict[str, Any]]:
+    """Each code once: a message, and where it was found."""
+    grouped: dict[str, dict[str, Any]] = {}
+    for place, some in zip(places, found, strict=True):
+        for code, message in some:
+            grouped.setdefault(code, {"code": code, "message": message, "places": []})["places"].append(place)
+    return sorted(grouped.values(), key=lambda one: -len(one["places"]))
+
+
+def _plain(values: Any) -> Any:
+    """Numbers to five digits, None where they are not finite."""
+    if np.ndim(values):
+        return [_plain(value) for value in np.asarray(values)]
+    return float(f"{float(values):.5g}") if np.isfinite(values) else None

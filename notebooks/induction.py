@@ -1,0 +1,144 @@
+# %% [markdown]
+# # The induction bump: does λ̂ fall before induction heads form?
+#
+# Small attention-only transformers learn Python's own tests (`jaxllc.models.python_text`). Late in training the loss falls in a bump, when a head of the
+# second layer has learnt to continue what followed the present token before; it needs a head of the first layer that looks at the token before (Elhage et
+# al. 2021; Olsson et al., arXiv:2209.11895). Hoogland et al. (arXiv:2402.02364) report that before the bump, while previous-token heads form, λ̂ *falls*
+# and the loss hardly moves: a transition that the loss does not show. This notebook goes from checkpoints to a verdict on three seeds; the experiment with
+# eight seeds, a control and rules fixed beforehand is `python -m research.development headers`.
+#
+# Set `JAXLLC_QUICK=1` for a short run on a small model, in which no head forms, `FIGURE` for the path of the figure, `FOLDER` for a folder that keeps
+# checkpoints and draws: a second run with the same folder continues.
+
+# %%
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one XLA device a core, before anything else runs
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+import jaxllc
+from jaxllc import metrics
+from jaxllc.models import python_text, text
+from jaxllc.models.train import Recipe, checkpoint_steps, train_seeds
+from jaxllc.models.transformer import Transformer, next_token_loss
+
+QUICK = bool(os.environ.get("JAXLLC_QUICK"))
+folder = Path(os.environ.get("FOLDER") or tempfile.mkdtemp())
+
+# %% [markdown]
+# ## Train
+# Three seeds in one program. Windows of 128 tokens of a byte-pair encoding, 16 a step, AdamW at a constant 5·10⁻³; every tenth file is held out. What is
+# followed is a moving average of the weights: SGD noise raises the loss at the weights themselves, from which λ̂ is measured.
+
+# %%
+num_seeds, num_steps, num_checkpoints = (2, 100, 12) if QUICK else (3, 10_000, 36)
+VOCAB_SIZE, CONTEXT, WIDTH = (256, 32, 16) if QUICK else (1024, 128, 64)
+corpus = python_text.python_text(VOCAB_SIZE, tests=False, num_files=40) if QUICK else python_text.python_text(VOCAB_SIZE)
+model = Transformer(VOCAB_SIZE, CONTEXT, WIDTH)
+loss_fn = next_token_loss(model)
+steps = sorted({0, *checkpoint_steps(num_steps, num_checkpoints, 0, first=num_steps // 50)})
+
+
+def draw_windows(key, tokens):
+    """A batch of windows of the training text."""
+    starts = jax.random.randint(key, (16,), 0, len(tokens) - CONTEXT)
+    return tokens[starts[:, None] + jnp.arange(CONTEXT + 1)]
+
+
+rate = optax.linear_schedule(0.0, 5e-3, 100)
+is_matrix = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.99, weight_decay=0.05, mask=is_matrix))
+recipe = Recipe(loss_fn, draw_windows, jnp.asarray(corpus.train), optimizer, average=0.99)
+runs = train_seeds(recipe, model.init_params, key=jax.random.key(0), seeds=range(num_seeds), steps=steps, directory=folder / "checkpoints")
+
+# %% [markdown]
+# ## λ̂ and the scores
+# On held-out text: the attention from a token to the one before, and from a token to the successors of its earlier occurrences. nβ, γ and ε are those that
+# `jaxllc.calibrate` chose for the experiment.
+
+# %%
+read = jnp.asarray(text.windows(corpus.held_out, 8 if QUICK else 64, CONTEXT + 1, seed=1)[:, :-1], jnp.int32)
+probes = {
+    "previous": metrics.pattern_probe(model, read, metrics.previous_token_score),
+    "prefix": metrics.pattern_probe(model, read, partial(metrics.prefix_matching_score, tokens_BxL=read)),
+}
+draws = dict(num_chains=4, num_draws=20, num_burn_in=10) if QUICK else dict(num_chains=4, num_draws=240, num_burn_in=120)
+settings = jaxllc.Settings(jaxllc.SGLD(1.28e-4), nbeta=100.0, localization=320.0, batch_size=4, **draws)
+traj = jaxllc.trajectory(
+    loss_fn,
+    runs,
+    text.windows(corpus.train, 2000, CONTEXT + 1),
+    settings,
+    key=jax.random.key(1),
+    probes=probes,
+    reference_loss=float(np.log(VOCAB_SIZE)),
+    store=folder / "llc.zarr",
+    progress=False,
+)
+
+# %% [markdown]
+# ## The verdict
+# Prefix matching *sets in* where its score has passed a tenth of its rise. The window before it reaches back to a quarter of that step. The change of λ̂ over
+# the window is taken chain by chain, since chains share their random numbers, which makes its error smaller than that of two values.
+
+
+# %%
+def crossing(step, score, share):
+    """The step from which on a score stays beyond a share of its way from the first to the last level."""
+    risen = (score - score[0]) / (score[-1] - score[0])
+    below = np.flatnonzero(risen < share)
+    return float(step[min(below[-1] + 1, len(step) - 1)]) if len(below) else float(step[0])
+
+
+def change_over(step, by_chain, start, end):
+    """The change of λ̂, `[step, chain]`, between two steps, and its standard error."""
+    ends = [np.array([np.interp(np.log(at), np.log(np.maximum(step, 1)), chain) for chain in by_chain.T]) for at in (start, end)]
+    change = ends[1] - ends[0]
+    return change.mean(), change.std(ddof=1) / np.sqrt(len(change))
+
+
+step = np.asarray(steps)
+llc = traj.data["posterior/llc"].mean("draw").values  # [run, step, chain]
+loss = traj.summary["loss"].values
+previous = traj.data["probes/previous"].values[:, :, 0].max(-1)  # the head of the first layer with the greatest score, [run, step]
+prefix = traj.data["probes/prefix"].values[:, :, 1].max(-1)
+changes, windows = [], []
+print(f"{'run':>8} {'previous token':>15} {'prefix matching':>16} {'change of λ̂ before':>20} {'of the loss':>12} {'of the loss after':>18}")
+for i, run in enumerate(runs):
+    first, onset = crossing(step, previous[i], 0.1), crossing(step, prefix[i], 0.1)
+    change, error = change_over(step, llc[i], onset / 4, onset)
+    before, at = np.interp(np.log([onset / 4, onset]), np.log(np.maximum(step, 1)), loss[i])
+    changes.append(change)
+    windows.append((onset / 4, onset))
+    print(f"{run:>8} {first:15.0f} {onset:16.0f} {f'{change:.1f} ± {error:.1f}':>20} {at - before:12.2f} {loss[i, -1] - at:18.2f}")
+mean, error = np.mean(changes), np.std(changes, ddof=1) / np.sqrt(len(changes))
+print(f"mean over seeds {mean:.1f} ± {error:.1f}: λ̂ {'falls' if mean + 2 * error < 0 else 'rises' if mean - 2 * error > 0 else 'does not certainly change'}")
+print(traj.stages()[["run", "start", "end", "type", "delta_llc", "delta_loss"]].to_string())
+
+# %% [markdown]
+# **What to see:** beside the published figure, where λ̂ dips before the bump, here λ̂ goes on rising in the shaded windows, with the previous-token score, and
+# rises more steeply in the bump.
+
+# %%
+figure, axes = plt.subplots(3, 1, figsize=(7, 8), sharex=True, height_ratios=(2, 3, 2), layout="constrained")
+x = np.maximum(step, step[1] / 2)  # step 0 at the left edge of a log axis
+for i in range(num_seeds):
+    axes[0].plot(x, loss[i], color="#e69f00", lw=1)
+    axes[1].errorbar(x, llc[i].mean(-1), 2 * traj.summary["std_error"].values[i], color="#0072b2", lw=1, elinewidth=0.6)
+    axes[2].plot(x, previous[i], color="#009e73", lw=1, label="previous token" if i == 0 else None)
+    axes[2].plot(x, prefix[i], color="#cc79a7", lw=1, label="prefix matching" if i == 0 else None)
+    axes[1].axvspan(*windows[i], color="#009e73", alpha=0.06, lw=0)
+axes[0].set(ylabel="loss (nats a token)", title=f"Python's tests, {num_seeds} seeds")
+axes[1].set(ylabel="λ̂ ± 2 standard errors")
+axes[2].set(ylabel="attention score", xlabel="training step (0 at the left edge)", xscale="log")
+axes[2].legend(frameon=False, fontsize="small")
+figure.savefig(os.environ.get("FIGURE", "induction.png"), dpi=150)

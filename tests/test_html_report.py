@@ -1,0 +1,106 @@
+"""The page of a store: its numbers are those of the table, it asks nothing of a network, and it works in a browser."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from problems import quadratic_loss, shifted
+from trajectories import PROBLEM, RUNS, SHORT, follow
+
+import jaxllc
+from jaxllc import html_report
+from jaxllc.cli import main
+from jaxllc.trajectory import Trajectory
+from jaxllc.views import with_steps
+
+pytest.importorskip("plotly")
+MANY = {step: shifted(PROBLEM.params, 0.3 / (1 + i)) for i, step in enumerate((0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000))}
+NORM = {"norm": lambda params: (params["a"] ** 2).sum()}
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)[1])
+
+
+def test_the_numbers_are_those_of_the_table():
+    traj = follow(RUNS)
+    found = html_report.contents(traj, "llc.zarr")
+    table = traj.table()
+    assert [curve["name"] for curve in found["curves"]] == list(RUNS)
+    for curve in found["curves"]:
+        one = table.xs(curve["name"], level="run")
+        assert curve["step"] == list(one.index)
+        for name in ("llc", "std_error", "loss", "mean_loss", "rhat"):
+            np.testing.assert_allclose(curve[name], one[name], rtol=1e-4)
+        means = [np.mean(chains) for chains in curve["chains"]]
+        np.testing.assert_allclose(means, one["llc"], rtol=1e-3, atol=1e-3)
+        assert [", ".join(codes) for codes in curve["codes"]] == list(one["findings"])
+
+
+def test_long_chains_are_means_over_blocks():
+    draws = np.arange(2 * 3 * 100_000, dtype=float).reshape(2, 3, 100_000)
+    made = html_report._chains(draws)
+    assert sum(len(chain) for one in made for chain in one) <= html_report.MOST_POINTS
+    np.testing.assert_allclose(np.mean(made[1][2]), draws[1, 2].mean(), rtol=1e-4)
+
+
+def test_a_name_is_no_markup_and_nothing_is_fetched(tmp_path):
+    page = html_report.page(follow(), "</script><b>run")
+    assert "</script><b>run" not in page
+    assert data_of(page)["name"] == "</script><b>run"
+    outside_of_plotly = re.sub(r"<script>/\*\*.*?</script>", "", page, count=1, flags=re.S)
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", outside_of_plotly)
+
+
+def test_one_checkpoint_has_a_page_too(key):
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=key, **SHORT)
+    found = html_report.contents(Trajectory(with_steps(est.data)), "x")
+    assert found["curves"][0]["llc"] == [pytest.approx(est.llc, rel=1e-4)]
+    assert found["curves"][0]["stages"] == []
+    assert "x" in html_report.page(est, "x")
+
+
+def test_components_are_curves():
+    traj = follow(components={"a": "a", "all": None})
+    assert [curve["name"] for curve in html_report.contents(traj, "x")["curves"]] == ["a", "all"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_works_in_a_browser(tmp_path, width, capsys):
+    """Opened, hovered, another checkpoint chosen, other time: no error in the console, and nothing is wider than the window."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
+        pytest.skip("no chromium here")
+    from selenium.webdriver.common.by import By
+
+    follow(MANY, store=tmp_path / "llc.zarr", probes=NORM)
+    main(["report", str(tmp_path / "llc.zarr"), "-o", str(tmp_path / "report.html")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1000"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600})
+        browser.get((tmp_path / "report.html").as_uri())
+        curves = browser.find_element(By.ID, "curves")
+        drag = curves.find_element(By.CSS_SELECTOR, ".nsewdrag")
+        webdriver.ActionChains(browser).move_to_element(drag).perform()
+        assert browser.execute_script("return document.getElementById('curves').data.length") >= 4
+        first = browser.execute_script("return document.getElementById('chains').data[0].y")
+        browser.execute_script("const p = document.getElementById('place'); p.value = '0/2'; p.dispatchEvent(new Event('change'))")
+        second = browser.execute_script("return document.getElementById('chains').data[0].y")
+        assert first != second
+        browser.find_element(By.ID, "linear").click()
+        assert browser.execute_script("return document.getElementById('curves').layout.xaxis.type") == "linear"
+        browser.find_element(By.ID, "log").click()
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors, errors
+        browser.save_screenshot(str(tmp_path / "report.png"))
+    finally:
+        browser.quit()
