@@ -80,9 +80,9 @@ def _parts(traj: Trajectory) -> list[tuple[Trajectory, str]]:
 def _curves(traj: Trajectory, part: str) -> list[dict[str, Any]]:
     """One for each training run: λ̂, losses, scalar probes, stages, and the chains of each checkpoint."""
     summary, names = traj.summary, [str(run) for run in traj.summary[results.RUN].values] if results.RUN in traj.summary.dims else [""]
-    step = summary["step"].values
-    draws = estimator.corrected_draws(traj.data).reshape(len(names), len(step), *estimator.corrected_draws(traj.data).shape[-2:])
-    codes = iter([[finding.code for finding in some] for some in traj.findings()])
+    step, draws = summary["step"].values, estimator.corrected_draws(traj.data)
+    draws = draws.reshape(len(names), len(step), *draws.shape[-2:])
+    codes, stages = iter([[finding.code for finding in some] for some in traj.findings()]), _stages(traj)
     curves = []
     for i, run in enumerate(names):
         one = summary.isel(run=i) if results.RUN in summary.dims else summary
@@ -94,32 +94,35 @@ def _curves(traj: Trajectory, part: str) -> list[dict[str, Any]]:
                 **{name: _plain(one[name].values) for name in ("llc", "std_error", "loss", "mean_loss", "rhat", "ess") if name in one},
                 "codes": [next(codes, []) if done else ["failed"] for done in finite],
                 "probes": {name: _plain(np.reshape(values, (len(names), -1))[i]) for name, values in results.scalars(traj.data).items()},
-                "stages": _stages(traj, run),
-                "chains": _chains(draws[i]),
+                "stages": stages.get(run, []),
+                **_chains(draws[i], MOST_POINTS // len(names)),
             }
         )
     return curves
 
 
-def _stages(traj: Trajectory, run: str) -> list[dict[str, Any]]:
+def _stages(traj: Trajectory) -> dict[str, list[dict[str, Any]]]:
+    """The stages of each run, by its name; none where checkpoints are too few."""
     if traj.summary.sizes["step"] < MIN_CHECKPOINTS:
-        return []
+        return {}
     try:
         table = traj.stages()
     except ValueError:  # too few checkpoints with a finite number
-        return []
-    table = table[table["run"] == run] if run else table
+        return {}
     columns = ["start", "start_low", "start_high", "end", "end_low", "end_high", "type", "delta_llc", "delta_llc_error", "delta_loss"]
-    return [{key: value if isinstance(value, str) else _plain(value) for key, value in row.items()} for row in table[columns].to_dict("records")]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_dict("records"):
+        plain = {name: row[name] if isinstance(row[name], str) else _plain(row[name]) for name in columns}
+        found.setdefault(str(row.get("run", "")), []).append(plain)
+    return found
 
 
-def _chains(draws: np.ndarray) -> list[Any]:
-    """Draws of each checkpoint, `[checkpoint, chain, draw]`, as means over blocks where they are many."""
+def _chains(draws: np.ndarray, most: int) -> dict[str, Any]:
+    """Draws of each checkpoint, `[checkpoint, chain, draw]`, as means over so many of them where they are more than a page holds."""
     count, chains, length = draws.shape
-    points = max(20, min(length, MOST_POINTS // (count * chains)))
-    block = -(-length // points)
-    whole = draws[..., : length // block * block].reshape(count, chains, -1, block).mean(-1)
-    return [[_plain(chain) for chain in one] for one in whole]
+    block = -(-length // max(20, min(length, most // (count * chains))))
+    means = draws[..., : length // block * block].reshape(count, chains, -1, block).mean(-1)
+    return {"draws_a_point": block, "chains": [[_plain(chain) for chain in one] for one in means]}
 
 
 def _places(traj: Trajectory) -> list[str]:

@@ -1,11 +1,10 @@
 """The result of an experiment on the bump: quantities of each seed, answers over seeds, those of the control, and what other settings say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jaxllc
-from jaxllc.models.train import SeedRuns
 from jaxllc.stages import recurring
 from research.development.analysis import over_chains
 from research.development.bump import WINDOWS, Curves, control_answer, levels_passed, other_windows, over_all, rounded_curves, rows, stages_of, type_b_power
@@ -55,7 +54,7 @@ def judge(
 
 def sensitivity(
     task: Task,
-    runs: SeedRuns,
+    runs: Mapping[str, Mapping[int, Any]],
     fall: Fall,
     seeds: Sequence[dict[str, Any]],
     folder: Path,

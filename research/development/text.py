@@ -14,6 +14,7 @@ tests is told beside it.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 import jaxllc
@@ -25,7 +26,7 @@ from research.development.answers import judge, sensitivity
 from research.development.bump import Curves, over_all, rounded_curves, rows, stages_of
 from research.development.common import Workplace, count_findings
 from research.development.fall import Window, before, largest_fall
-from research.development.tasks import Task, follow, themselves, train
+from research.development.tasks import Task, follow, train
 from research.development.text_report import TITLES, figure, table
 from research.development.text_task import Variant, make
 
@@ -51,8 +52,10 @@ PUBLISHED = jaxllc.Settings(
 """Step size, nβ, γ and draws without burn-in of the published estimate (timaeus-research/icl); it has 20 chains and batches of 100."""
 PUBLISHED_CHAINS = 20
 FIRST_SEED = 10
-OPTIONAL_PARTS = ("themselves", "published", "sensitivity", "heads")
-"""Parts that a call may leave out."""
+OPTIONAL_PARTS = ("calibrated", "themselves", "published", "sensitivity", "heads")
+"""Parts that a call may leave out; the last four need the first."""
+CALIBRATED = {"tests": 320.0, "c": 1400.0, "few": 320.0}
+"""γ as calibrated for each text, at which the parts are followed."""
 
 
 class Size(NamedTuple):
@@ -66,16 +69,16 @@ class Size(NamedTuple):
     most_iterations: int
     """Of a chain, however slow."""
     num_sequences: int
-    sensitivity_seeds: int
+    side_seeds: int
     every: int
-    """Of the checkpoints, so many apart are followed at the weights themselves, by the published estimate and by head."""
+    """Of these seeds' checkpoints, so many apart are followed in the optional parts."""
     two: Variant
     one: Variant
 
 
-FULL = Size(40_000, 100, 8, 3, 4, 10_000, 2000, 1, 3, Variant(), Variant(1))
+FULL = Size(40_000, 100, 8, 3, 4, 10_000, 2000, 4, 3, Variant(), Variant(1))
 HEADERS = FULL._replace(num_steps=20_000, num_checkpoints=84, two=Variant(source="c"), one=Variant(1, "c"))
-QUICK = Size(400, 24, 2, 1, 2, 20, 64, 1, 1, Variant(2, "few", 256, 32, 32), Variant(1, "few", 256, 32, 32))
+QUICK = Size(400, 24, 2, 1, 2, 20, 64, 2, 1, Variant(2, "few", 256, 32, 32), Variant(1, "few", 256, 32, 32))
 
 
 def checkpoints(size: Size) -> list[int]:
@@ -118,25 +121,27 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
     place = Workplace(name, quick)
     two, one = (make(variant, place.folder, size.num_sequences) for variant in (size.two, size.one))
     steps = checkpoints(size)
-    with place.part("train"):
-        runs = train(two, range(FIRST_SEED, FIRST_SEED + size.num_seeds), steps, place.folder / "checkpoints")
-    with place.part("train, one layer"):
-        control_runs = train(one, range(FIRST_SEED, FIRST_SEED + size.num_control_seeds), steps, place.folder / "control")
-    with place.part("coefficients"):
-        traj = follow(two, runs, place.folder / "llc.zarr", settings_of(size))
-    with place.part("control"):
-        control = follow(one, control_runs, place.folder / "llc-control.zarr", settings_of(size))
+    traj = trajectory_of(two, size.num_seeds, steps, place, Where("train", "checkpoints", "coefficients", "llc.zarr"), settings_of(size))
+    control = trajectory_of(one, size.num_control_seeds, steps, place, Where("train, one layer", "control", "control", "llc-control.zarr"), settings_of(size))
     with place.part("judge"):
         result, answer = judge(traj, control, None, WINDOW, WINDOWS)
         result |= {"num_checkpoints": len(steps), "settings": settings(size), "slopes": slopes(Curves.of(traj), result["rows"])}
-        result |= dict.fromkeys(("published", "heads"))
+        result |= dict.fromkeys(OPTIONAL_PARTS)
     drawn = figure(traj, control, result["rows"], answer, WINDOW, TITLES[size.two.source])
     saved = place.save(result, drawn)
+    if "calibrated" in without:
+        return saved
+    averages, weights = side_runs(two, size, place, steps)
+    chosen = settings_of(size, localization=CALIBRATED[size.two.source])
+    with place.part("calibrated"):
+        side = follow(two, averages, place.folder / "llc-calibrated.zarr", chosen)
+        result["calibrated"] = answers_of(side)
+    saved, of_side = place.save(result, drawn), result["calibrated"]["rows"]
     parts = {
-        "themselves": lambda: weights_themselves(two, place, size),
-        "published": lambda: published(two, result["rows"], place, size),
-        "sensitivity": lambda: sensitivity(two, runs, answer["llc_drop"], formed(result["rows"])[: size.sensitivity_seeds], place.folder, varied(size), WINDOW),
-        "heads": lambda: by_head(two, runs, traj, result["rows"], place, size),
+        "themselves": lambda: answers_of(follow(two, weights, place.folder / "llc-themselves.zarr", chosen)),
+        "published": lambda: published(follow(two, weights, place.folder / "llc-published.zarr", PUBLISHED), of_side),
+        "heads": lambda: by_head(two, averages, side, of_side, place, chosen),
+        "sensitivity": lambda: sensitivity(two, averages, answer["llc_drop"], formed(of_side)[:2], place.folder, varied(size), WINDOW),
     }
     for name, follow_part in parts.items():
         if name not in without:
@@ -144,6 +149,47 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
                 result[name] = follow_part()
             saved = place.save(result, drawn)
     return saved
+
+
+class Where(NamedTuple):
+    """The names of a training and its part of the experiment, and of what follows it."""
+
+    training: str
+    folder: str
+    part: str
+    store: str
+
+
+def trajectory_of(task: Task, num_seeds: int, steps: Sequence[int], place: Workplace, where: Where, chosen: jaxllc.Settings) -> jaxllc.Trajectory:
+    """The first seeds trained and followed. A store that is whole is enough: checkpoints are large, and need not be kept."""
+    store = place.folder / where.store
+    if not (store.exists() and len(jaxllc.open(store).table()) == num_seeds * len(steps)):
+        with place.part(where.training):
+            runs = train(task, range(FIRST_SEED, FIRST_SEED + num_seeds), steps, place.folder / where.folder)
+        with place.part(where.part):
+            follow(task, runs, store, chosen)
+    traj = jaxllc.open(store)
+    assert isinstance(traj, jaxllc.Trajectory)
+    return traj
+
+
+def side_runs(task: Task, size: Size, place: Workplace, steps: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Some checkpoints of the first seeds, their averages and the weights themselves; trained again where only the draws of the main runs were kept."""
+    seeds, folder = range(FIRST_SEED, FIRST_SEED + size.side_seeds), place.folder / "checkpoints"
+    if not folder.exists():
+        folder = place.folder / "side"
+        with place.part("train, for the parts"):
+            train(task, seeds, steps, folder)
+    like = jax.eval_shape(task.model.init_params, jax.random.key(0))
+    both = [SeedRuns(folder, like=like, averaged=averaged) for averaged in (True, False)]
+    averages, weights = ({f"seed_{seed}": some(runs[f"seed_{seed}"], size.every) for seed in seeds} for runs in both)
+    return averages, weights
+
+
+def answers_of(traj: jaxllc.Trajectory) -> dict[str, Any]:
+    """What the main runs are asked, of others."""
+    seeds = rows(traj, stages_of(traj), None, WINDOW)
+    return {"rows": seeds, "curves": rounded_curves(Curves.of(traj)), "findings": count_findings(traj), **over_all(seeds)}
 
 
 def formed(seeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -167,9 +213,9 @@ def varied(size: Size) -> list[tuple[dict[str, float], jaxllc.Settings]]:
     return [(change, settings_of(size, **change)) for change in changes]
 
 
-def some(runs: SeedRuns, every: int) -> dict[str, dict[int, Any]]:
-    """Every so many of the checkpoints of each run, the last among them, read when they are asked for."""
-    return {run: _Some(of_run, sorted(of_run)[::-1][::every][::-1]) for run, of_run in runs.items()}  # pyright: ignore[reportReturnType]
+def some(checkpoints: Mapping[int, Any], every: int) -> Mapping[int, Any]:
+    """Every so many of the checkpoints, the last among them, read when they are asked for."""
+    return _Some(checkpoints, sorted(checkpoints)[::-1][::every][::-1])
 
 
 class _Some(Mapping[int, Any]):
@@ -199,21 +245,12 @@ def slopes(curves: Curves, seeds: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: over_seeds(np.array(values)) for name, values in found.items()}
 
 
-def weights_themselves(task: Task, place: Workplace, size: Size) -> dict[str, Any]:
-    """The same seeds, followed at the weights in the place of their moving average."""
-    runs = some(themselves(task, place.folder / "checkpoints"), size.every)
-    traj = follow(task, runs, place.folder / "llc-themselves.zarr", settings_of(size))
-    seeds = rows(traj, stages_of(traj), None, WINDOW)
-    return {"rows": seeds, "curves": rounded_curves(Curves.of(traj)), "findings": count_findings(traj), **over_all(seeds)}
-
-
-def published(task: Task, seeds: list[dict[str, Any]], place: Workplace, size: Size) -> dict[str, Any]:
+def published(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict[str, Any]:
     r"""What the published estimate says of these runs, at the weights themselves: its draws as they are, and with its own baseline in the place of $L(w^*)$.
 
     That baseline is a mean over all chains of their first losses, taken while later chains count as zero: chain c of C subtracts c / C of the loss at $w^*$.
     So $n\beta (C - 1) / 2C$ of the loss is added to λ̂.
     """
-    traj = follow(task, some(themselves(task, place.folder / "checkpoints"), size.every), place.folder / "llc-published.zarr", PUBLISHED)
     curves = Curves.of(traj)
     draws = results.values(traj.data, "posterior/llc").mean(-1) + results.values(traj.data, "sample_stats/step_bias")  # which they do not take off
     assert PUBLISHED.nbeta is not None
@@ -231,20 +268,22 @@ def in_window(binned: np.ndarray) -> dict[str, Any]:
     return {"fall": largest_fall(binned), "level": float(known.mean()) if len(known) else np.nan}
 
 
-def by_head(task: Task, runs: SeedRuns, traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], place: Workplace, size: Size) -> dict[str, Any]:
+def by_head(
+    task: Task, runs: Mapping[str, Any], traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], place: Workplace, chosen: jaxllc.Settings
+) -> dict[str, Any]:
     """λ̂ of the previous-token head alone and of the prefix-matching head alone: of each seed the heads with the greatest scores at its end."""
     probes = {name: results.values(traj.data, f"probes/{name}") for name in ("previous_token", "prefix_matching")}
     names = {"previous-token head": ("previous_token", 0), "induction head": ("prefix_matching", 1)}
-    chosen, llc, step = [], {name: [] for name in names}, np.zeros(0)
-    for i, (run, of_run) in enumerate(some(runs, size.every).items()):
+    picked, llc, step = [], {name: [] for name in names}, np.zeros(0)
+    for i, (run, of_run) in enumerate(runs.items()):
         heads = {name: int(probes[probe][i, -1, layer].argmax()) for name, (probe, layer) in names.items()}
         components = {name: jaxllc.Heads(f"layers_{layer}/*", heads[name]) for name, (_, layer) in names.items()}
-        followed = follow(task, {run: of_run}, place.folder / f"llc-heads-{run}.zarr", settings_of(size), components=components)
-        chosen.append(heads)
+        followed = follow(task, {run: of_run}, place.folder / f"llc-heads-{run}.zarr", chosen, components=components)
+        picked.append(heads)
         step = np.asarray(followed.data.coords["step"].values)
         for name in names:
             llc[name].append(corrected_draws(followed.component(name).data).mean(-1)[0])
-    answers = {"step": step, "chosen": chosen}
+    answers = {"step": step, "chosen": picked}
     for name, curves in llc.items():
         binned = np.stack([before(step, curve.T, seed["window"][1], WINDOW) for curve, seed in zip(curves, seeds, strict=True)])
         answers[name] = in_window(binned) | {"curve": np.round(np.stack(curves).mean(-1), 3)}

@@ -19,7 +19,7 @@ def figure(traj: jaxllc.Trajectory, control: jaxllc.Trajectory, seeds: list[dict
 def table(result: dict[str, Any]) -> str:
     """All answers as Markdown."""
     title = TITLES[result["settings"]["model"].split("-")[0]]
-    lines = [induction_report.table(result, title, {"themselves": "the weights themselves"})]
+    lines = [induction_report.table(result, title, {"calibrated": "γ as calibrated, fewer seeds", "themselves": "the weights themselves, fewer seeds"})]
     parts = _slopes(result["slopes"]), _falls(result), _findings(result)
     return "\n".join([*lines, *(line for part in parts for line in part)])
 
@@ -47,6 +47,6 @@ def _falls(result: dict[str, Any]) -> list[str]:
 
 def _findings(result: dict[str, Any]) -> list[str]:
     found = {"coefficients": result["findings"]}
-    found |= {name: result[name]["findings"] for name in ("themselves", "published") if result[name]}
+    found |= {name: result[name]["findings"] for name in ("calibrated", "themselves", "published") if result[name]}
     lines = ["", "| part | checkpoints with each finding |", "|---|---|"]
     return lines + [f"| {name} | {', '.join(f'{code} {count}' for code, count in codes.items()) or 'none'} |" for name, codes in found.items()]
