@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint readme notebooks rivals clean
+.PHONY: demo test test-all lint readme notebooks docs rivals clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ notebooks: $(VENV)/.installed  ## run the notebooks in their quick mode, figures
 		JAXLLC_QUICK=1 MPLBACKEND=agg FIGURE="$$figures/$$(basename $$path .py).png" $(BIN)/python $$path; \
 	done
 
+docs: $(VENV)/.installed  ## the site, in site/; warnings are errors
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 rivals:  ## what the benchmarks compare with, each in an environment of its own under .rivals/
 	$(PYTHON) -m venv .rivals/devinterp1
 	.rivals/devinterp1/bin/pip install --quiet torch==2.13.0 devinterp==1.3.2
@@ -43,4 +47,4 @@ rivals:  ## what the benchmarks compare with, each in an environment of its own 
 	.rivals/canonical/bin/pip install --quiet --no-deps --ignore-requires-python canonical-interp==0.2.7
 
 clean:
-	rm -rf $(VENV) .rivals demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache
+	rm -rf $(VENV) .rivals site demo llc.zarr llc.png .pytest_cache .ruff_cache .jax_cache

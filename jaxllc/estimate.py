@@ -29,7 +29,7 @@ from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, override
 from jaxllc.store import UNKNOWN, Store
 from jaxllc.stream import Data
-from jaxllc.tables import table_of
+from jaxllc.tables import as_html, table_of
 from jaxllc.views import component_names, of_component, only_step, with_steps
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Sampled:
         return stored_settings(self.data.attrs)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Estimate(Sampled):
     r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`."""
 
@@ -167,6 +167,11 @@ class Estimate(Sampled):
             alone = self._value("llc_at_nbeta")
             lines.append(f"  extrapolated from two temperatures: at nβ alone {alone:.2f}, at twice it {2 * alone - self.llc:.2f}")
         return "\n".join([head, *lines, *(f"  {finding.code}: {finding.message}" for finding in self.findings)])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html("λ̂ of components" if self.components else str(self).split("\n  ")[0], self.table())
 
     def _value(self, name: str) -> float:
         if self.components:

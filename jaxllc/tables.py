@@ -1,6 +1,7 @@
 """Tables of results: one line a checkpoint, and of components one for each."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,3 +64,25 @@ def joined(tables: Mapping[str, "pandas.DataFrame"]) -> "pandas.DataFrame":
     import pandas as pd
 
     return pd.concat(tables, names=[results.COMPONENT]).reset_index(results.COMPONENT).reset_index(drop=True)
+
+
+SHOWN = {
+    "llc": "{:.3f}",
+    "std_error": "{:.3f}",
+    "loss": "{:.4f}",
+    "mean_loss": "{:.4f}",
+    "rhat": "{:.2f}",
+    "ess": "{:.0f}",
+    "slow_ess": "{:.0f}",
+    "change": "{:.3f}",
+}
+"""Columns that a notebook shows, and how; beside the findings."""
+LINES = 60
+
+
+def as_html(head: str, table: "pandas.DataFrame") -> str:
+    """A result in a notebook: a line of text, and its table, of which the middle is left out where it is long."""
+    columns = [name for name in SHOWN if name in table]
+    formats = {name: SHOWN[name].format for name in columns}
+    shown = table[[*columns, "findings"]].to_html(max_rows=LINES, formatters=formats, na_rep="", border=0, justify="right")
+    return f"<p>{escape(head)}</p>{shown}"

@@ -3,6 +3,7 @@ r"""$\hat\lambda(t)$: the local learning coefficient over the checkpoints of a t
 import dataclasses
 import functools
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -26,7 +27,7 @@ from jaxllc.select import FreeLike
 from jaxllc.settings import Overrides, Settings, as_count
 from jaxllc.store import Store
 from jaxllc.stream import Data
-from jaxllc.tables import COLUMNS, joined, lines_done, table_of, with_failures
+from jaxllc.tables import COLUMNS, as_html, joined, lines_done, table_of, with_failures
 from jaxllc.views import only_step
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 """Seconds of all checkpoints together, and of each at least, that a calibration aims at."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trajectory(Sampled):
     """The coefficients of a training run, or of several. Made by `trajectory`, or by `jaxllc.open`."""
 
@@ -110,6 +111,24 @@ class Trajectory(Sampled):
             ValueError: the path exists.
         """
         save(self.data, path, "trajectory")
+
+    def __str__(self) -> str:
+        step, runs, parts = self.summary["step"].values, self.summary.sizes.get(results.RUN, 1), len(self.components)
+        of_what = [
+            f"{len(step)} checkpoints, steps {step[0]} to {step[-1]}",
+            *([f"{runs} runs"] if runs > 1 else []),
+            *([f"{parts} components"] if parts else []),
+        ]
+        llc, counts = self.summary["llc"].values, Counter(finding.code for some in self.findings() for finding in some)
+        found = ", ".join(f"{code} {count}" for code, count in counts.most_common()) or "none"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        known = f"λ̂ from {np.nanmin(llc):.4g} to {np.nanmax(llc):.4g}" if np.isfinite(llc).any() else "no λ̂"
+        return f"{'; '.join(of_what)}{failed}: {known}; findings: {found}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self), self.table())
 
     @functools.cached_property
     def _findings(self) -> list[tuple[Finding, ...]]:

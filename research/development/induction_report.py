@@ -67,9 +67,16 @@ def figure(
     axes[2, 0].plot([], [], color=pink, label="prefix matching")
     axes[1, 0].legend(frameon=False, fontsize="small", loc="lower right")
     axes[2, 0].legend(frameon=False, fontsize="small", loc="upper left")
-    found = f"{str(answer['verdict']).split(' (')[0]}: largest fall of λ̂ before prefix matching sets in"
-    both.suptitle(f"{found} {answer['llc_drop_mean']:.2f} ± {answer['llc_drop_std_error']:.2f}, of {answer['llc_level']:.1f}", fontsize="large")
+    both.suptitle(f"{str(answer['verdict']).split(' (')[0]}: before prefix matching sets in λ̂ {_in_words(answer)}", fontsize="large")
     return both
+
+
+def _in_words(answer: dict[str, Any]) -> str:
+    """What λ̂ does from bin to bin of the window."""
+    depth, error, level = answer["llc_drop_mean"], answer["llc_drop_std_error"], answer["llc_level"]
+    if depth + 2 * error < 0:
+        return f"rises between all bins, by {-depth:.1f} ± {error:.1f} at least, of {level:.0f}"
+    return f"falls by {depth:.2f} ± {error:.2f} at most, of {level:.1f}"
 
 
 def _aligned(axes: Any, curves: Curves, events: dict[int, float], colors: tuple[str, ...], window: Window) -> None:

@@ -42,7 +42,7 @@ LEAST_RELAXATIONS = 3.0, 7.0
 WINDOW = Window(4.0, 10)
 WINDOWS = (Window(2.0, 5), WINDOW, Window(6.0, 13))
 SENSITIVITY = (
-    dict(nbeta=0.3), dict(nbeta=3.0, localization=3.0, step_size=1 / 3), dict(localization=4.4), dict(localization=0.5),
+    dict(nbeta=0.3), dict(nbeta=3.0, localization=3.0, step_size=1 / 3), dict(localization=3.0), dict(localization=0.25),
     dict(step_size=0.5), dict(step_size=2.0),
 )  # fmt: skip
 """Factors by which settings are varied."""
@@ -78,7 +78,7 @@ class Size(NamedTuple):
 
 FULL = Size(40_000, 100, 8, 3, 4, 10_000, 2000, 4, 3, Variant(), Variant(1))
 HEADERS = FULL._replace(num_steps=20_000, num_checkpoints=84, two=Variant(source="c"), one=Variant(1, "c"))
-QUICK = Size(400, 24, 2, 1, 2, 20, 64, 2, 1, Variant(2, "few", 256, 32, 32), Variant(1, "few", 256, 32, 32))
+QUICK = Size(400, 40, 2, 1, 2, 20, 64, 2, 1, Variant(2, "few", 256, 32, 32), Variant(1, "few", 256, 32, 32))
 
 
 def checkpoints(size: Size) -> list[int]:
@@ -98,10 +98,10 @@ def base_settings(size: Size) -> dict[str, float]:
 
 
 def settings_of(size: Size, **changes: float) -> jaxllc.Settings:
-    """How chains are run, with some of the settings changed: as long as directions need to forget, and no shorter than without a change."""
+    """How chains are run, with some of the settings changed: as long as directions need to forget, and no shorter than as calibrated."""
     base = base_settings(size)
     values = base | changes
-    relaxation = 2 / min(values["step_size"] * values["localization"], base["step_size"] * base["localization"])
+    relaxation = 2 / min(values["step_size"] * values["localization"], base["step_size"] * CALIBRATED[size.two.source])
     burn_in, drawn = (min(round(count * relaxation), size.most_iterations // 2) for count in LEAST_RELAXATIONS)
     thinning = max(1, drawn // 300)
     return jaxllc.Settings(
@@ -138,10 +138,10 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
         result["calibrated"] = answers_of(side)
     saved, of_side = place.save(result, drawn), result["calibrated"]["rows"]
     parts = {
-        "themselves": lambda: answers_of(follow(two, weights, place.folder / "llc-themselves.zarr", chosen)),
+        "themselves": lambda: answers_of(follow(two, half(weights), place.folder / "llc-themselves.zarr", chosen)),
         "published": lambda: published(follow(two, weights, place.folder / "llc-published.zarr", PUBLISHED), of_side),
-        "heads": lambda: by_head(two, averages, side, of_side, place, chosen),
-        "sensitivity": lambda: sensitivity(two, averages, answer["llc_drop"], formed(of_side)[:2], place.folder, varied(size), WINDOW),
+        "heads": lambda: by_head(two, half(averages), side, of_side, place, chosen),
+        "sensitivity": lambda: sensitivity(two, averages, answer["llc_drop"], formed(of_side)[:1], place.folder, varied(size), WINDOW),
     }
     for name, follow_part in parts.items():
         if name not in without:
@@ -149,6 +149,11 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
                 result[name] = follow_part()
             saved = place.save(result, drawn)
     return saved
+
+
+def half(runs: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
+    """Every second checkpoint of each run."""
+    return {run: some(checkpoints, 2) for run, checkpoints in runs.items()}
 
 
 class Where(NamedTuple):
@@ -208,9 +213,10 @@ def settings(size: Size) -> dict[str, Any]:
 
 
 def varied(size: Size) -> list[tuple[dict[str, float], jaxllc.Settings]]:
-    """The settings as they are and varied."""
-    changes = [{name: factor * base_settings(size)[name] for name, factor in factors.items()} for factors in ({}, *SENSITIVITY)]
-    return [(change, settings_of(size, **change)) for change in changes]
+    """The settings as calibrated with one of them varied: what is changed, and all."""
+    base = base_settings(size) | {"localization": CALIBRATED[size.two.source]}
+    changes = [{name: factor * base[name] for name, factor in factors.items()} for factors in SENSITIVITY]
+    return [(change, settings_of(size, **(base | change))) for change in changes]
 
 
 def some(checkpoints: Mapping[int, Any], every: int) -> Mapping[int, Any]:
