@@ -3,6 +3,7 @@
 import re
 
 import jax
+import pytest
 from problems import quadratic_loss
 from trajectories import PROBLEM, RUNS, SHORT, follow
 
@@ -39,3 +40,16 @@ def test_a_long_table_is_cut_and_the_head_is_escaped():
     long = table.sample(3 * LINES, replace=True, random_state=0)
     assert as_html("<b>", long).count("<tr") < LINES + 10
     assert as_html("<b>", long).startswith("<p>&lt;b&gt;</p>")
+
+
+def test_plots_of_arviz_take_results_as_they_are(tmp_path):
+    """Those of chains and of ranks, of an estimate and of a step of a trajectory."""
+    try:
+        import arviz_plots as azp
+    except (ImportError, AttributeError):  # arviz-plots 0.8 reads a module that matplotlib 3.11 no longer has
+        pytest.skip("no arviz-plots that works with this matplotlib")
+    est = jaxllc.estimate(quadratic_loss, PROBLEM.params, PROBLEM.data, key=jax.random.key(0), **SHORT)
+    for tree in (est.data, follow().data.sel(step=20)):
+        for plot in (azp.plot_trace, azp.plot_rank, azp.plot_dist):
+            plot(tree, var_names=["llc"], backend="matplotlib").savefig(tmp_path / "plot.png")
+            assert (tmp_path / "plot.png").stat().st_size > 5000

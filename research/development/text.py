@@ -46,6 +46,8 @@ SENSITIVITY = (
     dict(step_size=0.5), dict(step_size=2.0),
 )  # fmt: skip
 """Factors by which settings are varied."""
+LONGER = 4
+"""Times the usual length of chains that have mixed by every diagnostic."""
 PUBLISHED = jaxllc.Settings(
     jaxllc.SGLD(3e-3, noise="gaussian"), nbeta=21.7, localization=300.0, batch_size=BATCH_SIZE, num_chains=4, num_draws=200, num_burn_in=0
 )
@@ -216,7 +218,9 @@ def varied(size: Size) -> list[tuple[dict[str, float], jaxllc.Settings]]:
     """The settings as calibrated with one of them varied: what is changed, and all."""
     base = base_settings(size) | {"localization": CALIBRATED[size.two.source]}
     changes = [{name: factor * base[name] for name, factor in factors.items()} for factors in SENSITIVITY]
-    return [(change, settings_of(size, **(base | change))) for change in changes]
+    usual = settings_of(size, **base)
+    lengths = {"num_burn_in": LONGER * usual.num_burn_in, "num_draws": LONGER * usual.num_draws}
+    return [(dict(lengths), usual.replace(**lengths)), *((change, settings_of(size, **(base | change))) for change in changes)]
 
 
 def some(checkpoints: Mapping[int, Any], every: int) -> Mapping[int, Any]:
