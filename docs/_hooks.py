@@ -1,10 +1,11 @@
-"""What mkdocs is helped with: pages that lie outside of `docs/`, links to files that are no pages, and formulas as MathML, which needs no script."""
+"""What mkdocs is helped with: pages and notebooks outside of `docs/`, links to files that are no pages, and formulas as MathML, which needs no script."""
 
 import html
 import re
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
@@ -22,7 +23,9 @@ _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages from outside and their pictures."""
+    """Add the pages from outside, the notebooks, and their pictures."""
+    for notebook in sorted((ROOT / "notebooks").glob("*.py")):
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=_page_of(notebook)))
     for place, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / place).read_text()))
     for picture in (picture for folder in PICTURES for picture in sorted((ROOT / folder).glob("*.png"))):
@@ -30,9 +33,20 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def _page_of(notebook: Path) -> str:
+    """A percent script as a page: its text, its code, and the figure that it made."""
+    cells = jupytext.read(notebook).cells
+    parts = [cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells]
+    picture = notebook.with_suffix(".png")
+    shown = [f"![The figure of this notebook](../pictures/{picture.name})"] if picture.exists() else []
+    return "\n\n".join([*parts, *shown])
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Links as they are in the repository, as links of the site; a file that is no page is named, not linked."""
     name = page.file.src_uri
+    if name.startswith("notebooks/"):
+        return markdown
     place = next((outside for outside, inside in OUTSIDE.items() if inside == name), f"docs/{name}")
 
     def linked(match: re.Match[str]) -> str:
