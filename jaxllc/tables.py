@@ -1,6 +1,6 @@
 """Tables of results: one line a checkpoint, and of components one for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -83,6 +83,6 @@ LINES = 60
 def as_html(head: str, table: "pandas.DataFrame") -> str:
     """A result in a notebook: a line of text, and its table, of which the middle is left out where it is long."""
     columns = [name for name in SHOWN if name in table]
-    formats = {name: SHOWN[name].format for name in columns}
+    formats: dict[str | int, Callable[..., str]] = {name: SHOWN[name].format for name in columns}
     shown = table[[*columns, "findings"]].to_html(max_rows=LINES, formatters=formats, na_rep="", border=0, justify="right")
     return f"<p>{escape(head)}</p>{shown}"

@@ -73,6 +73,17 @@ def test_the_first_step_at_which_something_is_reached():
     assert first_step([0, 10], [False, False]) is None
 
 
+def test_the_window_of_the_bump():
+    """A score that passes a tenth of its rise at step 40, λ̂ that changes by 3 over the window in every chain, and a dip by 2."""
+    names = functions("induction")
+    step = np.array([0, 10, 20, 40, 80])
+    assert names["crossing"](step, np.array([0.0, 0.05, 0.02, 0.3, 1.0]), 0.1) == 40
+    by_chain = np.array([0.0, 5, 6, 8, 9])[:, None] + np.array([0.0, 10.0, -4.0])
+    change, error = names["change_over"](step, by_chain, 10, 40)
+    assert (change, error) == (pytest.approx(3), pytest.approx(0))
+    assert names["largest_dip"](np.array([1.0, 4, 2, 3, 5, 4.5])) == 2
+
+
 def test_means_of_pairs_from_different_windows():
     """Against a loop over all pairs; pairs within a window, of any value, do not count. Seen to fail with these counted."""
     mean_by_kind = functions("heads")["mean_by_kind"]

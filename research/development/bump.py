@@ -4,7 +4,7 @@ The window ends where the score of prefix matching has passed 10 % of its rise a
 are all asked there (`fall`). A seed that forms no induction head has no such window; such seeds are counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,9 @@ def stages_of(traj: jaxllc.Trajectory) -> Any:
     return jaxllc.Trajectory(traj.data.sel(step=slice(FIRST_STEP, None))).stages()
 
 
-def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None, window: Window = USUAL) -> list[dict[str, Any]]:
+def rows(
+    traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None, window: Window = USUAL, events: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """For each seed its crossings, its stages, and λ̂, cloud and loss in the bins of its window.
 
     A seed that formed no induction head has no window and no lags. λ̂ over the rise of previous-token attention, from 10 to 90 %, is given for every seed: its
@@ -72,6 +74,7 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None, 
         stages_by_run: their `stages_of`.
         bump_level: the loss halfway down the bump, None where it is not known.
         window: before the onset of prefix matching.
+        events: the onset of each run, NaN where no induction head formed, where it is known from more checkpoints than these.
     """
     curves = Curves.of(traj)
     seeds = []
@@ -81,6 +84,8 @@ def rows(traj: jaxllc.Trajectory, stages_by_run: Any, bump_level: float | None, 
         passed = {share: {name: crossing(step, score, share) for name, score in scores.items()} for share in (0.1, 1 / 3, 0.5)}
         formed = float(scores["prefix_matching"][-analysis.END :].mean()) > FORMED
         event = passed[0.1]["prefix_matching"] if formed else np.nan
+        if events is not None:
+            event, formed = events[str(run)], bool(np.isfinite(events[str(run)]))
         half = passed[0.5]["prefix_matching"]
         llc = before(step, chains, event, window)
         turns = turning_points(step, chains.mean(0), float(llc.mean())) if formed else {"llc_half": np.nan, "llc_peak": np.nan}
@@ -209,6 +214,14 @@ def other_windows(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], windows:
         llc = np.stack([before(curves.step, run.T, seed["window"][1], window) for run, seed in zip(curves.llc, seeds, strict=True)])
         answers.append({**window._asdict(), **largest_fall(llc)._asdict(), "detectable": detectable(llc)})
     return answers
+
+
+def later_window(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]], window: Window) -> dict[str, Any]:
+    """The largest fall of λ̂ in windows that end where prefix matching has made a third of its rise, which no model without an induction head reaches."""
+    curves = Curves.of(traj)
+    ends = [seed["third"]["prefix_matching"] if seed["formed"] else np.nan for seed in seeds]
+    llc = np.stack([before(curves.step, run.T, end, window) for run, end in zip(curves.llc, ends, strict=True)])
+    return {"ends": ends, **largest_fall(llc)._asdict()}
 
 
 def type_b_power(traj: jaxllc.Trajectory, seeds: list[dict[str, Any]]) -> dict[float, float]:

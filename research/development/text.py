@@ -21,9 +21,9 @@ import jaxllc
 from jaxllc import results
 from jaxllc.estimator import corrected_draws
 from jaxllc.models.train import SeedRuns, checkpoint_steps
-from research.development.analysis import over_seeds
+from research.development.analysis import END, crossing, over_seeds
 from research.development.answers import judge, sensitivity
-from research.development.bump import Curves, over_all, rounded_curves, rows, stages_of
+from research.development.bump import FORMED, Curves, later_window, over_all, rounded_curves, rows, stages_of
 from research.development.common import Workplace, count_findings
 from research.development.fall import Window, before, largest_fall
 from research.development.tasks import Task, follow, train
@@ -41,10 +41,7 @@ LEAST_RELAXATIONS = 3.0, 7.0
 """Of burn-in and draws: their iterations in relaxation times 2 / (εγ) of directions that the loss does not curve."""
 WINDOW = Window(4.0, 10)
 WINDOWS = (Window(2.0, 5), WINDOW, Window(6.0, 13))
-SENSITIVITY = (
-    dict(nbeta=0.3), dict(nbeta=3.0, localization=3.0, step_size=1 / 3), dict(localization=3.0), dict(localization=0.25),
-    dict(step_size=0.5), dict(step_size=2.0),
-)  # fmt: skip
+SENSITIVITY = (dict(nbeta=0.3), dict(nbeta=3.0, localization=3.0, step_size=1 / 3), dict(localization=0.25), dict(step_size=0.5))
 """Factors by which settings are varied."""
 LONGER = 4
 """Times the usual length of chains that have mixed by every diagnostic."""
@@ -128,21 +125,22 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
     with place.part("judge"):
         result, answer = judge(traj, control, None, WINDOW, WINDOWS)
         result |= {"num_checkpoints": len(steps), "settings": settings(size), "slopes": slopes(Curves.of(traj), result["rows"])}
+        result |= {"later_window": later_window(traj, result["rows"], WINDOW), "drawn_with": results.attributes(traj.data)["versions"]}
         result |= dict.fromkeys(OPTIONAL_PARTS)
     drawn = figure(traj, control, result["rows"], answer, WINDOW, TITLES[size.two.source])
     saved = place.save(result, drawn)
     if "calibrated" in without:
         return saved
-    averages, weights = side_runs(two, size, place, steps)
+    averages, weights, events = side_runs(two, size, place, steps)
     chosen = settings_of(size, localization=CALIBRATED[size.two.source])
     with place.part("calibrated"):
         side = follow(two, averages, place.folder / "llc-calibrated.zarr", chosen)
-        result["calibrated"] = answers_of(side)
+        result["calibrated"] = answers_of(side, events)
     saved, of_side = place.save(result, drawn), result["calibrated"]["rows"]
     parts = {
-        "themselves": lambda: answers_of(follow(two, half(weights), place.folder / "llc-themselves.zarr", chosen)),
+        "themselves": lambda: answers_of(follow(two, weights, place.folder / "llc-themselves.zarr", chosen), events),
         "published": lambda: published(follow(two, weights, place.folder / "llc-published.zarr", PUBLISHED), of_side),
-        "heads": lambda: by_head(two, half(averages), side, of_side, place, chosen),
+        "heads": lambda: by_head(two, averages, side, of_side, place, chosen),
         "sensitivity": lambda: sensitivity(two, averages, answer["llc_drop"], formed(of_side)[:1], place.folder, varied(size), WINDOW),
     }
     for name, follow_part in parts.items():
@@ -151,11 +149,6 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
                 result[name] = follow_part()
             saved = place.save(result, drawn)
     return saved
-
-
-def half(runs: Mapping[str, Mapping[int, Any]]) -> dict[str, Any]:
-    """Every second checkpoint of each run."""
-    return {run: some(checkpoints, 2) for run, checkpoints in runs.items()}
 
 
 class Where(NamedTuple):
@@ -180,22 +173,38 @@ def trajectory_of(task: Task, num_seeds: int, steps: Sequence[int], place: Workp
     return traj
 
 
-def side_runs(task: Task, size: Size, place: Workplace, steps: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Some checkpoints of the first seeds, their averages and the weights themselves; trained again where only the draws of the main runs were kept."""
+def side_runs(task: Task, size: Size, place: Workplace, steps: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any], dict[str, float]]:
+    """Some checkpoints of the first seeds, their averages and the weights themselves, and the onsets of prefix matching, from all checkpoints.
+
+    They are trained again where only the draws of the main runs were kept.
+    """
     seeds, folder = range(FIRST_SEED, FIRST_SEED + size.side_seeds), place.folder / "checkpoints"
     if not folder.exists():
         folder = place.folder / "side"
         with place.part("train, for the parts"):
             train(task, seeds, steps, folder)
     like = jax.eval_shape(task.model.init_params, jax.random.key(0))
-    both = [SeedRuns(folder, like=like, averaged=averaged) for averaged in (True, False)]
-    averages, weights = ({f"seed_{seed}": some(runs[f"seed_{seed}"], size.every) for seed in seeds} for runs in both)
-    return averages, weights
+    averaged, themselves = (SeedRuns(folder, like=like, averaged=averaged) for averaged in (True, False))
+    names = [f"seed_{seed}" for seed in seeds]
+    with place.part("onsets, for the parts"):
+        events = onsets(task, {name: averaged[name] for name in names})
+    averages, weights = ({name: some(runs[name], size.every) for name in names} for runs in (averaged, themselves))
+    return averages, weights, events
 
 
-def answers_of(traj: jaxllc.Trajectory) -> dict[str, Any]:
-    """What the main runs are asked, of others."""
-    seeds = rows(traj, stages_of(traj), None, WINDOW)
+def onsets(task: Task, runs: Mapping[str, Mapping[int, Any]]) -> dict[str, float]:
+    """Where prefix matching has made a tenth of its rise, by all checkpoints and without chains; NaN of a run that formed no induction head."""
+    look, found = jax.jit(task.probes["prefix_matching"]), {}
+    for run, checkpoints in runs.items():
+        steps = sorted(checkpoints)
+        score = np.array([float(look(checkpoints[step])[-1].max()) for step in steps])
+        found[run] = crossing(np.array(steps), score, 0.1) if score[-END:].mean() > FORMED else np.nan
+    return found
+
+
+def answers_of(traj: jaxllc.Trajectory, events: Mapping[str, float]) -> dict[str, Any]:
+    """What the main runs are asked, of others whose onsets are known."""
+    seeds = rows(traj, stages_of(traj), None, WINDOW, events)
     return {"rows": seeds, "curves": rounded_curves(Curves.of(traj)), "findings": count_findings(traj), **over_all(seeds)}
 
 

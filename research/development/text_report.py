@@ -20,13 +20,18 @@ def table(result: dict[str, Any]) -> str:
     """All answers as Markdown."""
     title = TITLES[result["settings"]["model"].split("-")[0]]
     lines = [induction_report.table(result, title, {"calibrated": "γ as calibrated, fewer seeds", "themselves": "the weights themselves, fewer seeds"})]
-    parts = _slopes(result["slopes"]), _falls(result), _findings(result)
+    parts = _slopes(result["slopes"]), _later(result["later_window"]), _falls(result), _findings(result)
     return "\n".join([*lines, *(line for part in parts for line in part)])
 
 
 def _slopes(slopes: dict[str, Any]) -> list[str]:
     interval = induction_report.interval
     return ["", "| λ̂ per e-fold of steps | change |", "|---|---|", *(f"| {name} | {interval(change)} |" for name, change in slopes.items())]
+
+
+def _later(found: dict[str, Any]) -> list[str]:
+    interval, number = induction_report.interval(found["depth"]), induction_report.number(found["at_most"])
+    return ["", f"In windows that end at a third of the rise of prefix matching, which were asked afterwards: largest fall {interval}, not excluded {number}."]
 
 
 def _falls(result: dict[str, Any]) -> list[str]:
