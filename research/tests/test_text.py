@@ -10,7 +10,7 @@ import pytest
 
 from research.development import text, text_report
 from research.development.bump import Curves
-from research.development.common import RESULTS, ROOT
+from research.development.common import RESULTS, ROOT, page
 from research.development.text_task import PROBED, SEQUENCES_A_STEP, Variant, make
 
 
@@ -76,13 +76,9 @@ def test_slopes_are_those_of_the_curve():
     assert [round(one.mean, 1) for one in found.values()] == [3.0, 3.0, 7.0]
 
 
-def test_the_page_is_that_of_the_stored_result():
-    from research.development.common import page
-
-    path = RESULTS / "text.json"
-    if not path.exists():
-        pytest.skip("no result is stored")
-    assert (RESULTS / "text.md").read_text() == page("text", text_report.table(json.loads(path.read_text())))
+@pytest.mark.parametrize("name", ["text", "headers"])
+def test_the_page_is_that_of_the_stored_result(name):
+    assert (RESULTS / f"{name}.md").read_text() == page(name, text_report.table(json.loads((RESULTS / f"{name}.json").read_text())))
 
 
 @pytest.mark.slow
