@@ -142,8 +142,8 @@ if len(changes) > 1:
 print(traj.stages()[["run", "start", "end", "type", "delta_llc", "delta_loss"]].to_string())
 
 # %% [markdown]
-# **What to see:** in the published figure λ̂ dips before the bump. In the shaded windows here it goes on rising with the previous-token score, and it rises more
-# steeply while prefix matching forms. The page docs/induction.md has the same on eight seeds.
+# **What to see:** in the published figure λ̂ dips before the bump. Does it in the shaded windows here? On the eight seeds of docs/induction.md it goes on rising
+# with the previous-token score, and rises more steeply while prefix matching forms.
 
 # %%
 figure, axes = plt.subplots(3, 1, figsize=(7, 8), sharex=True, height_ratios=(2, 3, 2), layout="constrained")
