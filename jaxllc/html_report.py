@@ -12,6 +12,7 @@ import numpy as np
 from jaxllc import estimator, results
 from jaxllc.estimate import Estimate
 from jaxllc.stages import MIN_CHECKPOINTS
+from jaxllc.tables import lines_done
 from jaxllc.trajectory import Trajectory, open_store
 from jaxllc.views import with_steps
 
@@ -83,16 +84,17 @@ def _curves(traj: Trajectory, part: str) -> list[dict[str, Any]]:
     step, draws = summary["step"].values, estimator.corrected_draws(traj.data)
     draws = draws.reshape(len(names), len(step), *draws.shape[-2:])
     codes, stages = iter([[finding.code for finding in some] for some in traj.findings()]), _stages(traj)
+    done = lines_done(traj.data).reshape(len(names), len(step))  # where all chains diverged there are findings and no number
+    failed = {(place.run or "", place.step) for place in traj.failures}
     curves = []
     for i, run in enumerate(names):
         one = summary.isel(run=i) if results.RUN in summary.dims else summary
-        finite = np.isfinite(one["llc"].values)
         curves.append(
             {
                 "name": " ".join(word for word in (run, part) if word),
                 "step": [int(at) for at in step],
                 **{name: _plain(one[name].values) for name in ("llc", "std_error", "loss", "mean_loss", "rhat", "ess") if name in one},
-                "codes": [next(codes, []) if done else ["failed"] for done in finite],
+                "codes": [next(codes) if is_done else ["failed"] if (run, int(at)) in failed else [] for is_done, at in zip(done[i], step, strict=True)],
                 "probes": {name: _plain(np.reshape(values, (len(names), -1))[i]) for name, values in results.scalars(traj.data).items()},
                 "stages": stages.get(run, []),
                 **_chains(draws[i], MOST_POINTS // len(names)),

@@ -39,6 +39,19 @@ def test_the_numbers_are_those_of_the_table():
         assert [" ".join(codes) for codes in curve["codes"]] == list(one["findings"])
 
 
+def test_findings_stay_at_their_checkpoints():
+    """Beside one at which all chains diverged, which has findings and no number, and one that failed. Seen to fail by counting the numbers alone."""
+    near, other = shifted(PROBLEM.params, 5.0), {"other": PROBLEM.params["a"]}
+    followed = follow({"whole": {0: near, 10: near, 20: near}, "broken": {0: near, 10: other, 20: near}})
+    traj = jaxllc.Trajectory(followed.data.copy(deep=True))
+    traj.data["posterior/llc"].loc[{"run": "broken", "step": 0}] = np.nan
+    table = traj.table()
+    for curve in html_report.contents(traj, "x")["curves"]:
+        assert curve["codes"] == [codes.split() for codes in table.xs(curve["name"], level="run")["findings"]]
+    assert curve["codes"][:2] == [["diverged"], ["failed"]]
+    assert curve["llc"][:2] == [None, None]
+
+
 def test_long_chains_are_means_over_blocks():
     draws = np.arange(2 * 3 * 100_000, dtype=float).reshape(2, 3, 100_000)
     made = html_report._chains(draws, html_report.MOST_POINTS)["chains"]
