@@ -133,13 +133,14 @@ def run_on(name: str, size: Size, seeds: int | None, quick: bool, without: Colle
         return saved
     averages, weights, events = side_runs(two, size, place, steps)
     chosen = settings_of(size, localization=CALIBRATED[size.two.source])
+    as_published = PUBLISHED.replace(num_draws=min(PUBLISHED.num_draws, size.most_iterations))
     with place.part("calibrated"):
         side = follow(two, averages, place.folder / "llc-calibrated.zarr", chosen)
         result["calibrated"] = answers_of(side, events)
     saved, of_side = place.save(result, drawn), result["calibrated"]["rows"]
     parts = {
         "themselves": lambda: answers_of(follow(two, weights, place.folder / "llc-themselves.zarr", chosen), events),
-        "published": lambda: published(follow(two, weights, place.folder / "llc-published.zarr", PUBLISHED), of_side),
+        "published": lambda: published(follow(two, weights, place.folder / "llc-published.zarr", as_published), of_side),
         "heads": lambda: by_head(two, averages, side, of_side, place, chosen),
         "sensitivity": lambda: sensitivity(two, averages, answer["llc_drop"], formed(of_side)[:1], place.folder, varied(size), WINDOW),
     }
