@@ -9,6 +9,7 @@ from stored_numbers import FILE, cases, measure
 
 STORED = json.loads(FILE.read_text())
 CASES = {name: case for name, *case in cases()}
+DIFFERENCES = ("drift", "step_bias")
 
 
 SAMPLE = ("sgld, default, nbeta", "sgld, step_size", "sghmc, default, nbeta", "sghmc, step_size", "sgnht, step_size")
@@ -24,8 +25,12 @@ def test_numbers_are_those_of_before(name):
     if "nuts" in name and jax.__version_info__[:2] != (0, 10):
         pytest.skip("the stored numbers of NUTS are those of JAX 0.10")
     for verb, columns in measure(*CASES[name]).items():
+        stored = STORED[name][verb]
         for column, values in columns.items():
-            np.testing.assert_allclose(values, STORED[name][verb][column], rtol=2e-4, atol=2e-5, err_msg=f"{verb}, {column}")
+            # What is a difference of values of λ̂ is rounded as they are.
+            scale = np.abs(stored["llc"]) if column in DIFFERENCES else np.zeros(1)
+            bound = 2e-5 + 2e-4 * np.maximum(scale, np.abs(stored[column]))
+            np.testing.assert_array_less(np.abs(np.subtract(values, stored[column])), bound, err_msg=f"{verb}, {column}")
 
 
 def test_every_case_is_stored():
