@@ -32,6 +32,7 @@ from jaxllc.samplers.precondition import Adam, Identity, RMSProp
 from jaxllc.samplers.sghmc import SGHMC
 from jaxllc.samplers.sgld import SGLD
 from jaxllc.samplers.sgnht import SGNHT
+from jaxllc.save_schedule import SaveSchedule
 from jaxllc.selections import Free, Paths
 from jaxllc.settings import Settings
 from jaxllc.stream import Stream
@@ -73,6 +74,7 @@ __all__ = [
     "RMSProp",
     "SafetensorsCheckpoints",
     "Sampler",
+    "SaveSchedule",
     "Settings",
     "Slice",
     "SteppedSampler",
