@@ -5,7 +5,8 @@ $$y_i = f(x_i) + \eta_i + \zeta_i$$
 $f$ is a straight line plus a Matérn-5/2 process, so it has a slope. $\eta$ is noise that neighbouring points share, an Ornstein-Uhlenbeck process over the
 *index* of the point, and $\zeta$ is white noise of variance $e^{2 \kappa x_i} a^2 + s^2 e_i^2$ with the measured errors $e_i$. All amplitudes and lengths
 maximise the posterior density under broad priors, so that measured errors may be too small, too large or absent: the scatter of the points corrects them.
-Correlated noise could explain any curve; its amplitude is therefore bounded by the measured errors and by the scatter between neighbours.
+Correlated noise could explain any curve; its amplitude is therefore bounded, at that end of the run where it is larger, by the measured errors and by the
+scatter between neighbours.
 
 Reference: Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), chapters 2 and 5, and section 9.4 for slopes.
 """
@@ -21,7 +22,7 @@ TINY = np.finfo(float).tiny
 LINE = 10.0
 """Prior standard deviation of the straight line's slope, in standard deviations of y over the span of x: wide."""
 
-PRIOR = {
+PRIOR: dict[str, tuple[float, float]] = {
     "amplitude": (-1.0, 2.0),
     "length": (np.log(1 / 6), 0.7),
     "correlated": (-2.0, 2.0),
@@ -32,8 +33,8 @@ PRIOR = {
 }
 r"""Prior mean and standard deviation of the logarithm of each hyperparameter (of `growth` itself), where x spans one and y has variance one.
 
-`amplitude` and `length` of the Matérn process; `correlated`, the amplitude of $\eta$, and its `correlation_length` in points; `white`, the amplitude $a$;
-`growth`, $\kappa$ of $\eta$ and of $a$; `error_scale`, $s$.
+`amplitude` and `length` of the Matérn process; `correlated`, the amplitude of $\eta$ at the end where it is larger, and its `correlation_length` in points;
+`white`, the amplitude $a$; `growth`, $\kappa$ of $\eta$ and of $a$; `error_scale`, $s$.
 """
 
 SMOOTH, CORRELATED = dict(correlated=-2.0, white=-2.0, amplitude=1.0), dict(correlated=1.5)
@@ -47,6 +48,8 @@ TYPICAL_ERROR = 0.1
 """The median measured error, in standard deviations of y, before its scale is fitted; where no errors are measured, all are equal to it."""
 MEDIAN_ABS_NORMAL = 0.6745
 """Median of the absolute value of a standard normal variable."""
+KINK = 0.2
+r"""Where $|\kappa|$ is rounded off, so that it has a derivative at 0."""
 RESOLUTION = 1 / 400
 """Share of the span of x within which the first search uses one point only; its cost grows with the cube of the number of points."""
 
@@ -161,9 +164,10 @@ def _covariances(
     centred = u - 0.5
     r = np.abs(u[:, None] - u) * np.sqrt(5) / params["length"]
     matern = params["amplitude"] ** 2 * _matern(r, 0)
-    grown = np.exp(params["growth"] * (centred[:, None] + centred))
+    growth, sums = params["growth"], centred[:, None] + centred
+    grown, largest = np.exp(growth * sums), np.hypot(growth, KINK) - KINK
     lag = np.abs(index[:, None] - index) / params["correlation_length"]
-    correlated = params["correlated"] ** 2 * grown * np.exp(-lag)
+    correlated = params["correlated"] ** 2 * np.exp(growth * sums - largest - lag)
     measured = np.diag(params["error_scale"] ** 2 * error_variance)
     white = np.diag(params["white"] ** 2 * np.diag(grown))
     derivatives = {
@@ -172,7 +176,7 @@ def _covariances(
         "correlated": 2 * correlated,
         "correlation_length": correlated * lag,
         "white": 2 * white,
-        "growth": (correlated + white) * (centred[:, None] + centred),
+        "growth": correlated * (sums - growth / np.hypot(growth, KINK)) + white * sums,
         "error_scale": 2 * measured,
     }
     noise = correlated + white + measured
