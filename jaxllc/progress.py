@@ -1,4 +1,4 @@
-"""How far a run is: a bar over iterations, and a line in the log for each group of places."""
+"""How far a run is: a bar over iterations in a terminal or notebook, lines in the log elsewhere, and one for each group of places."""
 
 import logging
 import sys
@@ -7,27 +7,50 @@ from collections.abc import Callable
 from typing import Any
 
 _logger = logging.getLogger("jaxllc")
+SECONDS_PER_LINE = 30.0
+"""Time between two lines in the log, where there is no bar."""
+
+
+def is_interactive() -> bool:
+    """Whether someone looks on who can be shown a bar: in a terminal, or in a notebook."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 class progress_bar:
-    """A bar over iterations, as a context that gives the function to call with iterations done."""
+    """How far the iterations of a run are, as a context that gives the function to call with iterations done.
+
+    Args:
+        total: iterations of the run.
+        show: False for neither bar nor lines.
+    """
 
     def __init__(self, total: int, show: bool) -> None:
         from tqdm.auto import tqdm  # loaded when there is something to show
 
-        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show, leave=False)
+        self._logs = show and not is_interactive()
+        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show or self._logs, leave=False)
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        self._told = self._began
 
     def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update
+        return self._log if self._logs else self._bar.update
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
+    def _log(self, count: int) -> None:
+        """A line each `SECONDS_PER_LINE` seconds."""
+        self._done, now = self._done + count, time.monotonic()
+        if now - self._told >= SECONDS_PER_LINE and self._done:
+            self._told = now
+            left = duration((self._total - self._done) * (now - self._began) / self._done)
+            _logger.info("%d of %d steps done, %s left", self._done, self._total, left)
+
 
 def announce(text: str, show: bool) -> None:
-    """A line before a bar, for what takes time without one."""
+    """A line for what takes time without a bar: in the log, and above a bar where one can be shown."""
     _logger.info("%s", text)
-    if show:
+    if show and is_interactive():
         from tqdm.auto import tqdm
 
         tqdm.write(text, file=sys.stderr)

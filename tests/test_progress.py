@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from jaxllc import progress
-from jaxllc.progress import Tally, announce, duration, rounded
+from jaxllc.progress import Tally, announce, duration, is_interactive, progress_bar, rounded
 
 
 @pytest.mark.parametrize(
@@ -43,11 +43,36 @@ def test_each_group_is_told_when_it_is_done(monkeypatch, caplog):
     assert caplog.messages == ends
 
 
+@pytest.mark.parametrize("interactive", [True, False])
 @pytest.mark.parametrize("show", [True, False])
-def test_what_takes_time_without_a_bar_is_announced(show, capsys, caplog):
+def test_what_takes_time_without_a_bar_is_announced(show, interactive, monkeypatch, capsys, caplog):
     """In the log always, on the terminal where bars are shown; never in what a program prints."""
+    monkeypatch.setattr(progress, "is_interactive", lambda: interactive)
     with caplog.at_level(logging.INFO, "jaxllc"):
         announce("finding settings", show)
     out, err = capsys.readouterr()
-    assert (out, err.strip()) == ("", "finding settings" if show else "")
+    assert (out, err.strip()) == ("", "finding settings" if show and interactive else "")
     assert caplog.messages == ["finding settings"]
+
+
+@pytest.mark.parametrize(("interactive", "show"), [(True, True), (True, False), (False, True), (False, False)])
+def test_a_bar_where_someone_looks_on_and_lines_in_the_log_elsewhere(interactive, show, monkeypatch, capsys, caplog):
+    """Two lines in 75 seconds; a redirected stderr stays empty."""
+    now = iter([0.0, 10.0, 40.0, 50.0, 75.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(progress, "is_interactive", lambda: interactive)
+    with caplog.at_level(logging.INFO, "jaxllc"), progress_bar(100, show) as on_steps:
+        for count in (10, 30, 10, 25):
+            on_steps(count)
+    assert bool(capsys.readouterr().err) == (interactive and show)
+    lines = ["40 of 100 steps done, 1 min left", "75 of 100 steps done, 25 s left"]
+    assert caplog.messages == (lines if show and not interactive else [])
+
+
+def test_a_file_is_nobody_who_looks_on(monkeypatch, tmp_path):
+    """Nor a pipe; a terminal is, and so is a notebook."""
+    with (tmp_path / "log").open("w") as file:
+        monkeypatch.setattr(progress.sys, "stderr", file)
+        assert not is_interactive()
+        monkeypatch.setitem(progress.sys.modules, "ipykernel", progress)
+        assert is_interactive()
