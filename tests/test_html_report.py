@@ -83,11 +83,12 @@ def test_components_are_curves():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 400])
 def test_the_page_works_in_a_browser(tmp_path, width, capsys):
-    """Opened, hovered, another checkpoint chosen, other time: no error in the console, and nothing is wider than the window."""
+    """Opened, hovered, another checkpoint chosen, other time, printed from a dark screen in dark ink: no error in the console, and nothing is wider than the window."""
     webdriver = pytest.importorskip("selenium.webdriver")
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("no chromium here")
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
 
     follow(MANY, store=tmp_path / "llc.zarr", probes=NORM)
     main(["report", str(tmp_path / "llc.zarr"), "-o", str(tmp_path / "report.html")])
@@ -112,6 +113,14 @@ def test_the_page_works_in_a_browser(tmp_path, width, capsys):
         assert browser.execute_script("return document.getElementById('curves').layout.xaxis.type") == "linear"
         browser.find_element(By.ID, "log").click()
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        ink = "document.getElementById('curves').layout.font.color"
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+        wait = WebDriverWait(browser, 20)
+        wait.until(lambda _: browser.execute_script(f"return {ink}") == "#e6e9ec")
+        browser.execute_script(f"window.inks = []; addEventListener('beforeprint', () => inks.push({ink}))")
+        assert browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
+        assert browser.execute_script("return inks") == ["#1b1f24"]
+        wait.until(lambda _: browser.execute_script(f"return {ink}") == "#e6e9ec")
         errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert not errors, errors
         browser.save_screenshot(str(tmp_path / "report.png"))
