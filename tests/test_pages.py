@@ -5,7 +5,7 @@ import re
 import pytest
 from test_readme import ROOT, python
 
-PAGES = ("tutorial", "frameworks", "streams", "resuming", "exporting", "samplers", "coming_from_devinterp")
+PAGES = ("tutorial", "what_moves_it", "frameworks", "streams", "resuming", "exporting", "samplers", "coming_from_devinterp")
 pytestmark = pytest.mark.skipif(not (ROOT / "docs").exists(), reason="a source distribution holds the README alone")
 
 
