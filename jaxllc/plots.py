@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxllc._extras import require
 from jaxllc.results import RUN
 
 if TYPE_CHECKING:
     import pandas
     import xarray
+
+require("matplotlib", "a plot")
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -48,9 +51,10 @@ def plot_trajectory(
     top.plot(steps[~suspect], llc[~suspect], "o", label="no findings", **points)
     if suspect.any():
         top.plot(steps[suspect], llc[suspect], "o", mfc="white", label="with findings", **points)
+    _frame_of_clean(top, steps, llc, np.broadcast_to(2 * error, llc.shape), suspect)
     top.set_ylabel("local learning coefficient λ̂")
     top.legend(frameon=False, fontsize="small")
-    bottom.plot(step, curves["mean_loss"].values, color=GREY, lw=1.2, ls="--", label="mean over the posterior")
+    bottom.plot(step, curves["mean_loss"].values, color="black", lw=1, ls="--", zorder=3, label="mean over the posterior")
     bottom.plot(step, curves["loss"].values, color=ORANGE, lw=1.5, label="at the checkpoint")
     for run in summary["loss"].values if several else ():
         bottom.plot(step, run, color=ORANGE, lw=0.6, alpha=0.6)
@@ -60,6 +64,26 @@ def plot_trajectory(
     _log_time(bottom, step)
     _bare(both)
     return both
+
+
+def _frame_of_clean(ax: Any, step: np.ndarray, llc: np.ndarray, width: np.ndarray, suspect: np.ndarray) -> None:
+    """Where checkpoints with findings lie far outside of those without, the axis is that of the latter, and arrows at its edge tell where the others are."""
+    clean = ~suspect & np.isfinite(llc) & np.isfinite(width)
+    if clean.sum() < 2:
+        return
+    low, high = (llc - width)[clean].min(), (llc + width)[clean].max()
+    room = high - low
+    outside = suspect & ((llc < low - room) | (llc > high + room))
+    if not outside.any():
+        return
+    inside = np.isfinite(llc) & ~outside
+    low, high = llc[inside].min(), llc[inside].max()
+    low, high = min(low, (llc - width)[clean].min()) - 0.15 * room, max(high, (llc + width)[clean].max()) + 0.15 * room
+    ax.set_ylim(low, high)
+    for at, value in zip(step[outside], llc[outside], strict=True):
+        edge, away = (low, 1) if value < low else (high, -1)
+        arrow = dict(arrowstyle="->", color=BLUE)
+        ax.annotate(f"{value:.3g}", (at, edge), (0, 18 * away), textcoords="offset points", ha="center", va="center", fontsize="x-small", arrowprops=arrow)
 
 
 def plot_components(summary: "xarray.Dataset", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":
@@ -111,9 +135,9 @@ def plot_estimate(draws: np.ndarray, llc: float, std_error: float, thinning: int
     smooth = max(draws.shape[-1] // 20, 1)
     blocks = draws[:, : draws.shape[-1] // smooth * smooth].reshape(len(draws), -1, smooth).mean(-1)
     for i in range(len(draws)):
-        color = f"C{i % 10}"
-        left.plot(thinning * smooth * (np.arange(blocks.shape[-1]) + 0.5), blocks[i], color=color, lw=0.5, alpha=0.35)
-        left.plot(thinning * count, running[i], color=color, lw=1.4)
+        color, style = PALETTE[i % len(PALETTE)], ("-", "--", ":", "-.")[i // len(PALETTE) % 4]
+        left.plot(thinning * smooth * (np.arange(blocks.shape[-1]) + 0.5), blocks[i], color=color, lw=0.7, alpha=0.5)
+        left.plot(thinning * count, running[i], color=color, lw=1.8, ls=style)
     finite = np.isfinite(draws).all(-1)
     late = running[finite][:, len(count) // 20 :]
     if late.size:  # the first few draws of a running mean would set the scale
@@ -173,7 +197,10 @@ def plot_calibration(points: "pandas.DataFrame", chosen: Mapping[str, Any]) -> "
         others = [name for name in LABELS if name in points and name not in (across, up)]
         here = points[np.all([np.isclose(points[name], chosen[name]) for name in others], axis=0)] if others else points
         llc, error = (here.pivot_table(value, up, across) for value in ("llc", "std_error"))
-        axis.imshow(llc, origin="lower", cmap="Blues", aspect="auto", alpha=0.7)
+        low, high = np.nanmin(llc), np.nanmax(llc)
+        axis.imshow(
+            llc, origin="lower", cmap="Blues", aspect="auto", vmin=low - 0.1, vmax=high + 1.5 * (high - low) + 0.1
+        )  # light, so that numbers can be read
         for i, j in np.ndindex(llc.shape):
             axis.text(j, i, f"{llc.iat[i, j]:.3g}\n± {error.iat[i, j]:.1g}", ha="center", va="center", fontsize="small")
         at = [int(np.argmin(np.abs(np.asarray(index) - chosen[name]))) for name, index in ((across, llc.columns), (up, llc.index))]
@@ -212,7 +239,7 @@ def _bare(axes: "np.ndarray[Any, Any]") -> None:
 
 
 def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Shade the stages of one run, blue for type A, orange for B, grey where undecided, and the intervals of their boundaries, darker.
+    """Shade the stages of one run, blue for type A, orange for B, grey where undecided, and the intervals of their boundaries, darker; types stand above.
 
     Args:
         stages: as of `jaxllc.stages.find_stages`.
@@ -225,4 +252,10 @@ def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np
         for _, stage in stages.iloc[:-1].iterrows():
             ax.axvspan(stage["end_low"], stage["end_high"], color=GREY, alpha=0.35, lw=0, zorder=0)
             ax.axvline(stage["end"], color=GREY, lw=0.8, zorder=0)
+    first = np.ravel(axes)[0]
+    to_axes = first.transData + first.transAxes.inverted()
+    for _, stage in stages.iterrows():
+        left, right = (to_axes.transform((stage[side], first.get_ylim()[0]))[0] for side in ("start", "end"))
+        name = str(stage["type"]) if stage["type"] in ("A", "B") else "?"
+        first.text((left + right) / 2, 1.02, name, transform=first.transAxes, ha="center", va="bottom", fontsize="small", color=colors[str(stage["type"])])
     return axes

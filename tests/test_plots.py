@@ -5,7 +5,9 @@ import itertools
 import jax
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from problems import Quadratic, quadratic_loss, shifted
 from trajectories import SHORT
 
@@ -37,6 +39,40 @@ def test_a_trajectory_is_drawn():
     shown = sum(len(line.get_xdata()) for line in top.lines if line.get_marker() == "o")
     assert shown == 4
     top.figure.clear()
+
+
+def curve(llc, suspect):
+    """A picture of values of λ̂ with errors of 0.1, and its axes."""
+    step, llc = 10 * 2 ** np.arange(len(llc)), np.array(llc, float)
+    lines = {"llc": llc, "std_error": np.full(len(llc), 0.1), "loss": -np.log(step), "mean_loss": -np.log(step)}
+    summary = xr.Dataset({name: ("step", values) for name, values in lines.items()}, coords={"step": step})
+    return plot_trajectory(summary, np.isin(np.arange(len(llc)), suspect))
+
+
+def test_a_value_with_a_finding_far_outside_does_not_flatten_the_others():
+    """It is told by an arrow at the edge; one without a finding, or not so far outside, has its place in the picture."""
+    top = curve([-345, 8, 9, 12, 11, 10], [0])[0]
+    assert -5 < top.get_ylim()[0] < 8
+    assert [text.get_text() for text in top.texts] == ["-345"]
+    top.figure.clear()
+    for llc, suspect in (([-345, 8, 9, 12, 11, 10], []), ([7, 8, 9, 12, 11, 10], [0]), ([-345, np.nan, 10], [0, 1, 2])):
+        top = curve(llc, suspect)[0]
+        assert top.get_ylim()[0] < llc[0]
+        assert not top.texts
+        top.figure.clear()
+
+
+def test_stages_are_shaded_and_named():
+    """In both axes, with the intervals of the boundaries; the type stands above the middle of its stage."""
+    stages = pd.DataFrame({"start": [10.0, 40.0], "end": [40.0, 320.0], "end_low": [35.0, 320.0], "end_high": [45.0, 320.0], "type": ["A", "undecided"]})
+    axes = plots.plot_stages(stages, curve([7, 8, 9, 12, 11, 10], []))
+    for axis in axes:
+        spans = [patch.get_extents().transformed(axis.transData.inverted()) for patch in axis.patches]
+        np.testing.assert_allclose([(box.x0, box.x1) for box in spans], [(10, 40), (40, 320), (35, 45)])
+    middles = [axes[0].transData.inverted().transform(axes[0].transAxes.transform(text.get_position()))[0] for text in axes[0].texts]
+    assert [text.get_text() for text in axes[0].texts] == ["A", "?"]
+    np.testing.assert_allclose(middles, [20, np.sqrt(40 * 320)], rtol=1e-6)
+    axes[0].figure.clear()
 
 
 def test_several_runs_are_drawn_with_their_mean():
@@ -82,7 +118,7 @@ def test_an_estimate_is_drawn():
     est = jaxllc.estimate(quadratic_loss, problem.params, problem.data, key=jax.random.key(0), **(SHORT | {"thinning": 3}))
     left, right = est.plot()
     draws = corrected_draws(est.data)
-    thick = [line for line in left.lines if line.get_linewidth() == 1.4]
+    thick = [line for line in left.lines if line.get_linewidth() == 1.8]
     assert len(thick) == 4
     for line, chain in zip(thick, draws, strict=True):
         np.testing.assert_allclose(line.get_ydata(), chain.cumsum() / np.arange(1, 61))
