@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all lint readme notebooks docs rivals clean
+.PHONY: demo test test-all lint readme notebooks docs matrix rivals clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,15 +27,20 @@ lint: $(VENV)/.installed
 readme: $(VENV)/.installed  ## run the examples of the README
 	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
 
-notebooks: $(VENV)/.installed  ## run the notebooks in their quick mode, figures into a temporary directory
-	set -e; figures=$$(mktemp -d); for path in notebooks/*.py; do \
-		echo "$$path, figure in $$figures"; \
-		JAXLLC_QUICK=1 MPLBACKEND=agg FIGURE="$$figures/$$(basename $$path .py).png" $(BIN)/python $$path; \
-	done
+notebooks: $(VENV)/.installed  ## run the notebooks in their quick mode; what they print and draw is in notebooks/rendered/
+	$(BIN)/python docs/_render.py
 
 docs: $(VENV)/.installed  ## the site, in site/; warnings are errors
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+PYTHONS ?= python3.11 python3.12 python3.13
+PACKAGES ?= oldest newest
+TESTS ?= $(addprefix tests/test_,$(addsuffix .py,extras diagnostics plots checkpoints checkpoints_nnx safetensors html_report stream \
+	estimate trajectory store sampler_protocol sampler_states language_models))
+
+matrix:  ## TESTS of the sdist against the installed wheel, on each of PYTHONS with the oldest and the newest PACKAGES
+	$(PYTHON) tests/matrix.py --pythons $(PYTHONS) --packages $(PACKAGES) -- $(TESTS)
 
 rivals:  ## what the benchmarks compare with, each in an environment of its own under .rivals/
 	$(PYTHON) -m venv .rivals/devinterp1

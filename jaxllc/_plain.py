@@ -15,7 +15,14 @@ import numpy as np
 
 
 class Plain:
-    """A dataclass that can be written as a plain table. Its fields may be numbers, text, arrays, named functions, and other such objects."""
+    """A dataclass that can be written as a plain table. Its fields may be numbers, text, arrays, named functions, and other such objects.
+
+    Examples:
+        >>> jaxllc.RMSProp().to_dict()
+        {'name': 'RMSProp', 'decay': 0.999, 'eps': 0.1}
+        >>> jaxllc.Plain.from_dict({"name": "RMSProp", "decay": 0.99})
+        RMSProp(decay=0.99, eps=0.1)
+    """
 
     _classes: ClassVar[dict[str, type["Plain"]]] = {}
 

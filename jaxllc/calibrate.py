@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Settings, and why they were chosen. Made by `calibrate`."""
+    """Settings, and why they were chosen. Made by `calibrate`.
+
+    Examples:
+        >>> cal = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0))
+        >>> cal.serves, cal.settings.localization
+        (True, 1.0)
+    """
 
     settings: Settings
     """How to sample."""
@@ -57,7 +63,13 @@ class Calibration:
     """What was run: the settings of each point, and what came out."""
 
     def table(self) -> "pandas.DataFrame":
-        """One line for each point that was run."""
+        """One line for each point that was run.
+
+        Examples:
+            >>> cal = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0))
+            >>> cal.table().columns[:3].to_list()
+            ['checkpoint', 'sampler', 'batch_size']
+        """
         import pandas as pd
 
         return pd.DataFrame(list(self.points))
@@ -67,6 +79,10 @@ class Calibration:
 
         Raises:
             ValueError: the calibration was made without `maps=True`.
+
+        Examples:
+            >>> cal = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0), maps=True)
+            >>> cal.plot()[0].figure.savefig("maps.png")
         """
         from jaxllc.plots import plot_calibration
 
@@ -78,7 +94,13 @@ class Calibration:
         return plot_calibration(points, {"nbeta": self.settings.nbeta, "localization": self.settings.localization, "step_size": step_size})
 
     def to_dict(self) -> dict[str, Any]:
-        """What a result keeps of it: the reasons, and what it took."""
+        """What a result keeps of it: the reasons, and what it took.
+
+        Examples:
+            >>> cal = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0))
+            >>> sorted(cal.to_dict())
+            ['cost', 'reasons', 'seconds', 'serves']
+        """
         return {"reasons": list(self.reasons), "seconds": self.seconds, "cost": self.cost, "serves": self.serves}
 
     def __str__(self) -> str:
@@ -118,6 +140,11 @@ def calibrate(
     Raises:
         TypeError: whatever `jaxllc.estimate` raises.
         ValueError: a budget that is not above 0, or whatever `jaxllc.estimate` raises.
+
+    Examples:
+        >>> settings = jaxllc.calibrate(loss_fn, params, data, key=jax.random.key(0)).settings
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(1)).llc)
+        2
     """
     request = Request(loss_fn, data, key, free, mesh, budget, **aims)
     for name, value in (("budget", budget), ("target_error", request.target_error)):

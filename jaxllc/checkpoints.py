@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxllc._extras import require_file_system
 from jaxllc._tree import named_leaves
 from jaxllc._typing import Params
 from jaxllc.layout import is_split
@@ -45,10 +46,17 @@ class OrbaxCheckpoints(Mapping[int, Params]):
         FileNotFoundError: there is no such directory.
         ValueError: it holds no finished checkpoint, two of one step, or folders with several prefixes; a URL that is none of these; or shardings in `like`
             that do not divide their leaves.
+
+    Examples:
+        >>> import orbax.checkpoint as ocp, pathlib
+        >>> with ocp.CheckpointManager(pathlib.Path("run").absolute()) as manager:
+        ...     saved = manager.save(200, args=ocp.args.StandardSave({"params": params}))
+        >>> jax.tree.map(jnp.shape, jaxllc.OrbaxCheckpoints("run")[200])
+        {'linear': (2,), 'square': (2,)}
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, item: str | None = None) -> None:
-        self.directory = _as_path(directory)
+        self.directory: Any = _as_path(directory)
         self.like = like
         check_shardings(like)
         self.item = item
@@ -146,6 +154,7 @@ def _as_path(directory: str | os.PathLike[str]) -> Any:
         return epath.Path(path or directory).absolute()
     if scheme not in URLS:
         raise ValueError(f"checkpoints can be read from a local directory or from {', '.join(f'{known}://' for known in URLS)}; got {directory}.")
+    require_file_system(os.fspath(directory))
     return epath.Path(directory)
 
 

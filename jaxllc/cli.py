@@ -197,6 +197,9 @@ def _table(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
+    from jaxllc._extras import require
+
+    require("matplotlib", "jaxllc plot")
     import matplotlib as mpl
 
     import jaxllc

@@ -35,6 +35,13 @@ class InMemory:
     The order is fixed (it does not depend on any key), so it is the same for all chains, checkpoints and calls.
 
     Build one with `InMemory.of(arrays, batch_size)`.
+
+    Examples:
+        >>> batches = jaxllc.InMemory.of(data, batch_size=256)
+        >>> batches.num_examples, batches.batch_size
+        (1000, 256)
+        >>> round(jaxllc.estimate(loss_fn, params, batches, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0)).llc)
+        2
     """
 
     arrays: Batch

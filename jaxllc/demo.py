@@ -14,10 +14,12 @@ import optax
 from tqdm.auto import tqdm
 
 import jaxllc
+from jaxllc._extras import require
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.models import text
 from jaxllc.models.train import Recipe, checkpoint_steps, train
 from jaxllc.models.transformer import Transformer, next_token_loss
+from jaxllc.progress import is_interactive
 
 CONTEXT = 64
 TRAIN_BATCH = 32
@@ -45,8 +47,10 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
     """Train, sample, print the table, and write `checkpoints/`, `llc.zarr` and `llc.png` into `out`; what is there is used again.
 
     Raises:
+        ModuleNotFoundError: `matplotlib` is not installed.
         ValueError: `out` holds a run of another size or seed.
     """
+    require("matplotlib", "the demo")  # before minutes of work
     logging.getLogger("absl").setLevel(logging.ERROR)
     size = QUICK if quick else FULL
     began = time.perf_counter()
@@ -64,7 +68,7 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
         {*checkpoint_steps(size.num_steps // 3, size.num_log, 0, first=20), *checkpoint_steps(size.num_steps, 0, size.num_linear, first=size.num_steps // 3)}
     )
     _claim(out, {"num_steps": size.num_steps, "seed": seed})
-    with tqdm(total=size.num_steps, unit="step", desc="train", disable=not progress, leave=False) as bar:
+    with tqdm(total=size.num_steps, unit="step", desc="train", disable=not (progress and is_interactive()), leave=False) as bar:
         recipe = Recipe(loss_fn, draw_windows, jnp.asarray(corpus.train), optax.adam(optax.cosine_decay_schedule(3e-3, size.num_steps)))
         checkpoints = train(recipe, params, key=train_key, steps=steps, directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n))
     held_out = jax.jit(loss_fn)(checkpoints[steps[-1]], text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)).mean()

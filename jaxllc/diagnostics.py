@@ -28,7 +28,13 @@ WELL_ABOVE = 0.1
 
 
 class Finding(NamedTuple):
-    """One reason to doubt a number."""
+    """One reason to doubt a number.
+
+    Examples:
+        >>> est = jaxllc.estimate(loss_fn, checkpoints[1], data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+        >>> [finding.code for finding in est.findings]
+        ['below-center']
+    """
 
     code: str
     message: str

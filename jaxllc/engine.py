@@ -57,28 +57,28 @@ def sample(
 ) -> Trace:
     """Run chains around one checkpoint, or around a group of them in one program.
 
-    A draw is the position *before* an iteration; its loss is that of the iteration's batch, which the position has not seen. Nothing recompiles
-    for other values of the hyperparameters of `sampler` and `posterior`.
+    A draw is the position *before* an iteration; its loss is that of the iteration's batch, which it has not seen. New hyperparameters do not recompile.
 
     Args:
         key: a typed key, `jax.random.key(seed)`.
         sampler: what moves a chain; its numbers are scalars, or `[K]` where `stacked`.
-        posterior: what is sampled.
-        data: what batches are taken from.
         stacked: the leaves of `posterior.center` have a leading axis K, one entry a checkpoint.
-        mesh: devices, with axes named `chain` and `step` (checkpoints) or one of them, and those that the weights are split over; default all devices that
-            divide the work, or those of the weights.
+        mesh: devices, with axes `chain` and `step` (checkpoints) or one of them, and those of split weights; default those of the weights, or all that fit.
         probes: functions to evaluate along the chains, between blocks of iterations (`jaxllc.Probe` with `every`).
         dispersion: see `jaxllc.Settings`.
         block: iterations between two returns to the host, at most, or a `jaxllc.timetable.Pace`; default as the sampler suggests.
         on_steps: called with the number of iterations of each block that has ended.
-        counts: `num_chains`, C, `num_draws`, T, and if wanted `num_burn_in` and `thinning` (see `jaxllc.Settings`).
+        counts: `num_chains`, C, and `num_draws`, T, which must be given, `num_burn_in` and `thinning` (see `jaxllc.Settings`).
 
     Raises:
         NotFiniteError: the loss at a centre is not finite.
-        TypeError: `num_chains` or `num_draws` is missing.
-        ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or a posterior or batches that the
-            sampler cannot sample.
+        ValueError: a count below its least value, a mesh that does not divide the work, a loss of the wrong shape, or what the sampler cannot sample.
+
+    Examples:
+        >>> posterior, batches = jaxllc.LocalPosterior(loss_fn, params, nbeta=145.0), jaxllc.InMemory.of(data, batch_size=256)
+        >>> trace = jaxllc.sample(jax.random.key(0), jaxllc.SGLD(1e-3), posterior, batches, num_chains=8, num_draws=500)
+        >>> trace.excess_loss.shape
+        (8, 500)
     """
     length = _length(counts)
     layout = layout_of(posterior.center, leading=int(stacked))

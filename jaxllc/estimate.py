@@ -42,8 +42,7 @@ class Sampled:
     """What an `Estimate` and a `Trajectory` share: all draws, and what is read off them."""
 
     data: "xarray.DataTree"
-    """All draws: `/posterior` llc (run, step, component, chain, draw), of which an estimate has no step, and run and component are there where they were asked
-    for; `/sample_stats`, `/constant_data`, `/probes`, `/along_chains`; every setting in its attributes (see `jaxllc.results`)."""
+    """All draws, such as `/posterior/llc` by chain and draw, and every setting in its attributes; docs/results.md lists the groups, arrays and axes."""
 
     @functools.cached_property
     def summary(self) -> "xarray.Dataset":
@@ -56,26 +55,31 @@ class Sampled:
         return component_names(self.data)
 
     def component(self, name: str) -> Self:
-        """The same of one component, with everything that it has.
+        """The same of one component, with everything that it has; a KeyError where there is no such one.
 
-        Raises:
-            KeyError: there is no such component.
+        Examples:
+            >>> parts = {"linear": "linear", "all": None}
+            >>> est = jaxllc.estimate(loss_fn, params, data, components=parts, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> round(est.component("linear").llc), round(est.component("all").llc)
+            (1, 2)
         """
         return type(self)(of_component(self.data, name))
 
     @property
     def settings(self) -> Settings:
-        """How it was sampled, with defaults resolved.
-
-        Raises:
-            ValueError: the sampler held something that could not be written down.
-        """
+        """How it was sampled, with defaults resolved; a ValueError where the sampler held something that could not be written down."""
         return stored_settings(self.data.attrs)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Estimate(Sampled):
-    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`."""
+    r"""$\hat\lambda$ of one checkpoint, with what one needs to trust it. Made by `estimate`, or by `jaxllc.open`.
+
+    Examples:
+        >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+        >>> round(est.llc), est.std_error < 0.1, est.findings
+        (2, True, ())
+    """
 
     @functools.cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -88,7 +92,13 @@ class Estimate(Sampled):
         return estimator.llc_of_probe(self.data, probe).squeeze(results.STEP, drop=True)
 
     def table(self) -> "pandas.DataFrame":
-        """One line for each component, by name, or a single line; the columns are those of `Trajectory.table`, but for changes."""
+        """One line for each component, by name, or a single line; the columns are those of `Trajectory.table`, but for changes.
+
+        Examples:
+            >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> est.table()["llc"].round().to_list()
+            [2.0]
+        """
         findings = diagnostics.findings(self.summary, results.attributes(self.data))
         table = table_of(self.summary, with_steps(self.data), findings).drop(columns=["change", "change_error"])
         return table.droplevel(results.STEP) if self.components else table.reset_index(drop=True)
@@ -105,18 +115,12 @@ class Estimate(Sampled):
 
     @property
     def step_bias(self) -> float:
-        r"""What finite steps and minibatch noise add to $n\beta\,(E[L_n(w)] - L_n(w^*))$, which is taken off `llc`.
-
-        With `extrapolate`, the larger of the two: that of the whole step, or that at twice $n\beta$.
-        """
+        r"""What finite steps and minibatch noise add to $n\beta\,(E[L_n] - L_n(w^*))$, taken off `llc`; with `extrapolate` the larger one of the two sets."""
         return self._value("step_bias")
 
     @property
     def wbic(self) -> float:
-        r"""$n\, E[L_n(w)]$ in nats, the widely applicable Bayesian information criterion (Watanabe 2013).
-
-        NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data.
-        """
+        r"""$n\, E[L_n(w)]$ in nats, the Bayesian information criterion of Watanabe (2013); NaN unless $n\beta = n / \ln n$ for the $n$ examples of the data."""
         return self._value("wbic")
 
     @property
@@ -135,17 +139,20 @@ class Estimate(Sampled):
         return self._value("acceptance_rate")
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a new Zarr store, from which `jaxllc.open(path)` reads it.
+        """Write it to a new Zarr store, from which `jaxllc.open(path)` reads it; a ValueError where the path exists.
 
-        Raises:
-            ValueError: the path exists.
+        Examples:
+            >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> est.save("estimate.zarr")
         """
         save(self.data, path, "estimate")
 
     def plot(self) -> "np.ndarray[Any, Any]":
-        """The draws of each chain and their running means, and the means of the chains with their errors; gives the two matplotlib axes.
+        """Draws and running means of each chain, and the chains' means with errors, in two matplotlib axes; of components their coefficients, in one.
 
-        Of components, the coefficient of each with its error, in one axis.
+        Examples:
+            >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> est.plot()[0].figure.savefig("chains.png")
         """
         from jaxllc.plots import plot_bars, plot_estimate  # matplotlib is loaded when there is something to draw
 
@@ -201,8 +208,7 @@ def estimate(
             then costs one more forward pass an iteration. Pass the same function again rather than a new lambda, and nothing recompiles.
         params: $w^*$, a pytree of arrays; leaves that are no weights (integers, keys, functions, batch statistics) stay as they are.
         data: a pytree of arrays with one leading axis, the examples; or an `InMemory`, or a `Stream` of what does not fit the devices.
-        settings: how to sample; without settings, and without a keyword that is one but `nbeta`, `localization` or `num_chains`, `jaxllc.calibrate` finds
-            them first.
+        settings: how to sample. Left out, and with no keyword but `nbeta`, `localization` or `num_chains`, `jaxllc.calibrate` finds them first.
         key: a typed key, `jax.random.key(seed)`.
         free: which weights move: a pattern of paths, a list of them, a mask, a predicate `fn(path) -> bool`, or a `Free`; default all.
         components: sets of weights by name, of which each has a coefficient of its own while all others stay at $w^*$ (Wang et al., arXiv:2410.02984):
@@ -210,15 +216,19 @@ def estimate(
             and `~` make of these. All run in one program with the same random numbers, and are an axis `component` of the result.
         probes: functions of the weights, `{name: Probe(fn)}`, at the checkpoint or along the chains.
         mesh: devices with an axis `chain`; default all that divide the work.
-        progress: show a progress bar.
+        progress: tell how far it is: a bar in a terminal or notebook, lines of the logger `jaxllc` elsewhere.
         reference_loss: the loss of a model that knows nothing (a constant predictor, the weights at initialisation), nats per example.
             A mean loss at or above it is a finding. Default that of weights that are all zero, where the loss at w* is well below it.
         overrides: single fields of `settings`, such as `num_draws=500`.
 
     Raises:
         TypeError: an argument of another kind than these.
-        ValueError: data leaves of different lengths, a loss of the wrong shape, a sum over the batch, or not finite at $w^*$, a setting out of range, or a
-            `free` that selects nothing.
+        ValueError: data of different lengths, a loss of the wrong shape, summed or not finite at $w^*$, a setting out of range, a `free` that selects nothing.
+
+    Examples:
+        >>> est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0))
+        >>> round(est.llc), est.std_error < 0.2
+        (2, True)
     """
     described = as_probes(probes, RESERVED)
     check_batch_size(data, overrides)
@@ -270,16 +280,7 @@ def stored_settings(attributes: Mapping[Any, Any]) -> Settings:
 
 
 def save(tree: "xarray.DataTree", path: str | os.PathLike[str], verb: str) -> None:
-    """Write a result to a new store.
-
-    Args:
-        tree: the result.
-        path: where nothing is.
-        verb: what made it, "estimate" or "trajectory".
-
-    Raises:
-        ValueError: the path exists.
-    """
+    """Write a result to a new store; `verb` is what made it, "estimate" or "trajectory". A ValueError where the path exists."""
     if Location(path).exists():
         raise ValueError(f"{path} exists; save to a new path.")
     places, arrays, attributes = results.places_of(tree), results.from_tree(with_steps(tree)), results.attributes(tree)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxllc import estimator, results
+from jaxllc._extras import require
 from jaxllc.estimate import Estimate
 from jaxllc.stages import MIN_CHECKPOINTS
 from jaxllc.tables import lines_done
@@ -30,7 +31,7 @@ def write(store: str | os.PathLike[str], out: str | os.PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: there is nothing at the path.
-        ImportError: the package `plotly` is missing.
+        ModuleNotFoundError: the package `plotly` is missing.
         ValueError: it is no store of this library, or holds no checkpoint yet.
     """
     Path(out).write_text(page(open_store(store), str(store)), encoding="utf-8")
@@ -44,12 +45,11 @@ def page(result: Estimate | Trajectory, name: str) -> str:
         name: that of its store, for the title and the command.
 
     Raises:
-        ImportError: the package `plotly` is missing.
+        ModuleNotFoundError: the package `plotly` is missing.
     """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ImportError("the report needs plotly; pip install 'jaxllc[report]'.") from error
+    require("plotly", "the report")
+    from plotly.offline import get_plotlyjs
+
     traj = result if isinstance(result, Trajectory) else Trajectory(with_steps(result.data))
     template = importlib.resources.files("jaxllc").joinpath("report.html").read_text(encoding="utf-8")
     data = json.dumps(contents(traj, name), allow_nan=False).replace("<", "\\u003c")

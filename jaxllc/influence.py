@@ -35,7 +35,15 @@ LEAST_RELIABILITY = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Covariances:
-    """Values with their errors, of each checkpoint and component. Made by `influence`, `loss_kernel` and `susceptibilities`."""
+    """Values with their errors, of each checkpoint and component. Made by `influence`, `loss_kernel` and `susceptibilities`.
+
+    Examples:
+        >>> losses = jaxllc.Probe(loss_fn, jax.tree.map(lambda rows: rows[:20], data), every=10)
+        >>> options = {"components": {"linear": "linear", "all": None}, "probes": {"losses": losses}, "sampler": jaxllc.SGLD(1e-3)}
+        >>> est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0), **options)
+        >>> kernel = jaxllc.loss_kernel(est, "losses").sel(component="all")
+        >>> kernel.plot()[0].figure.savefig("kernel.png")
+    """
 
     data: "xarray.Dataset"
     """`value` and `std_error` over `run`, `step` and `component`, as the result has them, and over `element` and `element_other` or those of the probe; over
@@ -94,12 +102,25 @@ def influence(result: Result, examples: str, observables: str | None = None, *, 
     Raises:
         KeyError: no such probe along the chains.
         ValueError: a probe that was reduced in another way.
+
+    Examples:
+        >>> losses = jaxllc.Probe(loss_fn, jax.tree.map(lambda rows: rows[:20], data), every=10)
+        >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), probes={"losses": losses}, key=jax.random.key(0))
+        >>> jaxllc.influence(est, "losses").value.shape
+        (20, 20)
     """
     return _matrix(result, examples, observables or examples, correlation, sign=-1.0)
 
 
 def loss_kernel(result: Result, examples: str, *, correlation: bool = False) -> Covariances:
-    r"""The covariance of the losses of any two examples, $\mathrm{Cov}(\ell_i, \ell_j)$, or their correlation. Raises what `influence` raises."""
+    r"""The covariance of the losses of any two examples, $\mathrm{Cov}(\ell_i, \ell_j)$, or their correlation. Raises what `influence` raises.
+
+    Examples:
+        >>> losses = jaxllc.Probe(loss_fn, jax.tree.map(lambda rows: rows[:20], data), every=10)
+        >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), probes={"losses": losses}, key=jax.random.key(0))
+        >>> jaxllc.loss_kernel(est, "losses", correlation=True).value.diagonal().round(3).tolist()[:3]
+        [1.0, 1.0, 1.0]
+    """
     return _matrix(result, examples, examples, correlation, sign=1.0)
 
 
@@ -115,6 +136,13 @@ def susceptibilities(result: Result, examples: str, *, whole: str | None = None,
     Raises:
         KeyError: no such probe along the chains, or no component `whole`.
         ValueError: a probe that was reduced or is not evaluated at the checkpoint, or labels of another number.
+
+    Examples:
+        >>> losses = jaxllc.Probe(loss_fn, jax.tree.map(lambda rows: rows[:20], data), every=10)
+        >>> options = {"components": {"linear": "linear", "all": None}, "probes": {"losses": losses}, "sampler": jaxllc.SGLD(1e-3)}
+        >>> est = jaxllc.estimate(loss_fn, params, data, key=jax.random.key(0), **options)
+        >>> jaxllc.susceptibilities(est, "losses", whole="all").value.shape
+        (2, 20)
     """
     series = Series.of(result, examples)
     at_center = series.at_center()

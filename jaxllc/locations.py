@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxllc._extras import require_file_system
+
 ATTEMPTS = 20
 """To make a file in a folder that others remove at the same time."""
 
@@ -24,8 +26,9 @@ class Location:
         scheme, separator, rest = text.partition("://")
         if isinstance(path, Path) and re.match(r"[a-z0-9]{2,}:/", text):
             raise ValueError(f"{text!r} is a URL that pathlib has shortened; pass it as text, {text.replace(':/', '://', 1)!r}.")
-        self.is_local = not separator or scheme in ("file", "local")
-        self.url = str(Path(rest if separator else text).expanduser().absolute()) if self.is_local else text.rstrip("/")
+        require_file_system(text)
+        self.is_local: bool = not separator or scheme in ("file", "local")
+        self.url: str = str(Path(rest if separator else text).expanduser().absolute()) if self.is_local else text.rstrip("/")
 
     def __str__(self) -> str:
         return self.url

@@ -1,13 +1,9 @@
 r"""Developmental metrics of language models: attention scores, in-context learning, n-gram scores and composition of heads.
 
 The scores are pure functions of attention patterns, losses, logits or weights, so they apply to any model. The probes at the end of the file are functions of
-the weights alone, `probe(params) -> array`, for a flax model that sows its attention patterns as intermediates named `pattern`:
+the weights alone, `probe(params) -> array`, for a flax model that sows its attention patterns as intermediates named `pattern`; `jax.vmap` of one takes stacked
+checkpoints. Inside one jitted function, probes on the same tokens share one forward pass.
 
-    previous = metrics.pattern_probe(model, tokens, metrics.previous_token_score)
-    previous(checkpoints[step])             # [layer, head]
-    jax.vmap(previous)(stacked)             # [checkpoint, layer, head]
-
-Inside one jitted function, probes on the same tokens share one forward pass.
 The definitions follow Olsson et al. (arXiv:2209.11895), Hoogland et al. (arXiv:2402.02364) and Elhage et al. (A Mathematical Framework for
 Transformer Circuits, 2021). Shapes: B batch, L positions, H heads, V vocabulary, D width, K width of a head.
 """
@@ -38,10 +34,11 @@ def in_context_score(losses_BxL: jax.Array, early: int, late: int) -> jax.Array:
     Args:
         losses_BxL: the loss of each token, in nats.
         early: the early position, an index along L.
-        late: the late position, an index along L.
+        late: the late position; a ValueError unless `0 <= early < late < L`.
 
-    Raises:
-        ValueError: not `0 <= early < late < L`.
+    Examples:
+        >>> float(jaxllc.metrics.in_context_score(jnp.array([[3.0, 2.0, 1.0]]), early=0, late=2))
+        -2.0
     """
     if not 0 <= early < late < losses_BxL.shape[-1]:
         raise ValueError(f"need 0 <= early < late < {losses_BxL.shape[-1]}, the number of positions; got early {early}, late {late}.")
@@ -56,6 +53,11 @@ def previous_token_score(pattern_BxHxLxL: jax.Array, where_BxL: jax.Array | None
     Args:
         pattern_BxHxLxL: attention from each query (third axis) to each key; rows sum to one.
         where_BxL: the queries that count; default all. Where few tokens depend on their predecessor, heads may look at it only for those.
+
+    Examples:
+        >>> before = jnp.eye(4, k=-1).at[0, 0].set(1.0)  # one head, which looks at the token before
+        >>> jaxllc.metrics.previous_token_score(before[None, None]).tolist()
+        [1.0]
     """
     score_BxHxL = jnp.diagonal(pattern_BxHxLxL, offset=-1, axis1=-2, axis2=-1)
     counts_BxL = jnp.ones(score_BxHxL.shape[::2], bool) if where_BxL is None else where_BxL[:, 1:]
@@ -72,6 +74,11 @@ def prefix_matching_score(pattern_BxHxLxL: jax.Array, tokens_BxL: jax.Array, whe
         pattern_BxHxLxL: attention from each query (third axis) to each key; rows sum to one.
         tokens_BxL: the tokens that the model read.
         where_BxL: the queries that count; default all.
+
+    Examples:
+        >>> pattern = jnp.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])  # the second A looks at what followed the first one
+        >>> jaxllc.metrics.prefix_matching_score(pattern[None, None], jnp.array([[7, 3, 7]])).tolist()
+        [1.0]
     """
     length = tokens_BxL.shape[-1]
     same_BxLxL = tokens_BxL[:, :, None] == tokens_BxL[:, None, :]
@@ -88,7 +95,12 @@ def _mean_over_queries(score_BxHxL: jax.Array, counts_BxL: jax.Array) -> jax.Arr
 
 
 def repeated_tokens(key: jax.Array, num_sequences: int, length: int, vocab_size: int) -> jax.Array:
-    """Uniformly random sequences repeated once, `int32[num_sequences, 2 * length]`: the test of prefix matching of Olsson et al."""
+    """Uniformly random sequences repeated once, `int32[num_sequences, 2 * length]`: the test of prefix matching of Olsson et al.
+
+    Examples:
+        >>> jaxllc.metrics.repeated_tokens(jax.random.key(0), num_sequences=5, length=8, vocab_size=11).shape
+        (5, 16)
+    """
     tokens = jax.random.randint(key, (num_sequences, length), 0, vocab_size)
     return jnp.concatenate([tokens, tokens], -1)
 
@@ -100,10 +112,11 @@ def ngram_table(tokens_BxL: jax.Array, n: int, vocab_size: int) -> jax.Array:
 
     Args:
         tokens_BxL: sequences of tokens below `vocab_size`; n-grams do not reach across sequences.
-        n: 1 for the frequencies of tokens, 2 for bigrams.
+        n: 1 for the frequencies of tokens, 2 for bigrams; a ValueError outside 1 .. L, or for a table of more than `LARGEST_TABLE` entries.
 
-    Raises:
-        ValueError: n outside 1 .. L, or a table of more than `LARGEST_TABLE` entries.
+    Examples:
+        >>> jaxllc.metrics.ngram_table(jnp.array([[0, 1, 0, 1]]), n=2, vocab_size=2).tolist()  # each token is followed by the other
+        [[0.0, 1.0], [1.0, 0.0]]
     """
     if not 1 <= n <= tokens_BxL.shape[-1]:
         raise ValueError(f"n must lie between 1 and the length {tokens_BxL.shape[-1]} of the sequences, got {n}.")
@@ -124,13 +137,25 @@ def ngram_score(logits_BxLxV: jax.Array, tokens_BxL: jax.Array, table: jax.Array
         logits_BxLxV: of the next token, at each of the tokens.
         tokens_BxL: the tokens that the model read.
         table: from `ngram_table`; its number of axes is n.
+
+    Examples:
+        >>> tokens = jnp.array([[0, 1, 0, 1]])
+        >>> logits, bigrams = jnp.zeros((1, 4, 2)), jaxllc.metrics.ngram_table(tokens, n=2, vocab_size=2)
+        >>> round(float(jaxllc.metrics.ngram_score(logits, tokens, bigrams)), 3)  # ln 2, of a model that guesses
+        0.693
     """
     probs_BxMxV = _probabilities(tokens_BxL, table)
     return _cross_entropy(probs_BxMxV, log_softmax(logits_BxLxV)[:, -probs_BxMxV.shape[1] :])
 
 
 def ngram_entropy(tokens_BxL: jax.Array, table: jax.Array) -> jax.Array:
-    """The smallest n-gram score that any model can have on these tokens, in nats; arguments as for `ngram_score`."""
+    """The smallest n-gram score that any model can have on these tokens, in nats; arguments as for `ngram_score`.
+
+    Examples:
+        >>> tokens = jnp.array([[0, 1, 1, 0, 0]])
+        >>> round(float(jaxllc.metrics.ngram_entropy(tokens, jaxllc.metrics.ngram_table(tokens, n=2, vocab_size=2))), 3)
+        0.693
+    """
     probs_BxMxV = _probabilities(tokens_BxL, table)
     return _cross_entropy(probs_BxMxV, jnp.log(jnp.where(probs_BxMxV > 0, probs_BxMxV, 1.0)))
 
@@ -167,6 +192,11 @@ def k_composition(query_DxHxK: jax.Array, key_DxHxK: jax.Array, value_DxHxK: jax
         key_DxHxK: of the later layer, likewise.
         value_DxHxK: of the earlier layer.
         output_HxKxD: of the earlier layer.
+
+    Examples:
+        >>> one = jnp.ones((1, 1, 1))  # a single head of width one
+        >>> jaxllc.metrics.k_composition(one, one, one, one).tolist()
+        [[1.0]]
     """
     qk_HxDxD = jnp.einsum("dhk,ehk->hde", query_DxHxK, key_DxHxK)
     ov_HxDxD = jnp.einsum("dhk,hke->hde", value_DxHxK, output_HxKxD)
@@ -188,6 +218,13 @@ def pattern_probe(model: nn.Module, tokens_BxL: jax.Array, score: Callable[[jax.
 
     Raises:
         ValueError: when the probe is called, if the model sows no such intermediates.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer
+        >>> model, tokens = Transformer(vocab_size=11, context=16), jaxllc.metrics.repeated_tokens(jax.random.key(0), 4, 8, 11)
+        >>> previous = jaxllc.metrics.pattern_probe(model, tokens, jaxllc.metrics.previous_token_score)
+        >>> previous(model.init_params(jax.random.key(1))).shape  # [layer, head]
+        (2, 4)
     """
 
     def probe(params: Params) -> jax.Array:
@@ -208,12 +245,26 @@ def loss_probe(losses: Callable[[Params, jax.Array], jax.Array], tokens_BxL: jax
         losses: `losses(params, tokens_BxL) -> float[B, L - 1]`, such as `jaxllc.models.transformer.token_losses(model)`.
         tokens_BxL: the argument of `losses`, which includes the targets.
         score: of the losses, a number or an array.
+
+    Examples:
+        >>> losses = lambda params, tokens: params["per token"] * tokens[:, 1:]
+        >>> probe = jaxllc.metrics.loss_probe(losses, jnp.arange(8)[None], lambda losses: losses.mean())
+        >>> float(probe({"per token": 2}))
+        8.0
     """
     return lambda params: score(losses(params, tokens_BxL))
 
 
 def ngram_probe(model: nn.Module, tokens_BxL: jax.Array, table: jax.Array) -> ProbeFn:
-    """Probe for the n-gram score of a flax language model on `tokens_BxL`, a number in nats; see `ngram_score`."""
+    """Probe for the n-gram score of a flax language model on `tokens_BxL`, a number in nats; see `ngram_score`.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer
+        >>> model, tokens = Transformer(vocab_size=11, context=16), jaxllc.metrics.repeated_tokens(jax.random.key(0), 4, 8, 11)
+        >>> bigrams = jaxllc.metrics.ngram_probe(model, tokens, jaxllc.metrics.ngram_table(tokens, n=2, vocab_size=11))
+        >>> bigrams(model.init_params(jax.random.key(1))).shape
+        ()
+    """
 
     def probe(params: Params) -> jax.Array:
         logits_BxLxV: jax.Array = model.apply({"params": params}, tokens_BxL)  # pyright: ignore[reportAssignmentType]
@@ -226,6 +277,12 @@ def k_composition_probe(later: int = 1, earlier: int = 0) -> ProbeFn:
     """Probe for the K-composition of two layers of `jaxllc.models.transformer.Transformer`, `[later head, earlier head]`.
 
     The scale of the later layer's norm is multiplied into its weights; the bias and the centring of the norm are left out.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer
+        >>> params = Transformer(vocab_size=11, context=16).init_params(jax.random.key(1))
+        >>> jaxllc.metrics.k_composition_probe()(params).shape  # [later head, earlier head]
+        (4, 4)
     """
 
     def probe(params: Params) -> jax.Array:

@@ -42,10 +42,6 @@ class Parts(Free):
 class Heads(Parts):
     """One attention head, or several: their part of each leaf of an attention layer.
 
-        Heads("layers_0/*", 1)                            # head 1 of layer 0
-        Heads("h_0/attn/*", (0, 3))                       # heads 0 and 3
-        Heads("*/q_proj/kernel", 2, axis=-1, num_heads=4) # of a matrix whose columns hold the heads one after the other
-
     Args:
         pattern: of the leaves' paths, or several; each leaf must have an axis of heads.
         head: its index, or several.
@@ -57,6 +53,13 @@ class Heads(Parts):
         TypeError: an index that is no whole number.
         ValueError: when it is used: a leaf without that axis, or a head that it does not have; leaves with other numbers of heads; the bias of an output
             projection, or a leaf named `weight`, whose layout only `axis` can tell.
+
+    Examples:
+        >>> head = jaxllc.Heads("layers_0/*", 1)  # head 1 of layer 0
+        >>> several = jaxllc.Heads("h_0/attn/*", (0, 3))  # heads 0 and 3
+        >>> columns = jaxllc.Heads("*/q_proj/kernel", 2, axis=-1, num_heads=4)  # of a matrix whose columns hold the heads one after the other
+        >>> int(head.where("layers_0/query", (32, 4, 8)).sum())  # of a leaf [width, heads, head width]
+        256
     """
 
     pattern: str | Sequence[str]
@@ -110,14 +113,17 @@ class Heads(Parts):
 class Neurons(Parts):
     """One neuron, or several: their weights into and out of a hidden layer.
 
-        Neurons({"mlp/in/kernel": -1, "mlp/in/bias": -1, "mlp/out/kernel": 0}, 5)
-
     Args:
         axes: the axis of the neurons in each leaf, by pattern, of which the first that matches counts.
         index: of the neuron, or several.
 
     Raises:
         ValueError: when it is used: a leaf without that axis, or a neuron that it does not have.
+
+    Examples:
+        >>> neuron = jaxllc.Neurons({"mlp/in/kernel": -1, "mlp/in/bias": -1, "mlp/out/kernel": 0}, 5)
+        >>> int(neuron.where("mlp/in/kernel", (32, 64)).sum())
+        32
     """
 
     axes: Mapping[str, int]
@@ -138,7 +144,7 @@ class Neurons(Parts):
 
 @dataclasses.dataclass(frozen=True)
 class Slice(Parts):
-    """Any part of the leaves that match, as numpy indexes it: `Slice("embedding", np.s_[:100])`.
+    """Any part of the leaves that match, as numpy indexes it.
 
     Args:
         pattern: of the leaves' paths, or several.
@@ -146,6 +152,12 @@ class Slice(Parts):
 
     Raises:
         ValueError: when it is used: an index that does not fit the leaf.
+
+    Examples:
+        >>> import numpy as np
+        >>> first = jaxllc.Slice("embedding", np.s_[:100])
+        >>> int(first.where("embedding", (500, 8)).sum())
+        800
     """
 
     pattern: str | Sequence[str]

@@ -29,6 +29,10 @@ def default_nbeta(num_examples: int) -> float:
 
     Raises:
         ValueError: fewer than three examples, where $\ln n$ is no temperature.
+
+    Examples:
+        >>> round(jaxllc.default_nbeta(1000), 1)
+        144.8
     """
     if num_examples < 3:
         raise ValueError(f"n / ln n needs at least 3 examples, got {num_examples}; pass nbeta= yourself.")
@@ -53,6 +57,11 @@ class LocalPosterior:
         layout: how the weights are split over devices; `jaxllc.sample` fills it in.
         mask: which elements of the free leaves move, bools like a position, each of a shape that broadcasts to that of its leaf; None for all. In the loss the
             others stay at $w^*$. Their coordinates count nowhere: samplers on minibatches hold them at $w^*$, those on all data sample the prior in them.
+
+    Examples:
+        >>> posterior = jaxllc.LocalPosterior(loss_fn, params, nbeta=145.0, localization=1.0, free=jaxllc.Paths("linear"))
+        >>> jax.tree.map(jnp.shape, posterior.position())
+        {'linear': (2,), 'square': None}
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)

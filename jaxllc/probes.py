@@ -31,10 +31,6 @@ Reduce: TypeAlias = Literal["mean", "covariance", "between_chains"]
 class Probe:
     """A function of the weights, or of the weights and data, whose values go beside the coefficient.
 
-        Probe(prefix_score)                                # at each checkpoint
-        Probe(prefix_score, every=50)                      # and along its chains
-        Probe(losses, data=(x, y), every=10, reduce="covariance")  # losses of these examples: mean and covariance over the draws of each chain
-
     Args:
         fn: `fn(params) -> array`, or `fn(params, data) -> array` where data is given; a real array of a fixed shape.
         data: a pytree of arrays, handed over as it is; other values do not recompile.
@@ -49,6 +45,14 @@ class Probe:
     Raises:
         TypeError: `fn` is no function.
         ValueError: `every` is below one, `reduce` is not known, or it is given without `every`.
+
+    Examples:
+        >>> norm = jaxllc.Probe(lambda params: jnp.linalg.norm(params["linear"]))  # at each checkpoint
+        >>> along = jaxllc.Probe(norm.fn, every=10)  # and along its chains
+        >>> losses = jaxllc.Probe(loss_fn, data, every=10, reduce="mean")  # mean and variance over the draws of each chain
+        >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), probes={"norm": along, "loss": losses}, key=jax.random.key(0))
+        >>> est.data["along_chains/norm"].dims, est.data["along_chains/loss_mean"].shape
+        (('chain', 'evaluation'), (8, 1000))
     """
 
     fn: Callable[..., jax.Array]
@@ -244,6 +248,10 @@ def _on_device(data: Batch | None) -> Any:
 
 
 def AlongChains(functions: Mapping[str, Callable[[Params], jax.Array]], *, every: int) -> dict[str, Probe]:  # noqa: N802 - the name of what it replaces
-    """Deprecated: probes along the chains; write `{name: Probe(fn, every=every)}`."""
+    """Deprecated: probes along the chains; write `{name: Probe(fn, every=every)}`.
+
+    Examples:
+        >>> probes = {"norm": jaxllc.Probe(lambda params: jnp.linalg.norm(params["linear"]), every=50)}
+    """
     warnings.warn("jaxllc.AlongChains is deprecated; pass probes={name: jaxllc.Probe(fn, every=...)}.", DeprecationWarning, stacklevel=2)
     return {name: Probe(function, every=every) for name, function in functions.items()}

@@ -15,7 +15,14 @@ MAX_REPEATED = 0.9
 
 
 class Trace(NamedTuple):
-    """What a run leaves, as numpy arrays: K checkpoints, C chains, T draws; without K where one posterior was given. Losses in nats per example."""
+    """What a run leaves, as numpy arrays: K checkpoints, C chains, T draws; without K where one posterior was given. Losses in nats per example.
+
+    Examples:
+        >>> posterior, batches = jaxllc.LocalPosterior(loss_fn, params, nbeta=145.0), jaxllc.InMemory.of(data, batch_size=256)
+        >>> trace = jaxllc.sample(jax.random.key(0), jaxllc.SGLD(1e-3), posterior, batches, num_chains=8, num_draws=500)
+        >>> round(145.0 * float((trace.excess_loss - trace.step_bias / 145.0).mean()))  # λ̂
+        2
+    """
 
     excess_loss: np.ndarray
     r"""`[K, C, T]`: mean over the draw's batch of the loss at the draw minus the loss of the same example at $w^*$."""
@@ -73,7 +80,8 @@ class Recording:
     """
 
     def __init__(self, shape: tuple[int, int, int], draws: range, dtype: Any, probes: Mapping[str, Probe], every: int) -> None:
-        self._shape, self.draws, self._dtype = shape, draws, dtype
+        self._shape, self._dtype = shape, dtype
+        self.draws: range = draws
         self._running: np.ndarray | None = None
         self._slow: list[np.ndarray] = []
         self._num_slow, self._every = len(range(0, draws[-1] + 1, every)), every

@@ -24,6 +24,13 @@ def recurring(table: "pandas.DataFrame") -> "pandas.DataFrame":
 
     Raises:
         ValueError: no column `run`, or no rows.
+
+    Examples:
+        >>> import pandas as pd
+        >>> one = pd.DataFrame({"start": [1, 100], "end": [100, 900], "type": ["A", "B"], "delta_llc": [30.0, -9.0]})
+        >>> both = pd.concat([one.assign(run="seed 0"), one.assign(run="seed 1")])
+        >>> jaxllc.stages.recurring(both)["count"].to_list()
+        [2, 2]
     """
     import pandas as pd
 

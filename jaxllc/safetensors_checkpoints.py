@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxllc._extras import require
 from jaxllc._typing import Params
 from jaxllc.checkpoints import as_like, check_shardings, format_steps
 from jaxllc.layout import is_split
@@ -41,7 +42,14 @@ class SafetensorsCheckpoints(Mapping[int, Params]):
         FileNotFoundError: there is no such directory or file.
         ValueError: it holds no finished checkpoint, two of one step, or names with several prefixes; a URL; or shardings in `like` that do not divide
             their leaves.
-        ImportError: `safetensors` is not installed.
+        ModuleNotFoundError: `safetensors` is not installed.
+
+    Examples:
+        >>> import pathlib, safetensors.flax
+        >>> pathlib.Path("run").mkdir()
+        >>> safetensors.flax.save_file(params, "run/model-200.safetensors")
+        >>> jax.tree.map(jnp.shape, jaxllc.SafetensorsCheckpoints("run")[200])
+        {'linear': (2,), 'square': (2,)}
     """
 
     def __init__(
@@ -51,8 +59,10 @@ class SafetensorsCheckpoints(Mapping[int, Params]):
             raise ValueError(f"safetensors files are read from a local directory; got {os.fspath(directory)}. Download it first.")
         _safe_open()
         check_shardings(like)
-        self.directory = Path(directory).absolute()
-        self.like, self.convert, self.flat = like, convert, flat
+        self.directory: Path = Path(directory).absolute()
+        self.like: Params | None = like
+        self.convert: Callable[[dict[str, Any]], Params] | None = convert
+        self.flat: bool = flat
         self._files, self._unfinished = _files_by_step(self.directory)
 
     def __iter__(self) -> Iterator[int]:
@@ -91,10 +101,9 @@ class SafetensorsCheckpoints(Mapping[int, Params]):
 
 
 def _safe_open() -> Any:
-    try:
-        from safetensors import safe_open
-    except ImportError as error:
-        raise ImportError("SafetensorsCheckpoints needs the package safetensors: pip install 'jaxllc[hf]'.") from error
+    require("safetensors", "SafetensorsCheckpoints")
+    from safetensors import safe_open
+
     return safe_open
 
 

@@ -25,7 +25,14 @@ Schedule: TypeAlias = Callable[[jax.Array], ArrayLike]
 
 
 class Info(NamedTuple):
-    """What a reader of the run needs of one iteration."""
+    """What a reader of the run needs of one iteration.
+
+    Examples:
+        >>> posterior, sampler = jaxllc.LocalPosterior(loss_fn, params, nbeta=145.0), jaxllc.SGLD(1e-3)
+        >>> state, info = sampler.step(jax.random.key(0), sampler.init(posterior.position()), posterior, data)
+        >>> info.losses.shape
+        (1000,)
+    """
 
     losses: jax.Array
     """Losses of the iteration's batch at the position *before* it, as `LocalPosterior.losses` gives them."""
@@ -42,6 +49,10 @@ class Sampler(Plain):
 
     A sampler of your own is a dataclass (`flax.struct.dataclass`) that derives from this class, or from `SteppedSampler` where it has a step size, and
     defines `init` and `step`. Structure, dtype and sharding of a state come out of `step` as they went in.
+
+    Examples:
+        >>> jaxllc.Sampler.from_dict({"name": "SGHMC", "step_size": 1e-3, "friction": 2.0}).describe()
+        "SGHMC(step_size=0.001, friction=2.0, gradient=Minibatch(), noise='five-point')"
     """
 
     full_batch: ClassVar[bool] = False
@@ -112,10 +123,7 @@ class Sampler(Plain):
         raise NotImplementedError
 
     def ahead(self, key: Key, position: Params) -> Any:
-        """Random numbers that `step` takes in the place of this key: drawn for several iterations at once they cost less. None: it takes the key.
-
-        They depend on the shapes of a position, not on its values.
-        """
+        """What `step` takes in the place of this key: random numbers for the shapes of a position, cheaper if many are drawn at once. None: the key itself."""
         return None
 
     def step(self, key: Key, state: Any, posterior: LocalPosterior, batch: Batch) -> tuple[Any, Info]:
@@ -123,11 +131,7 @@ class Sampler(Plain):
         raise NotImplementedError
 
     def with_step_size(self, step_size: Any) -> Self:
-        """The same sampler with this step size.
-
-        Raises:
-            TypeError: it has none.
-        """
+        """The same sampler with this step size; a TypeError where it has none."""
         raise TypeError(f"{self!r} has no step_size; set the parameters of its algorithm instead.")
 
     def with_default_step_size(self, step_size: float, num_burn_in: int) -> Self:
@@ -135,14 +139,7 @@ class Sampler(Plain):
         return self.with_step_size(step_size)
 
     def with_step_factors(self, factors: jax.Array) -> Self:
-        """A stack of this sampler, whose step sizes are `factors` times its own.
-
-        Args:
-            factors: `[K]`.
-
-        Raises:
-            TypeError: it has no step size.
-        """
+        """A stack of this sampler, whose step sizes are `factors`, `[K]`, times its own; a TypeError where it has no step size."""
         raise TypeError(f"extrapolation halves the step size, and {self!r} has none; leave extrapolate out.")
 
     def noise_gain(self, localization: Scalar, iteration: jax.Array) -> jax.Array:
@@ -179,18 +176,23 @@ class Scheduled(Plain):
 class NamedSchedule(Plain):
     """A schedule that can be written down: the function that makes it, by name, and its arguments.
 
-        NamedSchedule("optax:cosine_decay_schedule", init_value=1e-5, decay_steps=1000)
-
     Args:
         of: `module:name` of a function that gives a schedule.
         arguments: its keyword arguments.
 
     Raises:
         ValueError: there is no such function.
+
+    Examples:
+        >>> schedule = jaxllc.NamedSchedule("optax:cosine_decay_schedule", init_value=1e-3, decay_steps=1000)
+        >>> settings = jaxllc.Settings(jaxllc.SGLD(schedule))
+        >>> jaxllc.Settings.from_dict(settings.to_dict()) == settings
+        True
     """
 
     def __init__(self, of: str, **arguments: Any) -> None:
-        self.of, self.arguments = of, from_plain(to_plain(arguments, "NamedSchedule.arguments"))
+        self.of: str = of
+        self.arguments: dict[str, Any] = from_plain(to_plain(arguments, "NamedSchedule.arguments"))
         self._schedule: Schedule = load_function(of)(**self.arguments)
 
     def __call__(self, count: jax.Array) -> ArrayLike:
@@ -221,7 +223,13 @@ class NamedSchedule(Plain):
 
 
 class SteppedSampler(Sampler):
-    """For samplers with a field `step_size`: schedules become data, and the value at an iteration is read in one place."""
+    """For samplers with a field `step_size`: schedules become data, and the value at an iteration is read in one place.
+
+    Examples:
+        >>> import optax
+        >>> round(jaxllc.SGLD(optax.linear_schedule(2e-3, 0.0, 1000)).mean_step_size(1000), 4)
+        0.001
+    """
 
     step_size: Any
     bias_order: ClassVar[float | None] = 1.0
@@ -237,11 +245,7 @@ class SteppedSampler(Sampler):
         return self.step_size is None
 
     def step_size_at(self, count: jax.Array) -> jax.Array:
-        r"""$\epsilon$ at an iteration of the chain, in float32 at least.
-
-        Raises:
-            ValueError: the step size was left open, which `jaxllc.estimate` and `jaxllc.trajectory` fill in from the curvature at $w^*$.
-        """
+        r"""$\epsilon$ at an iteration of the chain, in float32 at least; a ValueError where it was left open, to be filled in by `jaxllc.estimate`."""
         if self.step_size is None:
             raise ValueError(f"{type(self).__name__}(step_size=None) has no step size yet; jaxllc.estimate chooses one, jaxllc.sample needs a number.")
         return at_least_float32(self.step_size(count) if callable(self.step_size) else self.step_size)

@@ -9,7 +9,13 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Free:
-    """A selection of leaves; the base of `Paths` and of what `|`, `&` and `~` make of it."""
+    """A selection of leaves; the base of `Paths` and of what `|`, `&` and `~` make of it.
+
+    Examples:
+        >>> free = jaxllc.Paths("layers_*") & ~jaxllc.Paths("*/bias")
+        >>> "layers_0/kernel" in free, "layers_0/bias" in free
+        (True, False)
+    """
 
     def __contains__(self, name: str) -> bool:
         """Whether it has a part of the leaf."""
@@ -46,7 +52,14 @@ def _selection(value: Free | str) -> Free:
 
 @dataclasses.dataclass(frozen=True)
 class Paths(Free):
-    """Leaves whose path matches one of the shell patterns, where `*` crosses `/`."""
+    """Leaves whose path matches one of the shell patterns, where `*` crosses `/`.
+
+    Examples:
+        >>> parts = {"linear": jaxllc.Paths("lin*"), "all": None}
+        >>> est = jaxllc.estimate(loss_fn, params, data, components=parts, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+        >>> round(est.component("linear").llc)
+        1
+    """
 
     patterns: tuple[str, ...]
 

@@ -41,10 +41,6 @@ class Overrides(Counts, total=False):
 class Settings:
     r"""How to sample.
 
-        settings = Settings(sampler=SGLD(1e-5), nbeta=1000.0, localization=100.0)
-        longer = settings.replace(num_draws=4000)
-        Settings.from_dict(settings.to_dict()) == settings  # also through JSON and TOML
-
     Args:
         sampler: how chains move; None is `SGLD(None)`: settings are never calibrated. A step size of None is a share of the largest that is stable at $w^*$.
         nbeta: $n\beta$; None is $n / \ln n$ for the $n$ examples of the data. Where the loss is a mean over tokens, $n$ counts tokens: pass
@@ -68,6 +64,12 @@ class Settings:
         TypeError: a sampler that is none, or a number that is not one.
         ValueError: a count below its least value, a number that is negative or not finite, an unknown `extrapolate`, or one over the step size of a
             sampler whose steps have no bias.
+
+    Examples:
+        >>> settings = jaxllc.Settings(sampler=jaxllc.SGLD(1e-5), nbeta=1000.0, localization=100.0)
+        >>> longer = settings.replace(num_draws=4000)
+        >>> jaxllc.Settings.from_dict(longer.to_dict()) == longer  # also through JSON and TOML
+        True
     """
 
     sampler: Sampler | None = None

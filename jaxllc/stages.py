@@ -67,6 +67,14 @@ def find_stages(
     Raises:
         ValueError: fewer than 8 checkpoints, steps that do not increase, lengths that differ, values that are not finite, errors that are not positive, fewer
             than 4 chains.
+
+    Examples:
+        >>> import numpy as np
+        >>> step, noise = np.geomspace(1, 10_000, 60), np.random.default_rng(0).normal(size=(2, 60))
+        >>> llc = 30 / (1 + 30 / step) - 10 / (1 + (2000 / step) ** 3) + 0.2 * noise[0]
+        >>> loss = 1 + 1 / (1 + step / 30) + 0.002 * noise[1]
+        >>> list(jaxllc.stages.find_stages(step, llc, None, loss)["type"])
+        ['A', 'B']
     """
     step = _checked_steps(step)
     llc, loss = _checked_curve("llc", llc, step), _checked_curve("loss", loss, step)

@@ -58,8 +58,8 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], part: Part = (0, 1), *, first_lays_out: bool = False) -> None:
-        self.location = Location(path)
-        self.members = Membership(self.location, part)
+        self.location: Location = Location(path)
+        self.members: Membership = Membership(self.location, part)
         self._waits = first_lays_out and part[0] > 0
         self._arrays: Arrays | None = None
         stored_attributes(path)

@@ -52,9 +52,9 @@ class Arrays:
         import zarr
 
         self.location = location
-        self.group = zarr.open_group(location.zarr(), mode="r+")
+        self.group: zarr.Group = zarr.open_group(location.zarr(), mode="r+")
         self._opened: dict[str, Any] = {}
-        self.names = results.names(dict(self.group.attrs))
+        self.names: list[results.Name] = results.names(dict(self.group.attrs))
         steps = [(i, int(step)) for i, step in enumerate(self.labels(results.STEP)) if step != NO_STEP]
         self.index: dict[Place, tuple[int, ...]]
         if results.RUN in self.group:

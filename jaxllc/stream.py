@@ -38,8 +38,8 @@ class Source(Protocol):
 class Stream:
     r"""Examples that are read when a batch needs them, for data that do not fit the memory of a device.
 
-        Stream(source, batch_size)     # source[i] is one example, a pytree of arrays: a Grain MapDataset, any object with a length
-        Stream.of(arrays, batch_size)  # memory-mapped or Zarr arrays, as `InMemory.of` takes them
+    A source has a length and gives one example, a pytree of arrays, as `source[i]`: a Grain MapDataset, for one. `Stream.of` takes memory-mapped or Zarr
+    arrays, as `InMemory.of` does.
 
     Batches are those of `InMemory`, found by position: windows of the examples in one shuffled order. All checkpoints, and a run that is resumed, see the
     same ones. They are read by a thread, a block of iterations ahead; sources that have `__getitems__(indices)`, which gives the examples in a list, are
@@ -58,6 +58,13 @@ class Stream:
     Raises:
         TypeError: a source without a length or items, or one that is a tuple or a dict of arrays; an example that holds no numbers.
         ValueError: a batch size below 1, or one that is not below the number of examples; examples that differ in structure or shapes, as they are read.
+
+    Examples:
+        >>> import numpy as np
+        >>> arrays = jax.tree.map(np.asarray, data)  # or memory-mapped ones
+        >>> stream = jaxllc.Stream.of(arrays, batch_size=256)
+        >>> round(jaxllc.estimate(loss_fn, params, stream, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0)).llc)
+        2
     """
 
     def __init__(self, source: Source, batch_size: int, *, shuffle: bool = True) -> None:
@@ -91,12 +98,13 @@ class Stream:
                 f"a Stream takes batches of 1 to n - 1 of n examples, at most {MOST_EXAMPLES} of them; got batch_size={size} and {num_examples} examples. "
                 "All at once is jaxllc.InMemory.of(arrays), and a Grain dataset must not be repeated."
             )
-        self.num_examples, self.batch_size = num_examples, size
+        self.num_examples: int = num_examples
+        self.batch_size: int = size
         self._fetch = fetch
         self._order = shuffled_order(num_examples).astype(np.int32) if shuffle else None
         count = min(RESIDENT_BATCHES, num_examples // size) * size
         places = np.arange(count) if count == size else np.concatenate([np.arange(count), np.arange(size - 1)])
-        self.resident = InMemory(jax.tree.map(jnp.asarray, self._at(places)), count, size)
+        self.resident: InMemory = InMemory(jax.tree.map(jnp.asarray, self._at(places)), count, size)
         """The examples that lie on the devices, with batches of the same size."""
         self.seen: int | None = None
         """Checksum of the batches of the run that ended last."""

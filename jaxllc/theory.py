@@ -14,7 +14,12 @@ from numpy.typing import ArrayLike
 
 
 class LearningCoefficient(NamedTuple):
-    r"""A learning coefficient $\lambda$ and its multiplicity $m$."""
+    r"""A learning coefficient $\lambda$ and its multiplicity $m$.
+
+    Examples:
+        >>> jaxllc.theory.normal_crossing_llc([1, 1])  # w₁² w₂²
+        LearningCoefficient(value=0.5, multiplicity=2)
+    """
 
     value: float
     multiplicity: int
@@ -23,18 +28,19 @@ class LearningCoefficient(NamedTuple):
 def quadratic_variance(curvature: ArrayLike, nbeta: float, localization: float) -> np.ndarray:
     r"""Stationary variance along each axis of $n\beta \frac{h}{2} w^2 + \frac{\gamma}{2} w^2$ in continuous time: $1 / (n\beta h + \gamma)$.
 
-    Args:
-        curvature: $h$, `[d]`, the curvature of the mean loss along each axis; zero is a flat direction.
+    The curvature $h$, `[d]`, is that of the mean loss along each axis; zero is a flat direction.
+
+    Examples:
+        >>> jaxllc.theory.quadratic_variance([1.0, 0.0], nbeta=99.0, localization=1.0).tolist()
+        [0.01, 1.0]
     """
     return 1 / (nbeta * np.asarray(curvature, float) + localization)
 
 
 def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_size: ArrayLike, gradient_variance: ArrayLike = 0.0) -> np.ndarray:
-    r"""Stationary variance of SGLD along each axis of a quadratic.
+    r"""Stationary variance of SGLD along each axis of a quadratic, for any noise $\xi$ of unit variance.
 
     $$\frac{\epsilon + (\epsilon n\beta / 2)^2 s^2}{\epsilon a (1 - \epsilon a / 4)}, \qquad a = n\beta h + \gamma.$$
-
-    It holds for any noise $\xi$ of unit variance.
 
     Args:
         curvature: $h$, `[d]`.
@@ -43,6 +49,10 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
 
     Raises:
         ValueError: $\epsilon a \ge 4$ somewhere, where no stationary distribution exists.
+
+    Examples:
+        >>> float(jaxllc.theory.sgld_variance(1.0, nbeta=99.0, localization=1.0, step_size=0.008).round(4))  # 0.01 in continuous time
+        0.0125
     """
     a = nbeta * np.asarray(curvature, float) + localization
     step_size = np.asarray(step_size, float)
@@ -54,13 +64,12 @@ def sgld_variance(curvature: ArrayLike, nbeta: float, localization: float, step_
 def sgld_step_bias(curvature: ArrayLike, nbeta: float, localization: float, step_size: ArrayLike, gradient_variance: ArrayLike = 0.0) -> float:
     r"""Stationary mean of the `step_bias` that SGLD reports on a quadratic, $\sum_j \frac{\epsilon}{8} (n\beta h_j a_j v_j + n^2\beta^2 s_j^2)$.
 
-    $v$ is `sgld_variance` and $a = n\beta h + \gamma$. It is the excess of $n\beta\, E[L]$ over its value in continuous time where $s_j^2$ is zero or
-    $n\beta h_j \gg \gamma$.
+    $v$ is `sgld_variance`, which takes the same arguments, and $a = n\beta h + \gamma$. It is the excess of $n\beta\, E[L]$ over its value in continuous time
+    where $s_j^2$ is zero or $n\beta h_j \gg \gamma$.
 
-    Args:
-        curvature: $h$, `[d]`.
-        step_size: $\epsilon$, or $\epsilon G$ along each axis.
-        gradient_variance: $s^2$, `[d]`.
+    Examples:
+        >>> round(jaxllc.theory.sgld_step_bias([1.0], nbeta=99.0, localization=1.0, step_size=0.008), 3)
+        0.124
     """
     h = np.asarray(curvature, float)
     variance = sgld_variance(h, nbeta, localization, step_size, gradient_variance)
@@ -73,16 +82,19 @@ def sghmc_variance(
 ) -> np.ndarray:
     r"""Stationary variance of the positions of `jaxllc.SGHMC` along each axis of a quadratic, from the fixed point of its step's covariance.
 
-    With exact gradients it is $1/a$ at any step and friction; gradient noise adds about $h n^2\beta^2 s^2 / (2 \alpha a)$.
+    With exact gradients it is $1/a$ at any step and friction; gradient noise adds about $h n^2\beta^2 s^2 / (2 \alpha a)$. The curvature $h$ and the
+    variance of gradients $s^2$ are those of `sgld_variance`.
 
     Args:
-        curvature: $h$, `[d]`.
         step_size: $\epsilon$, the square of the time step.
         friction: $\alpha$.
-        gradient_variance: $s^2$, `[d]`, see `sgld_variance`.
 
     Raises:
         ValueError: $\epsilon a \ge 4$ somewhere, where no stationary distribution exists.
+
+    Examples:
+        >>> jaxllc.theory.sghmc_variance([1.0], nbeta=99.0, localization=1.0, step_size=0.008, friction=2.0).round(3).tolist()
+        [0.01]
     """
     a = np.atleast_1d(nbeta * np.asarray(curvature, float) + localization)
     _check_stable("SGHMC", step_size * a)
@@ -117,7 +129,7 @@ def quadratic_llc(
 ) -> float:
     r"""$n\beta\,(E[L(w)] - L(w^*))$ for $L(w^* + x) = L(w^*) + g \cdot x + \frac12 \sum_j h_j x_j^2$.
 
-    Where the loss slopes at $w^*$ ($g \ne 0$), the stationary mean is $-n\beta g / a$; the step size does not move it.
+    Where the loss slopes at $w^*$ ($g \ne 0$), the stationary mean is $-n\beta g / a$; the step size does not move it. Raises what `sgld_variance` raises.
 
     Args:
         curvature: $h$, `[d]`.
@@ -126,8 +138,9 @@ def quadratic_llc(
         gradient: $g$, `[d]`, the gradient of the loss at $w^*$.
         variance: `[d]`, the stationary variance along each axis, of a sampler other than SGLD; `step_size` and `gradient_variance` are then ignored.
 
-    Raises:
-        ValueError: a step size at which SGLD has no stationary distribution, as for `sgld_variance`.
+    Examples:
+        >>> jaxllc.theory.quadratic_llc([1.0, 1.0, 0.0], nbeta=99.0, localization=1.0)  # two of three directions are curved
+        0.99
     """
     h = np.asarray(curvature, float)
     g, s2 = (np.broadcast_to(np.asarray(x, float), h.shape) for x in (gradient, gradient_variance))
@@ -144,8 +157,11 @@ def quadratic_llc(
 def window_variance(per_example: ArrayLike, batch_size: int) -> np.ndarray:
     """Variance of the mean over a window of `batch_size` examples that begins anywhere and wraps around, as the batches of `InMemory` do.
 
-    Args:
-        per_example: `[n, ...]`, in the shuffled order of the data (`InMemory.arrays`, its first n entries).
+    The values `per_example`, `[n, ...]`, stand in the shuffled order of the data (`InMemory.arrays`, its first n entries).
+
+    Examples:
+        >>> float(jaxllc.theory.window_variance([0.0, 1.0, 2.0, 3.0], batch_size=2))
+        0.5
     """
     values = np.asarray(per_example, float)
     if batch_size >= len(values):
@@ -158,11 +174,12 @@ def normal_crossing_llc(powers: Sequence[int], prior_powers: Sequence[int] | Non
     r"""$\lambda$ of $K(w) = \prod_j w_j^{2 k_j}$ under a prior $\prod_j |w_j|^{h_j}$: $\min_j (h_j + 1) / (2 k_j)$ (Watanabe 2009, ch. 2).
 
     Args:
-        powers: $k_j$; zero where the variable does not appear.
+        powers: $k_j$; zero where the variable does not appear, and a ValueError where none does.
         prior_powers: $h_j$, default all 0.
 
-    Raises:
-        ValueError: no variable appears.
+    Examples:
+        >>> jaxllc.theory.normal_crossing_llc([1, 2])  # w₁² w₂⁴
+        LearningCoefficient(value=0.25, multiplicity=1)
     """
     priors = [0] * len(powers) if prior_powers is None else prior_powers
     values = [(h + 1) / (2 * k) for k, h in zip(powers, priors, strict=True) if k]
@@ -178,11 +195,12 @@ def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: floa
     By the trapezoidal rule on a grid in $\log |w_j|$, which converges exponentially; for two variables the grid is a square. As $n\beta \to \infty$ it
     approaches $\lambda$ like $\lambda - (m - 1) / \ln n\beta$, slowly: $w_1^2 w_2^2$ gives 0.41 at $n\beta = 10^4$ and $\gamma = 1$, not 0.5.
 
-    Args:
-        powers: $k_j$, one or two of them.
-
     Raises:
-        ValueError: no variable or more than two, or a localization that is not positive.
+        ValueError: no power or more than two, or a localization that is not positive.
+
+    Examples:
+        >>> round(jaxllc.theory.normal_crossing_mean([1, 1], nbeta=1e4, localization=1.0), 2)
+        0.41
     """
     if not 1 <= len(powers) <= 2:
         raise ValueError(f"normal_crossing_mean takes one or two powers, got {list(powers)}.")
@@ -198,10 +216,11 @@ def normal_crossing_mean(powers: Sequence[int], nbeta: float, localization: floa
 
 
 def sum_of_powers_llc(powers: Sequence[int]) -> float:
-    r"""$n\beta\, E[K] = \sum_j 1 / (2 k_j)$ for $K = \sum_j w_j^{2 k_j}$ without localization, at every temperature: the equipartition theorem.
+    r"""$n\beta\, E[K] = \sum_j 1 / (2 k_j)$ for $K = \sum_j w_j^{2 k_j}$, all $k_j > 0$, without localization, at every temperature: the equipartition theorem.
 
-    Args:
-        powers: $k_j$, all positive.
+    Examples:
+        >>> jaxllc.theory.sum_of_powers_llc([1, 2])  # w₁² + w₂⁴
+        0.75
     """
     return float(sum(1 / (2 * k) for k in powers))
 
@@ -223,6 +242,10 @@ def deep_linear_llc(widths: Sequence[int], rank: int) -> LearningCoefficient:
 
     Raises:
         ValueError: fewer than two widths, or a rank that these widths cannot have.
+
+    Examples:
+        >>> jaxllc.theory.deep_linear_llc([4, 4, 4], rank=2)
+        LearningCoefficient(value=7.5, multiplicity=1)
     """
     if len(widths) < 2 or min(widths) < 1:
         raise ValueError(f"widths must be at least two positive numbers, got {list(widths)}.")
@@ -249,10 +272,11 @@ def deep_linear_bounds(widths: Sequence[int], ranks: Sequence[Sequence[int]]) ->
 
     Args:
         widths: $d_0, \ldots, d_N$.
-        ranks: row i holds the ranks of the products of layers i to i, i + 1, ..., N - 1.
+        ranks: row i holds the ranks of the products of layers i to i, i + 1, ..., N - 1; a ValueError for rows of another number or length.
 
-    Raises:
-        ValueError: rows of the wrong number or length.
+    Examples:
+        >>> jaxllc.theory.deep_linear_bounds([2, 2, 2], [[1, 1], [1]])  # two layers of rank 1, whose product has rank 1
+        (2.0, 2.5)
     """
     depth = len(widths) - 1
     if [len(row) for row in ranks] != list(range(depth, 0, -1)):

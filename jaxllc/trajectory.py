@@ -40,7 +40,13 @@ BUDGET_OF_A_TRAJECTORY, LEAST_BUDGET = 600.0, 10.0
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Trajectory(Sampled):
-    """The coefficients of a training run, or of several. Made by `trajectory`, or by `jaxllc.open`."""
+    """The coefficients of a training run, or of several. Made by `trajectory`, or by `jaxllc.open`.
+
+    Examples:
+        >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+        >>> [round(llc) for llc in traj.summary["llc"].values[-3:].tolist()]
+        [2, 2, 2]
+    """
 
     @functools.cached_property
     def reference_loss(self) -> float | None:
@@ -58,20 +64,45 @@ class Trajectory(Sampled):
         Columns: llc, std_error, loss, mean_loss, rhat, ess, slow_ess, of the slowest quantity, change from the step before and its error, step_bias,
         num_diverged, acceptance_rate of a sampler that accepts or refuses (see `jaxllc.estimator.summary`), the probes that are one number, findings, which
         are "failed" of `failures`.
+
+        Examples:
+            >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> traj.table()["findings"].tail(4).to_dict()
+            {20: 'below-center', 50: '', 100: '', 200: ''}
         """
         table = table_of(self.summary, self.data, self._findings)
         return table if not self.failures else with_failures(table, self.failures)
 
     def findings(self) -> list[tuple[Finding, ...]]:
-        """What makes a number suspect: a tuple for each line of `table()` with numbers, in its order, which is run after run and step after step."""
+        """What makes a number suspect: a tuple for each line of `table()` with numbers, in its order, which is run after run and step after step.
+
+        Examples:
+            >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> [[finding.code for finding in some] for some in traj.findings()[-4:]]
+            [['below-center'], [], [], []]
+        """
         return [some for some, done in zip(self._findings, lines_done(self.data), strict=True) if done]
 
     def llc_of(self, probe: str) -> "xarray.Dataset":
-        r"""The coefficient of another loss or of other data along the same chains (see `jaxllc.estimator.llc_of_probe`)."""
+        r"""The coefficient of another loss or of other data along the same chains (see `jaxllc.estimator.llc_of_probe`).
+
+        Examples:
+            >>> half = jaxllc.Probe(loss_fn, jax.tree.map(lambda rows: rows[:500], data), every=10)
+            >>> last = {step: checkpoints[step] for step in (100, 200)}
+            >>> traj = jaxllc.trajectory(loss_fn, last, data, sampler=jaxllc.SGLD(1e-3), probes={"half": half}, key=jax.random.key(0))
+            >>> traj.llc_of("half")["llc"].round().values.tolist()
+            [2.0, 2.0]
+        """
         return estimator.llc_of_probe(self.data, probe)
 
     def stages(self, *, certainty: float | None = None) -> "pandas.DataFrame":
-        """Stages of development, one line each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`)."""
+        """Stages of development, one line each: boundaries, type A, B or undecided, with errors paired by chain (see `jaxllc.stages.find_stages`).
+
+        Examples:
+            >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> traj.stages()["type"][0]  # the loss falls and λ̂ rises
+            'A'
+        """
         from jaxllc import stages  # SciPy and pandas are loaded when there is something to find
 
         if self.components:
@@ -83,6 +114,12 @@ class Trajectory(Sampled):
 
         Raises:
             ValueError: a single run.
+
+        Examples:
+            >>> slow, fast = ({step: checkpoints[step * speed] for step in (5, 10, 50, 100)} for speed in (1, 2))
+            >>> traj = jaxllc.trajectory(loss_fn, {"slow": slow, "fast": fast}, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> traj.over_runs()["llc"].sel(step=[50, 100]).round().values.tolist()
+            [2.0, 2.0]
         """
         if self.summary.sizes.get(results.RUN, 1) < 2:
             raise ValueError("this result is of one training run, so there is no mean over runs; pass {name: checkpoints} to trajectory.")
@@ -92,23 +129,36 @@ class Trajectory(Sampled):
             return xr.concat([self.component(name).over_runs() for name in self.components], self.summary[results.COMPONENT])
         return diagnostics.over_runs(self.summary, estimator.corrected_draws(self.data))
 
-    def plot(self) -> "np.ndarray[Any, Any]":
+    def plot(self, stages: "pandas.DataFrame | None" = None) -> "np.ndarray[Any, Any]":
         """The coefficient with its error band, and the loss, over the training step; gives the two matplotlib axes.
 
         Several training runs are thin lines, and the band is that of their mean. Components are lines of their own, of several runs their means.
-        """
-        from jaxllc.plots import plot_components, plot_trajectory  # matplotlib is loaded when there is something to draw
 
-        if self.components:
-            return plot_components(self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else self.summary)
+        Args:
+            stages: of one run, as `stages()` gives; shaded by type.
+
+        Examples:
+            >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> traj.plot()[0].figure.savefig("llc.png")
+        """
+        from jaxllc.plots import plot_components, plot_stages, plot_trajectory  # matplotlib is loaded when there is something to draw
+
         mean = self.over_runs() if self.summary.sizes.get(results.RUN, 1) > 1 else None
-        return plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
+        if self.components:
+            axes = plot_components(self.summary if mean is None else mean)
+        else:
+            axes = plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
+        return axes if stages is None else plot_stages(stages, axes)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to a new Zarr store, from which `jaxllc.open(path)` reads it.
 
         Raises:
             ValueError: the path exists.
+
+        Examples:
+            >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+            >>> traj.save("llc.zarr")
         """
         save(self.data, path, "trajectory")
 
@@ -162,20 +212,16 @@ def trajectory(
 ) -> Trajectory:
     r"""$\hat\lambda$ of each checkpoint of a training run, or of several training runs of one model.
 
-    All checkpoints of all runs run in one compiled program with the same random numbers, so that differences between neighbours are known
-    far better than the values. Without settings `jaxllc.calibrate` finds one for all of them first; a store that is resumed keeps its own. For the arguments
-    that are not below see `jaxllc.estimate`.
+    All run in one compiled program with the same random numbers, so that differences between neighbours are known far better than the values. Without
+    settings `jaxllc.calibrate` finds one for all first; a store that is resumed keeps its own. For the arguments that are not below see `jaxllc.estimate`.
 
     Args:
-        checkpoints: any mapping from the training step to the weights; each is read once, when its turn comes. Or a mapping from the
-            names of training runs to such mappings, which share their steps.
+        checkpoints: a mapping from the training step to the weights, each read once; or from the names of runs, which share their steps, to such mappings.
         reference_loss: default the least of the loss at step 0, where that is an initialisation (the highest of its run, and well above the least), and
             that of weights that are all zero, where a checkpoint is well below it.
-        store: a directory, or a URL that `fsspec` knows, for a Zarr store, written one checkpoint at a time; call again with the same settings and
-            names of probes to resume, also with other checkpoints or named runs than before. The result holds those of `checkpoints`, the store all
-            that were ever written. Where the text of `loss_fn` or of a probe is another one, there is a warning.
-        part: index of this process and number of processes that share the checkpoints through the store; default those of `jax.distributed`, whose
-            process 0 lays the store out, and returns when the others have written theirs. With `part`, whoever comes first lays it out.
+        store: a directory, or a URL that `fsspec` knows, for a Zarr store, written one checkpoint at a time. The same call resumes it, also with other
+            checkpoints or runs; the result holds those of `checkpoints`, the store all that were ever written. It warns of another text of `loss_fn`.
+        part: index of this process and number of those that share the store, which the first lays out; default by `jax.distributed`: process 0 does, and waits.
         strict: end with the error of a checkpoint that cannot be used. By default the others go on, and `table()` has the reason.
         group_size: checkpoints that run in one program; the numbers do not depend on it. Default as suits memory and, by a timed run, a long run's speed.
         config: plain values that tell where the arguments came from, kept in the attribute `config` of the result and not compared when it is resumed.
@@ -183,6 +229,10 @@ def trajectory(
     Raises:
         TypeError: `checkpoints` or one of its runs is no mapping, or whatever `estimate` raises.
         ValueError: no checkpoints, keys that are not steps, runs of different steps, a store of other settings, data or weights, or whatever `estimate` raises.
+
+    Examples:
+        >>> traj = jaxllc.trajectory(loss_fn, checkpoints, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0), store="llc.zarr")
+        >>> traj.table().to_csv("llc.csv")
     """
     probes = overrides.pop("observables", None) if probes is None else probes
     runs = checkpoint_runs(checkpoints)
@@ -214,6 +264,12 @@ def open_store(path: str | os.PathLike[str]) -> Trajectory | Estimate:
     Raises:
         FileNotFoundError: there is nothing at the path.
         ValueError: it is no store of this library, or holds no place yet.
+
+    Examples:
+        >>> est = jaxllc.estimate(loss_fn, params, data, sampler=jaxllc.SGLD(1e-3), key=jax.random.key(0))
+        >>> est.save("estimate.zarr")
+        >>> jaxllc.open("estimate.zarr").llc == est.llc
+        True
     """
     tree = open_tree(path)
     if tree.attrs.get("verb") == "estimate":

@@ -49,9 +49,9 @@ class Membership:
 
     def __init__(self, location: Location, part: Part) -> None:
         self.location = location
-        self.folder = location.beside("jaxllc")
-        self.writer = Writer.here(part)
-        self.signs = Signs()
+        self.folder: Location = location.beside("jaxllc")
+        self.writer: Writer = Writer.here(part)
+        self.signs: Signs = Signs()
         self._file = f"writers/{part[0] + 1}-of-{part[1]}"
         self._progress = time.monotonic()
         self._ended = threading.Event()

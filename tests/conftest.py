@@ -12,7 +12,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_compilation_cache_dir", ".jax_cache")
+jax.config.update("jax_compilation_cache_dir", str(Path(".jax_cache").absolute()))  # whatever folder a test works in
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -1,6 +1,7 @@
 """Facts of the house, read off the source: which way imports point, how large functions and files are, what loads when, and which words stand where."""
 
 import ast
+import re
 import subprocess
 import sys
 import types
@@ -24,7 +25,8 @@ FLOORS = (
         "locations",
         "chunks",
         "signs",
-        "save_schedule", "stopping",
+        "save_schedule",
+        "stopping",
         "spectrum",
         "convolutions",
         "theory",
@@ -233,3 +235,12 @@ def test_every_public_name_tells_what_it_is():
 def test_the_front_page_is_short():
     assert len(jaxllc.__all__) <= 49
     assert jaxllc.__version__.count(".") == 2
+
+
+def test_all_say_the_same_version():
+    """The installed package, how to cite it, and the last version of the changelog, of one day."""
+    root = Path(__file__).parents[1]
+    citation = dict(re.findall(r"^(version|date-released): (.*)$", (root / "CITATION.cff").read_text(), re.M))
+    version, day = re.findall(r"^## \[(\d.*?)\] - (.*)$", (root / "CHANGELOG.md").read_text(), re.M)[0]
+    assert citation == {"version": version, "date-released": day}
+    assert jaxllc.__version__ == version

@@ -83,7 +83,7 @@ def test_components_are_curves():
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 400])
 def test_the_page_works_in_a_browser(tmp_path, width, capsys):
-    """Opened, hovered, another checkpoint chosen, other time, printed from a dark screen in dark ink: no error in the console, and nothing is wider than the window."""
+    """Opened, hovered, another checkpoint chosen, other time, printed in dark ink from a dark screen: no error in the console, nothing too wide."""
     webdriver = pytest.importorskip("selenium.webdriver")
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("no chromium here")

@@ -38,7 +38,7 @@ def test_a_trajectory_is_drawn():
     assert np.isclose(band.max(), (table["llc"] + 2 * table["std_error"]).max())
     shown = sum(len(line.get_xdata()) for line in top.lines if line.get_marker() == "o")
     assert shown == 4
-    top.figure.clear()
+    plt.close(top.figure)
 
 
 def curve(llc, suspect):
@@ -54,12 +54,12 @@ def test_a_value_with_a_finding_far_outside_does_not_flatten_the_others():
     top = curve([-345, 8, 9, 12, 11, 10], [0])[0]
     assert -5 < top.get_ylim()[0] < 8
     assert [text.get_text() for text in top.texts] == ["-345"]
-    top.figure.clear()
+    plt.close(top.figure)
     for llc, suspect in (([-345, 8, 9, 12, 11, 10], []), ([7, 8, 9, 12, 11, 10], [0]), ([-345, np.nan, 10], [0, 1, 2])):
         top = curve(llc, suspect)[0]
         assert top.get_ylim()[0] < llc[0]
         assert not top.texts
-        top.figure.clear()
+        plt.close(top.figure)
 
 
 def test_stages_are_shaded_and_named():
@@ -72,7 +72,7 @@ def test_stages_are_shaded_and_named():
     middles = [axes[0].transData.inverted().transform(axes[0].transAxes.transform(text.get_position()))[0] for text in axes[0].texts]
     assert [text.get_text() for text in axes[0].texts] == ["A", "?"]
     np.testing.assert_allclose(middles, [20, np.sqrt(40 * 320)], rtol=1e-6)
-    axes[0].figure.clear()
+    plt.close(axes[0].figure)
 
 
 def test_several_runs_are_drawn_with_their_mean():
@@ -88,13 +88,13 @@ def test_several_runs_are_drawn_with_their_mean():
         thin = [line.get_ydata() for line in ax.lines if line.get_linestyle() == "-" and line.get_linewidth() == 0.6]
         np.testing.assert_allclose(thin, [table.loc[name, column] for name in runs])
     assert sum(len(line.get_xdata()) for line in top.lines if line.get_marker() == "o") == 12
-    top.figure.clear()
+    plt.close(top.figure)
     # One run by its name has the band of its own errors, as it would without one.
     table = traj.summary.isel(run=0)
     top = jaxllc.Trajectory(traj.data.isel(run=[0])).plot()[0]
     band = top.collections[0].get_paths()[0].vertices[:, 1]
     assert np.isclose(band.max(), (table["llc"] + 2 * table["std_error"]).max())
-    top.figure.clear()
+    plt.close(top.figure)
 
 
 def test_checkpoints_with_findings_are_hollow():
@@ -109,7 +109,7 @@ def test_checkpoints_with_findings_are_hollow():
     np.testing.assert_array_equal(full.get_xdata(), [1, 10])
     np.testing.assert_array_equal(hollow.get_xdata(), [0, 100])
     np.testing.assert_allclose(hollow.get_ydata(), traj.summary["llc"].values[suspect])
-    top.figure.clear()
+    plt.close(top.figure)
 
 
 def test_an_estimate_is_drawn():
@@ -125,7 +125,7 @@ def test_an_estimate_is_drawn():
         np.testing.assert_array_equal(line.get_xdata(), 3 * np.arange(1, 61))
     np.testing.assert_allclose(np.sort(right.lines[0].get_xdata()), np.sort(draws.mean(-1)))
     assert any(np.allclose(line.get_xdata(), est.llc) for line in right.lines[1:])
-    left.figure.clear()
+    plt.close(left.figure)
 
 
 def test_a_chain_that_diverged_does_not_keep_the_others_from_being_drawn():
@@ -134,7 +134,7 @@ def test_a_chain_that_diverged_does_not_keep_the_others_from_being_drawn():
     left, right = plot_estimate(draws, 0.0, 0.1)
     assert np.isfinite(left.get_ylim()).all()
     assert np.isfinite(right.lines[0].get_xdata()).sum() == 2
-    left.figure.clear()
+    plt.close(left.figure)
 
 
 STEPS = ([20, 77, 900], [0, 1, 3, 10, 100, 1000], [0, 100, 200, 1000, 20_000], [20, 40, 80], [1000, 1500, 2000, 2900], [1, 10, 100, 10_000], [0, 5, 10], [0])

@@ -11,10 +11,6 @@ from jaxllc._typing import Params
 def from_nnx(module: nnx.Module) -> tuple[Callable[..., Any], Params]:
     """The module in evaluation mode as `apply(params, *args, **kwargs)`, and its `nnx.Param`s.
 
-        apply, params = from_nnx(model)
-        loss_fn = lambda params, batch: (apply(params, batch[0]) - batch[1]) ** 2 / 2
-        est = jaxllc.estimate(loss_fn, params, (x, y), key=jax.random.key(0))
-
     The module itself is not changed. `apply` calls a copy that is in evaluation mode (`module.eval()`: `Dropout` is deterministic, `BatchNorm` uses its
     running statistics) and is made anew at each call, so that what a call changes is forgotten: statistics, counters and random keys stay what they are
     in `module`, and one input has one output.
@@ -26,6 +22,14 @@ def from_nnx(module: nnx.Module) -> tuple[Callable[..., Any], Params]:
         `apply`, which takes the weights as an `nnx.State` like `params`, as plain nested dictionaries of its names, or with more of a state, such as
         `nnx.state(other, nnx.Any(nnx.Param, nnx.BatchStat))`, which it then uses in the place of what `module` had: so a trajectory follows checkpoints
         with statistics of their own. And `params`.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from jaxllc.models.from_nnx import from_nnx
+        >>> apply, params = from_nnx(nnx.Linear(2, 1, rngs=nnx.Rngs(0)))
+        >>> loss_fn = lambda params, batch: (apply(params, batch[0])[:, 0] - batch[1]) ** 2 / 2
+        >>> loss_fn(params, data).shape
+        (1000,)
     """
     copy = nnx.clone(module)
     copy.eval()

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jaxllc._extras import require
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -21,7 +23,14 @@ LEAST_CHARACTERS = 1_000_000
 
 
 class Encoded(NamedTuple):
-    """Tokens of whole files, `uint16`; every tenth file is held out."""
+    """Tokens of whole files, `uint16`; every tenth file is held out.
+
+    Examples:
+        >>> from jaxllc.models.python_text import python_text
+        >>> text = python_text(256, tests=False, num_files=20)
+        >>> text.tokenizer.decode(text.tokenizer.encode("import this").ids)
+        'import this'
+    """
 
     train: np.ndarray
     held_out: np.ndarray
@@ -40,6 +49,12 @@ def python_text(vocab_size: int = 512, *, tests: bool = True, num_files: int | N
 
     Raises:
         FileNotFoundError: this Python was installed without its tests.
+
+    Examples:
+        >>> from jaxllc.models.python_text import python_text
+        >>> text = python_text(256, tests=False, num_files=20)
+        >>> text.train.dtype, text.tokenizer.get_vocab_size()
+        (dtype('uint16'), 256)
     """
     texts = read_sources(Path(sysconfig.get_paths()["stdlib"]), tests=tests)
     if sum(map(len, texts)) < LEAST_CHARACTERS:
@@ -56,6 +71,13 @@ def read_sources(root: Path, *, tests: bool) -> list[str]:
     """The text of all `.py` files below a folder, by path; those in folders of tests, or all others. Installed packages are left out.
 
     Characters that are not ASCII become `?`, tabs four spaces.
+
+    Examples:
+        >>> import pathlib
+        >>> from jaxllc.models.python_text import read_sources
+        >>> written = pathlib.Path("one.py").write_text("x = 1")
+        >>> read_sources(pathlib.Path("."), tests=False)
+        ['x = 1']
     """
     paths = [path for path in sorted(root.rglob("*.py")) if "site-packages" not in path.relative_to(root).parts]
     chosen = [path for path in paths if tests != TEST_FOLDERS.isdisjoint(path.relative_to(root).parts[:-1])]
@@ -63,7 +85,15 @@ def read_sources(root: Path, *, tests: bool) -> list[str]:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> "Tokenizer":
-    """A byte-pair encoding of these texts, without tokens for bytes that they do not have."""
+    """A byte-pair encoding of these texts, without tokens for bytes that they do not have.
+
+    Examples:
+        >>> from jaxllc.models.python_text import train_tokenizer
+        >>> tokenizer = train_tokenizer(["def f(x): return x", "def g(x): return x"], 30)
+        >>> tokenizer.decode(tokenizer.encode("return f").ids)
+        'return f'
+    """
+    require("tokenizers", "python_text")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -74,7 +104,14 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> "Tokenizer":
 
 
 def encode(tokenizer: "Tokenizer", texts: list[str]) -> np.ndarray:
-    """The tokens of all texts, one after the other, `uint16`."""
+    """The tokens of all texts, one after the other, `uint16`.
+
+    Examples:
+        >>> from jaxllc.models.python_text import encode, train_tokenizer
+        >>> text = ["def f(x): return x", "def g(x): return x"]
+        >>> encode(train_tokenizer(text, 30), text).dtype
+        dtype('uint16')
+    """
     return np.concatenate([np.asarray(found.ids, np.uint16) for found in tokenizer.encode_batch(texts)])
 
 
@@ -86,6 +123,12 @@ def kinds_of_tokens(tokens_BxL: np.ndarray) -> np.ndarray:
 
     0: it followed the token before it earlier in the window as well, so that induction finds it. 1: it occurred, but not after that token. 2: it did not occur.
     3: it is the token before it once more, as in a row of dashes.
+
+    Examples:
+        >>> import numpy as np
+        >>> from jaxllc.models.python_text import KINDS, kinds_of_tokens
+        >>> [KINDS[kind] for kind in kinds_of_tokens(np.array([[5, 6, 5, 6]]))[0]]
+        ['new token', 'new pair', 'repeated pair']
     """
     tokens_BxL = np.asarray(tokens_BxL)
     same_BxLxL = tokens_BxL[:, :, None] == tokens_BxL[:, None, :]

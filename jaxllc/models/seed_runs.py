@@ -24,17 +24,25 @@ class SeedRuns(Mapping[str, Mapping[int, Params]]):
     Raises:
         FileNotFoundError: there is no such directory.
         ValueError: it holds no finished checkpoint, or none of `train_seeds`, or an average is asked for and none was saved.
+
+    Examples:
+        >>> import optax
+        >>> from jaxllc.models.train import Recipe, SeedRuns, train_seeds
+        >>> recipe = Recipe(loss_fn, lambda key, data: data, data, optax.sgd(0.1))
+        >>> saved = train_seeds(recipe, lambda key: params, key=jax.random.key(0), seeds=[0, 1], steps=[10], directory="run")
+        >>> list(SeedRuns("run"))
+        ['seed_0', 'seed_1']
     """
 
     def __init__(self, directory: str | os.PathLike[str], like: Params | None = None, *, averaged: bool = False) -> None:
         seeds = OrbaxCheckpoints(directory, item="seeds")
         self.seeds: tuple[int, ...] = tuple(np.asarray(seeds[min(seeds)]).tolist())
-        self.decay = read_decay(directory, min(seeds))
+        self.decay: np.float32 | None = read_decay(directory, min(seeds))
         """Decay of the moving average of the weights; None where none was saved."""
         if averaged and self.decay is None:
             raise ValueError(f"{directory} holds no moving average of the weights; train with a Recipe(..., average=...), or leave averaged out.")
         stacked = None if like is None else jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((len(self.seeds), *np.shape(leaf)), leaf.dtype), like)
-        self.stacked = OrbaxCheckpoints(directory, like=stacked, item="average" if averaged else "params")
+        self.stacked: OrbaxCheckpoints = OrbaxCheckpoints(directory, like=stacked, item="average" if averaged else "params")
         """The checkpoints with all seeds in them, in the order of `seeds`."""
 
     def __getitem__(self, run: str) -> Mapping[int, Params]:

@@ -35,6 +35,13 @@ class Recipe:
         average: decay of an exponential moving average of the weights, between 0 and 1, or None for no average. The average is saved beside the weights, in
             float32 at least, and is what training returns. SGD noise raises the loss of the weights themselves; the average lies closer to the minimum. At
             update t the decay is at most $t / (t + 9)$, so that the first weights are soon forgotten.
+
+    Examples:
+        >>> import optax
+        >>> from jaxllc.models import train
+        >>> recipe = train.Recipe(loss_fn, lambda key, data: data, data, optax.adam(1e-2), average=0.99)
+        >>> sorted(recipe.init(params))
+        ['average', 'decay', 'opt_state', 'params']
     """
 
     loss_fn: LossFn = struct.field(pytree_node=False)
@@ -66,6 +73,11 @@ def checkpoint_steps(num_steps: int, num_log: int, num_linear: int, first: int =
 
     Raises:
         ValueError: `first` is not between 1 and `num_steps`.
+
+    Examples:
+        >>> from jaxllc.models.train import checkpoint_steps
+        >>> checkpoint_steps(1000, num_log=4, num_linear=3)
+        [1, 10, 100, 500, 1000]
     """
     if not 1 <= first <= num_steps:
         raise ValueError(f"first must lie between 1 and num_steps {num_steps}, got {first}; save step 0 by adding it to the list.")
@@ -96,6 +108,14 @@ def train(
 
     Raises:
         ValueError: a decay `recipe.average` that does not lie between 0 and 1, or a directory that holds an average of another decay.
+
+    Examples:
+        >>> import optax
+        >>> from jaxllc.models import train
+        >>> recipe = train.Recipe(loss_fn, lambda key, data: data, data, optax.sgd(0.1))
+        >>> start = jax.tree.map(jnp.zeros_like, params)
+        >>> list(train.train(recipe, start, key=jax.random.key(0), steps=[10, 100], directory="run"))
+        [10, 100]
     """
     _check_average(recipe)
     _save_along(recipe.init(params), partial(_advance, recipe, key=key), steps, directory, on_step)
@@ -132,6 +152,14 @@ def train_seeds(
 
     Raises:
         ValueError: no seeds or repeated ones, a decay that does not lie between 0 and 1, or a directory that holds other seeds or an average of another decay.
+
+    Examples:
+        >>> import optax
+        >>> from jaxllc.models import train
+        >>> recipe = train.Recipe(loss_fn, lambda key, data: data, data, optax.sgd(0.1))
+        >>> start = lambda key: {"linear": jax.random.normal(key, (2,)), "square": jnp.zeros(2)}
+        >>> list(train.train_seeds(recipe, start, key=jax.random.key(0), seeds=[0, 1], steps=[10, 100], directory="run"))
+        ['seed_0', 'seed_1']
     """
     _check_average(recipe)
     _check_seeds(seeds, directory)
@@ -148,7 +176,14 @@ def train_seeds(
 
 
 def seed_keys(key: Key, seed: int | jax.Array) -> Key:
-    """The two keys of a seed, of its weights at step 0 and of its batches, `key[2]`."""
+    """The two keys of a seed, of its weights at step 0 and of its batches, `key[2]`.
+
+    Examples:
+        >>> from jaxllc.models.train import seed_keys
+        >>> weights_key, batch_key = seed_keys(jax.random.key(0), seed=3)
+        >>> weights_key.shape
+        ()
+    """
     return jax.random.split(jax.random.fold_in(key, seed))
 
 

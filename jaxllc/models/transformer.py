@@ -15,7 +15,14 @@ _INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Attention(nn.Module):
-    """Causal self-attention; positions enter queries and keys only, so that values carry no position (Press et al., arXiv:2012.15832)."""
+    """Causal self-attention; positions enter queries and keys only, so that values carry no position (Press et al., arXiv:2012.15832).
+
+    Examples:
+        >>> from jaxllc.models.transformer import Attention
+        >>> layer, x, positions = Attention(num_heads=4), jnp.ones((4, 16, 32)), jnp.ones((16, 32))
+        >>> layer.init_with_output(jax.random.key(0), x, positions)[0].shape
+        (4, 16, 32)
+    """
 
     num_heads: int
 
@@ -48,6 +55,12 @@ class Transformer(nn.Module):
         width: D.
         num_layers: one or two are the cases of interest; with one layer, induction is not possible.
         num_heads: H, which divides D.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer
+        >>> params = Transformer(vocab_size=11, context=16).init_params(jax.random.key(1))
+        >>> jax.tree.map(jnp.shape, params["layers_0"])
+        {'key': (32, 4, 8), 'output': (4, 8, 32), 'query': (32, 4, 8), 'value': (32, 4, 8)}
     """
 
     vocab_size: int
@@ -72,7 +85,14 @@ class Transformer(nn.Module):
 
 
 def token_losses(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
-    """`losses(params, tokens_BxL) -> float[B, L - 1]`: cross-entropy of each of the tokens 1 .. L-1 given those before, in nats."""
+    """`losses(params, tokens_BxL) -> float[B, L - 1]`: cross-entropy of each of the tokens 1 .. L-1 given those before, in nats.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer, token_losses
+        >>> model = Transformer(vocab_size=11, context=16)
+        >>> token_losses(model)(model.init_params(jax.random.key(1)), jnp.zeros((4, 17), jnp.int32)).shape
+        (4, 16)
+    """
 
     def losses(params: Params, tokens_BxL: jax.Array) -> jax.Array:
         tokens_BxL = tokens_BxL.astype(jnp.int32)
@@ -85,7 +105,14 @@ def token_losses(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
 
 
 def next_token_loss(model: nn.Module) -> Callable[[Params, jax.Array], jax.Array]:
-    """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token."""
+    """`loss_fn(params, tokens_BxL) -> float[B]`: cross-entropy of tokens 1 .. L-1 given those before, in nats per token.
+
+    Examples:
+        >>> from jaxllc.models.transformer import Transformer, next_token_loss
+        >>> model = Transformer(vocab_size=11, context=16)
+        >>> next_token_loss(model)(model.init_params(jax.random.key(1)), jnp.zeros((4, 17), jnp.int32)).shape
+        (4,)
+    """
     losses = token_losses(model)
 
     def loss_fn(params: Params, tokens_BxL: jax.Array) -> jax.Array:

@@ -59,6 +59,11 @@ class AdaptiveHMC(Sampler):
 
     Raises:
         ValueError: a number out of its range.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.AdaptiveHMC(), batch_size=None, num_burn_in=100, dispersion=0.5)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     num_adaptation: Scalar | None = None

@@ -132,11 +132,17 @@ class BlackJAX(FullBatchSampler):
     Args:
         algorithm: `algorithm(log_density, **parameters)` gives a `SamplingAlgorithm` whose state has a `position`; or its `"module:name"`.
         parameters: its arguments, in BlackJAX's own units; numbers may be swept, everything else is static, also arrays such as masses.
+
+    Examples:
+        >>> import blackjax
+        >>> settings = jaxllc.Settings(jaxllc.BlackJAX(blackjax.barker, step_size=0.1), batch_size=None)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     def __init__(self, algorithm: Callable[..., Any] | str, **parameters: Any) -> None:
         self._make = load_function(algorithm) if isinstance(algorithm, str) else algorithm
-        self.parameters = {name: _Constant(value) if _is_array(value) else value for name, value in parameters.items()}
+        self.parameters: dict[str, Any] = {name: _Constant(value) if _is_array(value) else value for name, value in parameters.items()}
 
     def algorithm(self, log_density: Callable[[Params], jax.Array], masses: jax.Array, steps: jax.Array, key: Key) -> Any:
         """The algorithm with its parameters."""

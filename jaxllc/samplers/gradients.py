@@ -23,7 +23,12 @@ class GradientEstimator(Plain):
 
 @struct.dataclass
 class Minibatch(GradientEstimator):
-    """The gradient of the minibatch's mean loss: one gradient a step."""
+    """The gradient of the minibatch's mean loss: one gradient a step.
+
+    Examples:
+        >>> jaxllc.SGLD(1e-3, gradient=jaxllc.Minibatch()) == jaxllc.SGLD(1e-3)  # the default
+        True
+    """
 
     def __call__(self, position: Params, posterior: LocalPosterior, batch: Batch) -> tuple[jax.Array, Params]:
         """Losses of the batch at the position, and their mean's gradient."""
@@ -36,6 +41,11 @@ class ControlVariate(GradientEstimator):
 
     Its noise vanishes at $w^*$ and grows with the distance from it, where the plain minibatch's noise is always that of the data. It costs two
     gradients a step, and one of all data for each checkpoint.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.SGLD(1e-3, gradient=jaxllc.ControlVariate()))
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     needs_center_grad: ClassVar[bool] = True

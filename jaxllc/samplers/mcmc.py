@@ -24,6 +24,11 @@ class MALA(FullBatchSampler, SteppedSampler):
 
     Args:
         step_size: $\epsilon$ of $w' = w - \frac{\epsilon}{2} \nabla U + \sqrt\epsilon\, \xi$. None leaves it to `jaxllc.estimate`.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.MALA(1e-3), batch_size=None)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     step_size: Scalar | Schedule | None
@@ -54,6 +59,11 @@ class HMC(FullBatchSampler, SteppedSampler):
     Args:
         step_size: $\epsilon$, the square of the middle $h$. None leaves it to `jaxllc.estimate`.
         num_integration_steps: leapfrog steps a draw, a gradient each.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.HMC(1e-3, num_integration_steps=5), batch_size=None)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     step_size: Scalar | Schedule | None
@@ -81,6 +91,11 @@ class NUTS(FullBatchSampler, SteppedSampler):
     Args:
         step_size: $\epsilon = h^2$, see `HMC`. None leaves it to `jaxllc.estimate`.
         max_num_doublings: a draw takes at most two to this power of leapfrog steps.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.NUTS(1e-3), batch_size=None)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     step_size: Scalar | Schedule | None
@@ -110,6 +125,11 @@ class MCLMC(FullBatchSampler, SteppedSampler):
 
     Raises:
         ValueError: `memory` is not above 0.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.MCLMC(1e-3), batch_size=None)
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     step_size: Scalar | Schedule | None

@@ -44,6 +44,11 @@ class SGHMC(Underdamped):
 
     Raises:
         ValueError: `noise` has another name.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.SGHMC(1e-3, friction=10.0))
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     def init(self, position: Params) -> SGHMCState:

@@ -46,6 +46,11 @@ class SGNHT(Underdamped):
 
     Raises:
         ValueError: `noise` has another name.
+
+    Examples:
+        >>> settings = jaxllc.Settings(jaxllc.SGNHT(1e-3))
+        >>> round(jaxllc.estimate(loss_fn, params, data, settings, key=jax.random.key(0)).llc)
+        2
     """
 
     bias_order: ClassVar[float | None] = 0.5
