@@ -91,6 +91,7 @@ def test_what_chains_tell_is_the_exact_share(options):
     assert 0.5 < np.sqrt(np.mean(own**2)) / found.std(ddof=1) < 2
 
 
+@pytest.mark.slow
 def test_nothing_is_given_back_where_nothing_is_known(key):
     """A single chain, and all data at each step; less for control variates, whose noise is smaller; batches of means tell the same as examples."""
     short = dict(num_draws=500, num_chains=4)

@@ -131,6 +131,7 @@ def test_step_size_is_adapted_in_burn_in_and_then_stays():
     assert 0.5 < np.exp(log_steps[:, -1]).mean() < 2
 
 
+@pytest.mark.slow
 def test_every_second_chain_starts_dispersed():
     """Those at w* have a distance of zero from it; the others that of the law of the metric, and the next checkpoint shares their noise."""
     weights, data, curvatures = linear_regression(np.array([3.0, 1]), n=100)
@@ -145,6 +146,7 @@ def test_every_second_chain_starts_dispersed():
     assert abs(first[0, 1::2].mean() - exact) < 4 * first[0, 1::2].std() / 1000**0.5
 
 
+@pytest.mark.slow
 def test_dispersed_starts_of_other_samplers_are_those_of_the_prior():
     posterior = LocalPosterior(squared_error, jnp.zeros(2), 1.0, 4.0)
     data = InMemory.of((jnp.ones((20, 2)), jnp.zeros(20)), 5)
@@ -195,7 +197,7 @@ def test_hessian_of_a_loss_whose_gradient_has_no_derivative():
     np.testing.assert_allclose(np.sort(found.values), curvatures, rtol=2e-2)
 
 
-@pytest.mark.parametrize("sampler", [AdaptiveHMC(num_adaptation=0.0), jaxllc.SGLD(1e-6)], ids=["hmc", "sgld"])
+@pytest.mark.parametrize("sampler", [AdaptiveHMC(num_adaptation=0.0), pytest.param(jaxllc.SGLD(1e-6), marks=pytest.mark.slow)], ids=["hmc", "sgld"])
 def test_a_dispersed_start_does_not_leave_the_basin(sampler):
     """Flat at w*, a wall not far from it: the start is taken nearer, or it would have thousands of nats."""
 

@@ -66,7 +66,9 @@ def test_any_mesh_gives_the_same_numbers(chains, steps, key):
     assert_same(run(key, posterior, stacked=True, mesh=mesh), run(key, posterior, stacked=True))
 
 
-@pytest.mark.parametrize("sampler", WITH_A_STATE.values(), ids=WITH_A_STATE)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(sampler, id=name, marks=() if name == "sghmc" else pytest.mark.slow) for name, sampler in WITH_A_STATE.items()]
+)
 def test_a_state_keeps_its_place(sampler, key, monkeypatch):
     """Two checkpoints on four devices in three blocks of steps are each of them on one device in one block: few draws, since MCLMC amplifies rounding.
 
@@ -89,7 +91,7 @@ def test_a_mesh_with_one_axis_only(key):
     assert_same(run(key, mesh=mesh), run(key))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_other_numbers_of_host_devices(devices, key):
     """In a process of its own, since JAX fixes its devices at the start."""
     code = (

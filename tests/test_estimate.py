@@ -199,7 +199,7 @@ def test_one_trace_also_with_the_default_step_size(key):
     np.testing.assert_allclose(traj.data["posterior/llc"][0], est.data["posterior/llc"], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("promotion", ["standard", "strict"])
+@pytest.mark.parametrize("promotion", ["standard", pytest.param("strict", marks=pytest.mark.slow)])
 def test_double_precision(promotion):
     """In a process of its own: with 64-bit numbers enabled, weights that have them keep them, and those that do not can be sampled."""
     code = (

@@ -72,7 +72,7 @@ def whole():
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("shape", [pytest.param((1, 1), marks=pytest.mark.slow), (2, 2), pytest.param((1, 4), marks=pytest.mark.slow)])
 def test_numbers_are_those_of_whole_weights(shape, kind):
     """Also of weights on a mesh of explicit axes, as `jax.make_mesh` makes it.
 
@@ -81,7 +81,7 @@ def test_numbers_are_those_of_whole_weights(shape, kind):
     assert_same(run(split(weights(), mesh_of(*shape, kind=kind))), whole())
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_other_numbers_of_host_devices(devices, tmp_path):
     """In a process of its own, since JAX fixes its devices at the start."""
     code = (
@@ -102,7 +102,7 @@ def test_other_numbers_of_host_devices(devices, tmp_path):
     [
         SGLD(1e-3, noise="gaussian"),
         SGLD(1e-3, jaxllc.Adam()),
-        jaxllc.MALA(1e-4),
+        pytest.param(jaxllc.MALA(1e-4), marks=pytest.mark.slow),
         pytest.param(SGLD(1e-3, gradient=jaxllc.ControlVariate()), marks=pytest.mark.slow),
         pytest.param(jaxllc.SGHMC(1e-4), marks=pytest.mark.slow),
     ],
@@ -164,8 +164,8 @@ def constrained_loss(params, batch):
     return loss_fn(params, jax.lax.with_sharding_constraint(batch, P("model", None)))
 
 
-@pytest.mark.parametrize("shape", [(1, 4), (2, 2)])
-@pytest.mark.parametrize("loss", [loss_fn, low_precision_loss, constrained_loss])
+@pytest.mark.parametrize("shape", [(1, 4), pytest.param((2, 2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", [loss_fn, pytest.param(low_precision_loss, marks=pytest.mark.slow), constrained_loss])
 def test_a_block_communicates_what_the_gradient_does(loss, shape, monkeypatch):
     """With all data at each step as often; on minibatches once in `every` iterations also what the losses of the fixed batch do.
 
@@ -196,6 +196,7 @@ def test_a_device_holds_its_shard_twice_and_the_gradient(monkeypatch):
     assert sizes.temp_size_in_bytes < 6 * shard
 
 
+@pytest.mark.slow
 def test_chains_are_float32_where_the_model_is_not():
     """Weights of float32 in a model that computes in bfloat16, and weights of bfloat16: chains as without a mesh, whose states are in float32.
 

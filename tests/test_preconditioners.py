@@ -66,6 +66,7 @@ def adam_llc(problem, sampler):
     return quadratic_llc(CURVATURE, problem.nbeta, problem.localization, gradient=problem.rows.mean(0), variance=variance)
 
 
+@pytest.mark.slow
 def test_adam_with_a_large_constant_has_the_law_of_its_recursion(key):
     """A frozen G: what the memory of the drift alone adds, about εa b / 2(1 - b) of the variance, is exact and goes with ε.
 

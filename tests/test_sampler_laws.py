@@ -29,7 +29,9 @@ def test_llc_of_a_quadratic(sampler, key):
     assert monte_carlo_error(est) < 0.02 * (exact + est.step_bias)
 
 
-@pytest.mark.parametrize("sampler", CORRECTED.values(), ids=CORRECTED)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(sampler, id=name, marks=pytest.mark.slow if "masses" in name or name == "nuts" else ()) for name, sampler in CORRECTED.items()]
+)
 def test_corrected_samplers_keep_the_continuous_law(sampler, key):
     """Within 4 standard errors, at steps where SGLD would be off by 30 % and more; seen to fail with the prior left out of the density."""
     problem = problem_for(sampler)
@@ -95,7 +97,7 @@ def test_control_variates_with_noise_that_depends_on_the_weights(key):
 
 
 @pytest.mark.parametrize("sampler", [SGLD(2e-3), SGHMC(2e-4), NUTS(1e-2, max_num_doublings=6)], ids=["sgld, extrapolated", "sghmc", "nuts"])
-@pytest.mark.parametrize("powers", [(1, 1), (1, 2)], ids=str)
+@pytest.mark.parametrize("powers", [(1, 1), pytest.param((1, 2), marks=pytest.mark.slow)], ids=str)
 def test_llc_of_a_normal_crossing(sampler, powers, key):
     """Within 4 standard errors, each below 1 %, of the mean at this temperature by quadrature, not of the asymptotic coefficient.
 
@@ -137,7 +139,11 @@ def test_llc_of_a_sum_of_powers(nbeta, step_size, key):
     assert est.std_error < 0.02 * est.llc
 
 
-@pytest.mark.parametrize("sampler", [SGLD(1.2e-2), SGLD(1.2e-2, gradient=ControlVariate()), SGHMC(2e-3)], ids=["sgld", "control variate", "sghmc"])
+@pytest.mark.parametrize(
+    "sampler",
+    [SGLD(1.2e-2), pytest.param(SGLD(1.2e-2, gradient=ControlVariate()), marks=pytest.mark.slow), SGHMC(2e-3)],
+    ids=["sgld", "control variate", "sghmc"],
+)
 def test_llc_of_quadratics_in_a_group(sampler, key):
     """Three checkpoints in one program; away from the minimum the exact answer is that of a sloping quadratic."""
     problem = Quadratic()
@@ -152,6 +158,7 @@ def test_llc_of_quadratics_in_a_group(sampler, key):
         assert abs(table["llc"].values[i] - exact) < 4 * table["std_error"].values[i], f"moved by {by}"
 
 
+@pytest.mark.slow
 def test_rademacher_and_gaussian_noise_agree_where_the_loss_is_not_quadratic(key):
     """A deep linear net: the two means differ by less than 4 of their standard errors, which are below 1 %."""
     params = linear.teacher(jax.random.key(1), (6, 8, 5), 3)

@@ -51,7 +51,9 @@ def test_a_run_that_grew_keeps_its_places(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["llc.zarr"]
 
 
-@pytest.mark.parametrize("sampler", WITH_A_STATE.values(), ids=WITH_A_STATE)
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(sampler, id=name, marks=() if name.startswith("sg") else pytest.mark.slow) for name, sampler in WITH_A_STATE.items()]
+)
 def test_a_run_that_grew_is_one_run_for_any_sampler(sampler, tmp_path):
     """The places of both calls, and those of one call, by one program for groups of two."""
     options = dict(sampler=sampler, data=jaxllc.InMemory.of(PROBLEM.rows, None), num_draws=12, group_size=2)

@@ -12,11 +12,21 @@ CASES = {name: case for name, *case in cases()}
 DIFFERENCES = ("drift", "step_bias")
 
 
-SAMPLE = ("sgld, default, nbeta", "sgld, step_size", "sghmc, default, nbeta", "sghmc, step_size", "sgnht, step_size")
-"""Of the extrapolated ones, those that every run of the tests makes; the others are long."""
+SAMPLE = (
+    "sgld, plain",
+    "sgld, default, plain",
+    "sgld, rmsprop, plain",
+    "sgld, control variate, plain",
+    "sgld, default, nbeta",
+    "sghmc, plain",
+    "sghmc, step_size",
+    "hmc, plain",
+    "nuts, plain",
+)
+"""Those that every run of the tests makes; all together are long."""
 
 
-@pytest.mark.parametrize("name", [name if name.endswith("plain") or name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize("name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
 def test_numbers_are_those_of_before(name):
     """To the rounding of float32, which some hundred iterations of chains that contract do not amplify.
 

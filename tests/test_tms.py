@@ -32,7 +32,7 @@ def test_the_loss_of_zero_weights_is_that_of_the_biases():
     assert np.isfinite(ravel_pytree(jax.grad(tms.population_loss)(off))[0]).all()
 
 
-@pytest.mark.parametrize(("corners", "spare", "loss", "llc"), KINDS)
+@pytest.mark.parametrize(("corners", "spare", "loss", "llc"), [kind if kind[0] < 6 else pytest.param(*kind, marks=pytest.mark.slow) for kind in KINDS])
 def test_polygons_are_critical_with_the_known_loss_and_coefficient(corners, spare, loss, llc):
     """Losses to the digits published, gradients zero to rounding, and a Hessian without negative directions whose rank is twice λ.
 
