@@ -37,7 +37,7 @@ docs: $(VENV)/.installed  ## the site, in site/; warnings are errors
 PYTHONS ?= python3.11 python3.12 python3.13
 PACKAGES ?= oldest newest
 TESTS ?= $(addprefix tests/test_,$(addsuffix .py,extras diagnostics plots checkpoints checkpoints_nnx safetensors html_report stream \
-	estimate trajectory store sampler_protocol sampler_states language_models))
+	estimate trajectory store sampler_states language_models))
 
 matrix:  ## TESTS of the sdist against the installed wheel, on each of PYTHONS with the oldest and the newest PACKAGES
 	$(PYTHON) tests/matrix.py --pythons $(PYTHONS) --packages $(PACKAGES) -- $(TESTS)

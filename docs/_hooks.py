@@ -1,5 +1,6 @@
 """What mkdocs is helped with: pages and notebooks outside of `docs/`, links to files that are no pages, and formulas as MathML, which needs no script."""
 
+import base64
 import html
 import re
 from pathlib import Path
@@ -17,7 +18,9 @@ OUTSIDE = {
     "research/development.md": "development.md",
 }
 """Pages by their place in the repository, and their names in the site."""
-PICTURES = ("research/results", "notebooks", "benchmarks/results")
+PICTURES = ("research/results", "benchmarks/results")
+RENDERED = ROOT / "notebooks" / "rendered"
+"""Where `make notebooks` leaves the notebooks with what they print and draw."""
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)")
 _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 
@@ -25,7 +28,10 @@ _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages from outside, the notebooks, and their pictures."""
     for notebook in sorted((ROOT / "notebooks").glob("*.py")):
-        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content=_page_of(notebook)))
+        parts, pictures = _parts_of(notebook)
+        for name, content in pictures.items():
+            files.append(File.generated(config, f"notebooks/{name}", content=content))
+        files.append(File.generated(config, f"notebooks/{notebook.stem}.md", content="\n\n".join(parts)))
     for place, name in OUTSIDE.items():
         files.append(File.generated(config, name, content=(ROOT / place).read_text()))
     for picture in (picture for folder in PICTURES for picture in sorted((ROOT / folder).glob("*.png"))):
@@ -33,13 +39,39 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def _page_of(notebook: Path) -> str:
-    """A percent script as a page: its text, its code, and the figure that it made."""
-    cells = jupytext.read(notebook).cells
-    parts = [cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```" for cell in cells]
-    picture = notebook.with_suffix(".png")
-    shown = [f"![The figure of this notebook](../pictures/{picture.name})"] if picture.exists() else []
-    return "\n\n".join([*parts, *shown])
+def _parts_of(notebook: Path) -> tuple[list[str], dict[str, bytes]]:
+    """A percent script as parts of a page and the pictures in it: text, code, what a quick run printed and drew if there was one, the figure of a full run."""
+    rendered = RENDERED / f"{notebook.stem}.ipynb"
+    is_rendered = rendered.exists() and _sources(rendered) == _sources(notebook)
+    parts, pictures = [], {}
+    for cell in jupytext.read(rendered if is_rendered else notebook).cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        parts.append(_fenced(cell.source, "python"))
+        for output in cell.get("outputs", ()):
+            if "image/png" in output.get("data", {}):
+                name = f"{notebook.stem}-{len(pictures)}.png"
+                pictures[name] = base64.b64decode(output.data["image/png"])
+                parts.append(f"![What this cell draws]({name})")
+            elif output.output_type == "stream" and output.name == "stdout":
+                parts.append(_fenced(output.text.rstrip("\n"), 'text title="prints"'))
+    parts.insert(1, f"*This page is the script `notebooks/{notebook.name}`{', run in its quick mode' if is_rendered else ''}.*")
+    if (picture := notebook.with_suffix(".png")).exists():
+        pictures[picture.name] = picture.read_bytes()
+        parts += ["## The figure of a full run", f"![The figure of a full run]({picture.name})"]
+    return parts, pictures
+
+
+def _sources(notebook: Path) -> list[str]:
+    """Of the cells, which tell whether a notebook was rendered from a script as it is now."""
+    return [cell.source for cell in jupytext.read(notebook).cells]
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code or output, also where it holds a fence."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
@@ -55,6 +87,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         inside = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else target
         if inside in OUTSIDE:
             return f"]({_up(name)}{OUTSIDE[inside]}{anchor})"
+        if path.suffix == ".py" and path.parent == ROOT / "notebooks":
+            return f"]({_up(name)}notebooks/{path.stem}.md)"
+        if path.suffix == ".png" and path.parent == ROOT / "notebooks":
+            return f"]({_up(name)}{inside})"
         if path.suffix == ".png" and not inside.startswith("docs/"):
             return f"]({_up(name)}pictures/{path.name})"
         if inside.startswith("docs/") and path.suffix in (".md", ".png"):

@@ -76,8 +76,13 @@ print(
 )
 
 # %% [markdown]
+# ## Beside the published figure
+# Furman & Lau (arXiv:2402.03698, figure 1; the study is now part of Lau et al., arXiv:2308.12108) draw λ̂ of deep linear networks of up to 100 million weights
+# against the true λ. On log axes, over many orders of magnitude, the points lie on the line. Their labels carry no noise, as those of the green points
+# here; the axes here are linear, so that per cents can be seen.
+#
 # **What to see:** short chains on noisy labels (grey) lie below the line; without label noise, or extrapolated from two temperatures, the same
-# networks lie on it within a few per cent.
+# networks lie on it within a few per cent. What is published for labels without noise holds here too, and does not hold for noisy ones.
 
 # %%
 figure, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")

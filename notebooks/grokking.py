@@ -90,7 +90,14 @@ for localization, table in tables.items():
 # %% [markdown]
 # At γ = 100 the late fall of λ̂ is one that the Gaussian cloud shows too; at γ = 10 it is not, so there the chains tell more than noise in all weights would.
 #
-# **What to see:** λ̂ rises while the training sums are memorised, peaks when they are, and falls long before and while the test accuracy rises.
+# ## Beside the published figures
+# The accuracies are the picture of Power et al. (figure 1), with a much shorter delay. λ̂ beside them is that of an example of devinterp
+# (`examples/grokking.ipynb`, also modulo 53): there λ̂ increases during memorisation, then decreases smoothly until the network has generalised, and tracks
+# the *test* loss, although it is measured on the training set.
+#
+# **What to see:** λ̂ rises while the training sums are memorised, peaks when they are, and falls long before and while the test accuracy rises. So it does in
+# that example, and here too the test loss (red, middle) peaks and falls as λ̂ does. But at γ = 100 so does the Gaussian cloud, which no chain has walked: that
+# part of the curve says how the loss answers to noise in all weights alike.
 
 # %%
 figure, axes = plt.subplots(3, 1, figsize=(7, 8), sharex=True, height_ratios=(3, 2, 2), layout="constrained")

@@ -123,6 +123,11 @@ for rank in range(len(MODES) + 1):
         print(f"{rank:4} {deep_linear_llc(WIDTHS, rank).value:8.1f} {one:24.1f} {two:22.1f} ± {error:.1f} {of_task:20.1f} {len(mine):10}")
 
 # %% [markdown]
+# ## Beside the published pictures
+# Saxe et al. give the strength of each mode over time in closed form, as one sigmoid after the other; Jacot et al. conjecture that gradient descent from
+# small weights visits saddles of increasing rank. The lower left shows the sigmoids in this network. The coefficients of the saddles follow from Aoyagi
+# (2024); λ̂ at them was not published.
+#
 # **What to see:** left, on the task's labels λ̂ is far below zero at every saddle and near the exact value only once all four singular values are
 # learnt; right, on labels of its own function λ̂ from two temperatures (orange) rises with the rank as the exact coefficient does (bars).
 

@@ -105,8 +105,13 @@ for run in runs:
         print(f"{run:8} {span:>18} {drop['delta_loss']:15.3f} {change:>19} {drop['delta_llc'] / (-3000 * drop['delta_loss']):15.2f}")
 
 # %% [markdown]
+# ## Beside the published picture
+# Chen et al. describe training as a way from high loss and low complexity to low loss and high complexity, with plateaus at these polygons. Their λ of the
+# polygons are the dotted lines.
+#
 # **What to see:** left, λ̂ reaches the exact values (dotted) once nβ is large; right, λ̂ rises from far below zero as the loss falls, and is level near
-# 7 or 8.5 once the loss is (hollow points: λ̂ below zero, so the checkpoint is no minimum).
+# 7 or 8.5 once the loss is (hollow points: λ̂ below zero, so the checkpoint is no minimum). The ends are as published. That λ̂ is low before a drop because
+# the network is simple there cannot be told from this curve.
 
 # %%
 figure, axes = plt.subplot_mosaic([["polygons", "llc"], ["polygons", "loss"]], figsize=(11, 5.5), height_ratios=(3, 2), layout="constrained")

@@ -1,6 +1,7 @@
 """The notebooks run in their quick mode, and their functions do what they say."""
 
 import ast
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
+HOOKS = Path(__file__).parents[1] / "docs" / "_hooks.py"
 
 
 def functions(name):
@@ -35,6 +37,44 @@ def test_a_notebook_runs(path, tmp_path):
     done = subprocess.run([sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_ends_in_its_figure_beside_the_published_one(path):
+    """As cells: a title first, last the code that saves the figure, and before it what was published and what to see."""
+    cells = pytest.importorskip("jupytext").read(path).cells
+    assert cells[0].source.startswith("# ")
+    assert cells[-1].source.splitlines()[-1].startswith(f'figure.savefig(os.environ.get("FIGURE", "{path.stem}.png")')
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert "**What to see" in text
+    assert "publish" in text
+
+
+@pytest.mark.skipif(not HOOKS.exists(), reason="a source distribution holds no site")
+def test_the_site_shows_what_a_notebook_printed_and_drew(tmp_path, monkeypatch):
+    """As long as the script is the one that ran; else the script alone."""
+    jupytext, nbformat = pytest.importorskip("jupytext"), pytest.importorskip("nbformat")
+    for package in ("mkdocs", "latex2mathml"):
+        pytest.importorskip(package)
+    spec = importlib.util.spec_from_file_location("_hooks", HOOKS)
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    monkeypatch.setattr(hooks, "RENDERED", tmp_path)
+    script = tmp_path / "squares.py"
+    script.write_text("# %% [markdown]\n# # Squares\n\n# %%\nprint(3**2)\n")
+    notebook = nbformat.from_dict(jupytext.read(script))
+    printed = nbformat.v4.new_output("stream", name="stdout", text="9\n")
+    warned = nbformat.v4.new_output("stream", name="stderr", text="careful\n")
+    drawn = nbformat.v4.new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure>"})
+    notebook.cells[1].outputs = [printed, warned, drawn]
+    nbformat.write(notebook, tmp_path / "squares.ipynb")
+    parts, pictures = hooks._parts_of(script)
+    assert parts[0] == "# Squares"
+    assert parts[2:] == ["```python\nprint(3**2)\n```", '```text title="prints"\n9\n```', "![What this cell draws](squares-0.png)"]
+    assert pictures == {"squares-0.png": bytes(3)}
+    script.write_text(script.read_text().replace("3**2", "4**2"))
+    parts, pictures = hooks._parts_of(script)
+    assert (parts[2:], pictures) == (["```python\nprint(4**2)\n```"], {})
 
 
 def test_drops_of_the_loss_are_paired_with_the_coefficient():
