@@ -47,7 +47,7 @@ def lengthening(pilot: Pilot, target_error: float, points: slice = slice(None)) 
 
 def duration(seconds: float) -> str:
     """Seconds in words."""
-    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= 2 * size:
+    for unit, size, least in (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 0.9995)):
+        if seconds >= least:
             return f"{seconds / size:.3g} {unit}"
     return f"{1000 * seconds:.3g} ms"

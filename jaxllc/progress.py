@@ -1,5 +1,6 @@
 """How far a run is: a bar over iterations in a terminal or notebook, lines in the log elsewhere, and one for each group of places."""
 
+import importlib.util
 import logging
 import sys
 import time
@@ -16,6 +17,15 @@ def is_interactive() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
+def _tqdm() -> Any:
+    """The bar of the place where it is shown, loaded when there is something to show; that of text in a notebook without widgets."""
+    if "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is None:
+        from tqdm import tqdm
+    else:
+        from tqdm.auto import tqdm
+    return tqdm
+
+
 class progress_bar:
     """How far the iterations of a run are, as a context that gives the function to call with iterations done.
 
@@ -25,23 +35,22 @@ class progress_bar:
     """
 
     def __init__(self, total: int, show: bool) -> None:
-        from tqdm.auto import tqdm  # loaded when there is something to show
-
         self._logs = show and not is_interactive()
-        self._bar = tqdm(total=total, unit="step", unit_scale=True, disable=not show or self._logs, leave=False)
+        self._bar = _tqdm()(total=total, unit="step", unit_scale=True, leave=False) if show and not self._logs else None
         self._total, self._done, self._began = total, 0, time.monotonic()
         self._told = self._began
 
     def __enter__(self) -> Callable[[int], Any]:
-        return self._log if self._logs else self._bar.update
+        return self._log if self._bar is None else self._bar.update
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def _log(self, count: int) -> None:
-        """A line each `SECONDS_PER_LINE` seconds."""
+        """A line each `SECONDS_PER_LINE` seconds, where lines are wanted."""
         self._done, now = self._done + count, time.monotonic()
-        if now - self._told >= SECONDS_PER_LINE and self._done:
+        if self._logs and self._done and now - self._told >= SECONDS_PER_LINE:
             self._told = now
             left = duration((self._total - self._done) * (now - self._began) / self._done)
             _logger.info("%d of %d steps done, %s left", self._done, self._total, left)
@@ -51,9 +60,7 @@ def announce(text: str, show: bool) -> None:
     """A line for what takes time without a bar: in the log, and above a bar where one can be shown."""
     _logger.info("%s", text)
     if show and is_interactive():
-        from tqdm.auto import tqdm
-
-        tqdm.write(text, file=sys.stderr)
+        _tqdm().write(text, file=sys.stderr)
 
 
 class Tally:

@@ -88,7 +88,7 @@ def _runs(writer: Writer) -> bool:
         return False
     except PermissionError:
         return True
-    return writer.started == _started(writer.pid)
+    return writer.started == _started(writer.pid) and _status(writer.pid)[:1] not in (["Z"], ["X"])  # one that was killed stays until its parent looks
 
 
 @functools.cache
@@ -104,7 +104,12 @@ def _machine() -> str:
 
 def _started(pid: int) -> str:
     """When a process began, where the system tells: a later process may have its number."""
+    return "".join(_status(pid)[19:20])
+
+
+def _status(pid: int) -> list[str]:
+    """What Linux tells of a process, from its state on; nothing elsewhere."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

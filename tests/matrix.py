@@ -80,7 +80,7 @@ def main():
         wheel, tests = build(Path(folder))
         for python in options.pythons:
             if shutil.which(python) is None or subprocess.run([python, "-c", "import ensurepip"], capture_output=True).returncode:
-                print(f"{python}: skipped, since there is no such interpreter", flush=True)
+                print(f"{python}: skipped, since it is not here or does not run", flush=True)
                 continue
             for packages in options.packages:
                 fine, line = try_one(python, packages, wheel, tests, options)

@@ -76,3 +76,12 @@ def test_a_file_is_nobody_who_looks_on(monkeypatch, tmp_path):
         assert not is_interactive()
         monkeypatch.setitem(progress.sys.modules, "ipykernel", progress)
         assert is_interactive()
+
+
+def test_a_notebook_without_widgets_has_a_bar_of_text(monkeypatch, capsys):
+    """And no warning that there are no widgets, which is an error here."""
+    monkeypatch.setitem(progress.sys.modules, "ipykernel", progress)
+    monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    with progress_bar(10, True) as on_steps:
+        on_steps(10)
+    assert "0.00/10.0" in capsys.readouterr().err

@@ -1,8 +1,12 @@
 """Locks and claims of writers, and whether a writer lives."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from trajectories import RUN
@@ -88,6 +92,18 @@ def test_a_writer_of_another_container_is_not_dead_since_its_number_is_not_here(
     gone = dataclasses.replace(here, pid=2**22 + 1, token="another")
     assert Signs().is_alive(gone) is False
     assert Signs().is_alive(dataclasses.replace(gone, machine="another container")) is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
+def test_a_killed_writer_that_its_parent_has_not_looked_at_is_dead():
+    """It keeps its number until then. Seen to count as alive for as long as it gave no sign."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    writer = dataclasses.replace(Writer.here((0, 1)), pid=process.pid, started=signs._started(process.pid))
+    assert Signs().is_alive(writer)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays
+    assert Signs().is_alive(writer) is False
+    process.wait()
 
 
 def test_a_writer_that_came_in_between_is_not_removed(tmp_path, monkeypatch):
