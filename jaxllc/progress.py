@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 _logger = logging.getLogger("jaxllc")
-SECONDS_PER_LINE = 30.0
+SECONDS_PER_LINE = 60.0
 """Time between two lines in the log, where there is no bar."""
 
 

@@ -56,9 +56,10 @@ def find_stages(
         certainty: standard errors at which a change is certain.
 
     Returns:
-        `start` and `end` in steps, with 95 % intervals (`start_low`, `start_high`, `end_low`, `end_high`). `type`. `delta_llc`, `delta_loss` and their
-        standard errors, which include the uncertainty of the boundaries. `loss_excess`: how far the change of the loss lies outside the range of the loss's
-        slopes just before and after (over as long a stretch of log-time), and its error; a stage of type B is `hidden` where it is compatible with zero.
+        `start` and `end` in steps, with 95 % intervals (`start_low`, `start_high`, `end_low`, `end_high`). `type`, by certain signs: by the error of the
+        change, or wherever in these intervals the boundaries lie. `delta_llc`, `delta_loss` and their standard errors, which include the uncertainty of the
+        boundaries. `loss_excess`: how far the change of the loss lies outside the range of the loss's slopes just before and after (over as long a stretch of
+        log-time), and its error; a stage of type B is `hidden` where it is compatible with zero.
         `score`: $(|s| - m) / (|s| + |m|)$ with $s$ the stage's share of all changes of $\hat\lambda$, of which two standard errors are subtracted, and $m$
         its share of all changes of the loss, positive where $\hat\lambda$ and the loss move in opposite directions. It is 1 where $\hat\lambda$ moves and
         the loss does not, or moves in the same direction; 0 where one mirrors the other, or neither moves; -1 where only the loss moves. `rank` is 1 for
@@ -140,9 +141,8 @@ def _table(llc: Slope, loss: Slope, step: np.ndarray, log_step: np.ndarray, cert
     delta_llc, delta_llc_error = _changes(llc, points, llc_samples, point_samples)
     delta_loss, delta_loss_error = _changes(loss, points, loss_samples, point_samples)
     excess, excess_error = np.array([_excess(loss, start, end) for start, end in pairwise(points)]).T
-    rises, falls = delta_llc > certainty * delta_llc_error, delta_llc < -certainty * delta_llc_error
-    loss_falls, loss_rises = delta_loss < -certainty * delta_loss_error, delta_loss >= certainty * delta_loss_error
-    types = np.select([rises & loss_falls, falls & ~loss_rises], ["A", "B"], "undecided")
+    sign, loss_sign = _signs(llc, delta_llc, delta_llc_error, point_samples, certainty), _signs(loss, delta_loss, delta_loss_error, point_samples, certainty)
+    types = np.select([(sign > 0) & (loss_sign < 0), (sign < 0) & (loss_sign <= 0)], ["A", "B"], "undecided")
     score = _score(delta_llc, delta_llc_error, delta_loss)
     return pd.DataFrame(
         {
@@ -171,6 +171,20 @@ def _changes(slope: Slope, points: np.ndarray, slope_samples: np.ndarray, point_
     samples = np.diff(np.take_along_axis(slope.integrate(slope_samples), point_samples, axis=1), axis=1)
     mean = np.diff(slope.integrate(slope.mean)[points])
     return mean, np.sqrt(((samples - mean) ** 2).mean(0))
+
+
+def _signs(slope: Slope, change: np.ndarray, error: np.ndarray, point_samples: np.ndarray, certainty: float) -> np.ndarray:
+    """Of the change over each stage, 1 or -1 where it is certain, else 0: by its error, or wherever in their 95 % its boundaries lie.
+
+    How much a curve changes between boundaries that are not well known may itself be little known, though none doubts that it rises.
+    """
+    signs = np.sign(change) * (np.abs(change) > certainty * error)
+    for i, (starts, ends) in enumerate(pairwise(point_samples.T)):
+        weights = np.array([slope.change(start, end) for start, end in zip(starts, ends, strict=True)])
+        errors = np.sqrt(np.maximum(((weights @ slope.covariance) * weights).sum(-1), 0.0))
+        low, high = np.quantile(_divided(weights @ slope.mean, errors), [0.025, 0.975])
+        signs[i] = 1 if low > certainty else -1 if high < -certainty else signs[i]
+    return signs
 
 
 def _excess(slope: Slope, start: int, end: int) -> tuple[float, float]:

@@ -57,15 +57,15 @@ def test_what_takes_time_without_a_bar_is_announced(show, interactive, monkeypat
 
 @pytest.mark.parametrize(("interactive", "show"), [(True, True), (True, False), (False, True), (False, False)])
 def test_a_bar_where_someone_looks_on_and_lines_in_the_log_elsewhere(interactive, show, monkeypatch, capsys, caplog):
-    """Two lines in 75 seconds; a redirected stderr stays empty."""
-    now = iter([0.0, 10.0, 40.0, 50.0, 75.0])
+    """Two lines in 150 seconds; a redirected stderr stays empty."""
+    now = iter([0.0, 10.0, 80.0, 90.0, 150.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
     monkeypatch.setattr(progress, "is_interactive", lambda: interactive)
     with caplog.at_level(logging.INFO, "jaxllc"), progress_bar(100, show) as on_steps:
         for count in (10, 30, 10, 25):
             on_steps(count)
     assert bool(capsys.readouterr().err) == (interactive and show)
-    lines = ["40 of 100 steps done, 1 min left", "75 of 100 steps done, 25 s left"]
+    lines = ["40 of 100 steps done, 2 min left", "75 of 100 steps done, 50 s left"]
     assert caplog.messages == (lines if show and not interactive else [])
 
 

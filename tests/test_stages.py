@@ -9,6 +9,8 @@ import xarray as xr
 from curves import BUMP_FALLS, BUMP_RISES, GRID, KINDS, STEP, U, fall_between_rises, induction_like, language_model_like, sigmoid, without_stages
 from scipy.stats import binom
 
+from jaxllc import stages
+from jaxllc.smoothing import Slope
 from jaxllc.stages import find_stages, stages_of
 
 PUBLIC = Path(__file__).parents[2] / "shared/data/lm_curve.csv"
@@ -48,6 +50,20 @@ def test_no_stage_is_claimed_on_the_grid_of_the_induction_experiment(rises, loss
 def fall_of(table):
     """The row of type B between two of type A, or None."""
     return table.iloc[1] if list(table["type"]) == ["A", "B", "A"] else None
+
+
+@pytest.mark.parametrize(("slope", "signs"), [(1.0, [1, 1]), (-1.0, [-1, -1]), (0.01, [0, 0])])
+def test_a_direction_is_certain_wherever_the_boundary_lies(slope, signs):
+    """A steady change, by 100 errors or by one, cut somewhere between a tenth and nine tenths: how much it is before the cut is little known, its sign is not.
+
+    Seen to fail where the sign was judged by the error of the change, which holds that of the cut.
+    """
+    grid = np.linspace(0, 1, 101)
+    steady = Slope(grid, np.full(101, slope), 1e-4 * np.ones((101, 101)))
+    points = np.stack([np.zeros(81, int), np.arange(10, 91), np.full(81, 100)], axis=1)
+    change, error = stages._changes(steady, points[40], np.tile(steady.mean, (81, 1)), points)
+    assert (abs(change) < 3 * error).all()
+    assert stages._signs(steady, change, error, points, 3.0).tolist() == signs
 
 
 @pytest.mark.parametrize("claimed", [None, 0.25, 0.5, 1.0, 2.0])
