@@ -7,9 +7,10 @@ import numpy as np
 
 from jaxllc._tree import split_objects
 from jaxllc._typing import Params
-from jaxllc.candidates import LEAST_ITERATIONS, MOST_ITERATIONS, PILOT_SHARE, described, duration, lengthening
+from jaxllc.candidates import LEAST_ITERATIONS, MOST_ITERATIONS, PILOT_SHARE, described, lengthening
 from jaxllc.pilots import LEAVES_BASIN, run_pilot
 from jaxllc.plan import Plan
+from jaxllc.progress import duration
 from jaxllc.request import Choice, Request
 from jaxllc.samplers.adaptive_hmc import AdaptiveHMC
 from jaxllc.samplers.sgld import SGLD

@@ -43,11 +43,3 @@ def lengthening(pilot: Pilot, target_error: float, points: slice = slice(None)) 
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = pilot.std_error[points] / (target_error * np.maximum(np.abs(pilot.llc[points]), LEAST_LLC))
     return float(np.max(np.where(np.isfinite(ratio), ratio, np.inf) ** 2, initial=0.0))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    for unit, size, least in (("h", 3600, 7200), ("min", 60, 120), ("s", 1, 0.9995)):
-        if seconds >= least:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"

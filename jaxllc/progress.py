@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -87,7 +88,11 @@ def rounded(rate: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: 40 s, 3 min 20 s, 5 h 10 min, 2 d 4 h."""
+    """A time in its two largest units: 250 ms, 40 s, 3 min 20 s, 5 h 10 min, 2 d 4 h; `inf s` of one without end."""
+    if 0 < seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if not math.isfinite(seconds):
+        return f"{seconds} s"
     left, parts = round(seconds), []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, size)

@@ -12,7 +12,9 @@ from jaxllc.progress import Tally, announce, duration, is_interactive, progress_
     ("seconds", "text"),
     [
         (0, "0 s"),
-        (0.6, "1 s"),
+        (0.6, "600 ms"),
+        (0.9996, "1 s"),
+        (float("inf"), "inf s"),
         (59, "59 s"),
         (60, "1 min"),
         (200, "3 min 20 s"),
