@@ -235,7 +235,7 @@ WAY_OUT = "pass like= the weights as they were saved, or item= the path to them"
 
 
 def as_like(saved: Params, like: Params, place: str, way_out: str = WAY_OUT) -> Params:
-    """The saved leaves in the structure and dtypes of `like`, matched by path.
+    """The saved leaves in the structure and dtypes of `like`, matched by path; where `like` has a Python number, which is no weight, its own.
 
     Args:
         saved: the tree that was read.
@@ -248,12 +248,15 @@ def as_like(saved: Params, like: Params, place: str, way_out: str = WAY_OUT) -> 
     """
     template = names_of(like)
     leaves = names_of(saved, template)
+    given = {name: leaf for name, leaf in template.items() if isinstance(leaf, bool | int | float | complex)}  # settings of the model, no weights
+    leaves = {**leaves, **given}
     if not template.keys() <= leaves.keys():
         raise ItemNotFoundError(_mismatch(leaves, template, place, way_out))
     wrong = [f"{name} {_form(leaves[name])} instead of {_form(leaf)}" for name, leaf in template.items() if _form(leaves[name]) != _form(leaf)]
     if wrong:
         raise ItemNotFoundError(f"shapes at {place} do not match like: {', '.join(wrong[:6])}{', ...' if len(wrong) > 6 else ''}.")
-    cast = [leaves[name] if is_key(leaf) or is_split(leaf) else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
+    as_saved = {name for name, leaf in template.items() if name in given or is_key(leaf) or is_split(leaf)}
+    cast = [leaves[name] if name in as_saved else np.asarray(leaves[name]).astype(jnp.result_type(leaf)) for name, leaf in template.items()]
     return jax.tree.unflatten(jax.tree.structure(like), cast)
 
 

@@ -91,7 +91,8 @@ def _of_place(place: dict[str, float], attributes: Mapping[str, Any]) -> tuple[F
 
 def _diverged(place: dict[str, float], attributes: Mapping[str, Any]) -> str | None:
     if place["num_diverged"]:
-        return f"{place['num_diverged']:.0f} of {attributes['num_chains']} chains diverged and are left out; use a much smaller step size, or a smaller nbeta"
+        way = "use a much smaller step size, or a smaller nbeta; where neither helps, the gradient is not finite"
+        return f"{place['num_diverged']:.0f} of {attributes['num_chains']} chains diverged and are left out; {way}"
     return None
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllc._tree import split_objects, stack
-from jaxllc._typing import Params
+from jaxllc._tree import named_leaves, split_objects, stack
+from jaxllc._typing import Batch, Params
 from jaxllc.diagnostics import is_well_above
-from jaxllc.engine import sample
+from jaxllc.engine import NotFiniteError, sample
 from jaxllc.error_bars import moments
 from jaxllc.full_data import losses_and_gradient
 from jaxllc.plan import Plan
@@ -119,13 +119,25 @@ def gradient_seconds(plan: Plan, params: Params) -> float:
     count = min(plan.data.resident.num_examples, count) if plan.loss_kind.by_example else plan.data.batch_size
     batch = jax.tree.map(jnp.asarray, plan.data.resident.first(count))
     function = jax.jit(lambda posterior, batch: losses_and_gradient(posterior, posterior.position(), batch))
-    jax.block_until_ready(function(posterior, batch))
+    losses, gradient = jax.block_until_ready(function(posterior, batch))
+    _check_gradient(losses, gradient, batch)
     seconds = []
     for _ in range(NUM_TIMED):
         began = time.perf_counter()
         jax.block_until_ready(function(posterior, batch))
         seconds.append(time.perf_counter() - began)
     return min(seconds) * plan.data.num_examples / count * plan.settings.num_chains / plan.num_devices
+
+
+def _check_gradient(losses: jax.Array, gradient: Params, batch: Batch) -> None:
+    """Raise where the loss at w* has a value and its gradient has none: no chain could move."""
+    leaves = named_leaves(split_objects(gradient)[0])
+    bad = [name for name, leaf in leaves.items() if not jnp.isfinite(leaf).all()]
+    if not bad or not jnp.isfinite(losses).all():
+        return
+    data = [name for name, leaf in named_leaves(batch).items() if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact) and not jnp.isfinite(leaf).all()]
+    why = f"the data have values that are not finite: {', '.join(data[:6])}" if data else "look for functions without a derivative, such as sqrt or a norm at 0"
+    raise NotFiniteError(0, f"the loss at w* is finite, but its gradient is not: {', '.join(bad[:6])}; {why}.")
 
 
 def run_pilot(

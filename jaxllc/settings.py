@@ -126,7 +126,8 @@ class Settings:
             TypeError: a field that settings have not.
         """
         if unknown := sorted(set(changes) - set(vars(self))):
-            raise TypeError(f"{unknown[0]!r} is neither an argument nor a field of Settings, which has {', '.join(vars(self))}.")
+            way = "; it is an argument of jaxllc.calibrate, whose .settings can be passed" if unknown[0] in ("budget", "target_error", "maps") else ""
+            raise TypeError(f"{unknown[0]!r} is neither an argument nor a field of Settings, which has {', '.join(vars(self))}{way}.")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -215,8 +215,10 @@ def _divided(numerator: np.ndarray, denominator: np.ndarray | float) -> np.ndarr
 def _checked_steps(step: ArrayLike) -> np.ndarray:
     """At least `MIN_CHECKPOINTS` increasing steps, or a ValueError."""
     step = np.asarray(step, float)
-    if step.ndim != 1 or len(step) < MIN_CHECKPOINTS:
-        raise ValueError(f"stages need at least {MIN_CHECKPOINTS} checkpoints in one axis, got step of shape {step.shape}; add checkpoints.")
+    if step.ndim != 1:
+        raise ValueError(f"step must have one axis, got shape {step.shape}.")
+    if len(step) < MIN_CHECKPOINTS:
+        raise ValueError(f"stages need at least {MIN_CHECKPOINTS} checkpoints with a finite coefficient, got {len(step)}; add checkpoints.")
     if step[0] < 0 or not (np.diff(step) > 0).all():
         raise ValueError("step must be non-negative and increase; sort the checkpoints and drop repeated ones.")
     return step

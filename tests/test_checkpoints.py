@@ -61,6 +61,15 @@ def test_each_layout_is_found_without_a_hint(layout):
     assert_weights(OrbaxCheckpoints(directory)[10], 10)
 
 
+def test_a_python_number_in_like_is_a_setting_of_the_model(tmp_path):
+    """Its own value is given back, saved or not. Seen to come back as an array, which chains then moved as a weight."""
+    save_plain(tmp_path / "run", {"w": np.ones(3, np.float32), "rate": 0.5, "inference": True}, "1")
+    for like in ({"w": np.ones(3, np.float32), "rate": 0.5, "inference": True}, {"w": np.ones(3, np.float32), "rate": 0.5, "depth": 2}):
+        restored = OrbaxCheckpoints(tmp_path / "run", like=like)[1]
+        assert {name: value for name, value in restored.items() if name != "w"} == {name: value for name, value in like.items() if name != "w"}
+        assert all(type(restored[name]) is type(like[name]) for name in like)
+
+
 def test_leaves_are_cast_to_like(run):
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), PARAMS)
     found = OrbaxCheckpoints(run, like=like)[10]

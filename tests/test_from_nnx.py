@@ -99,3 +99,23 @@ def test_a_trajectory_of_states_with_statistics_of_their_own(key):
         alone = jaxllc.estimate(loss_of(from_nnx(net)[0]), from_nnx(net)[1], (X, Y), key=key, **SHORT)
         assert traj.table().loc[step].loss == pytest.approx(expected, rel=1e-3)
         assert traj.table().loc[step].llc == pytest.approx(alone.llc, rel=1e-3)
+
+
+class Recurrent(nnx.Module):
+    """Whose cell draws its first state, and so counts a random stream on."""
+
+    def __init__(self, rngs):
+        self.rnn, self.out = nnx.RNN(nnx.GRUCell(1, 4, rngs=rngs)), nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.rnn(x[..., None])[:, -1])[:, 0]
+
+
+def test_a_recurrent_net_that_counts_its_random_numbers_is_followed():
+    """Seen to fail inside `jit`, where calls shared the counter of the module that was split."""
+    apply, params = from_nnx(Recurrent(nnx.Rngs(0)))
+    with jax.numpy_dtype_promotion("standard"):
+        first, second = (jax.jit(apply)(params, X) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+        est = jaxllc.estimate(loss_of(apply), params, (X, Y), key=jax.random.key(0), **SHORT)
+    assert np.isfinite(est.llc)

@@ -169,13 +169,13 @@ def constrained_loss(params, batch):
 def test_a_block_communicates_what_the_gradient_does(loss, shape, monkeypatch):
     """With all data at each step as often; on minibatches once in `every` iterations also what the losses of the fixed batch do.
 
-    Where examples are divided, the mean of the losses adds what devices have, and the gradient by itself gathers them: as often, in another way.
+    Where examples are divided, the mean of the losses adds one number of each device; JAX 0.10 saves an equal gather in the block for it, 0.12 does not.
     Seen to fail with products of whole trees in the place of each device's own, and with noise that is drawn for all leaves at once.
     """
     params = split(weights(), mesh_of(*shape))
     gradient, _ = collectives_of_gradient(params, loss, 100)
     found = collectives(compiled_block(monkeypatch, params, loss, InMemory.of(examples(), None)).as_text())
-    assert 0 < sum(found.values()) == sum(gradient.values())
+    assert 0 < sum(found.values()) <= sum(gradient.values()) + (loss is constrained_loss)
     assert loss is constrained_loss or found == gradient
     gradient, losses = collectives_of_gradient(params, loss, 16)
     found = collectives(compiled_block(monkeypatch, params, loss, InMemory.of(examples(), 16)).as_text())

@@ -36,6 +36,6 @@ def from_nnx(module: nnx.Module) -> tuple[Callable[..., Any], Params]:
     graph, params, rest = nnx.split(copy, nnx.Param, ...)
 
     def apply(params: Params, *args: Any, **kwargs: Any) -> Any:
-        return nnx.merge(graph, nnx.merge_state(rest, params))(*args, **kwargs)
+        return nnx.merge(graph, nnx.merge_state(rest, params), copy=True)(*args, **kwargs)
 
     return apply, params
