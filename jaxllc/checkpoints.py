@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxllc._extras import require_file_system
-from jaxllc._tree import named_leaves
+from jaxllc._tree import leaves_with_roles, named_leaves
 from jaxllc._typing import Params
 from jaxllc.layout import is_split
 from jaxllc.orbax_items import Subtree, at_path, children_of, descend, is_key, item_folders, matching, metadata_of, names_of, path_of, reading_alone, weights_in
@@ -235,7 +235,7 @@ WAY_OUT = "pass like= the weights as they were saved, or item= the path to them"
 
 
 def as_like(saved: Params, like: Params, place: str, way_out: str = WAY_OUT) -> Params:
-    """The saved leaves in the structure and dtypes of `like`, matched by path; where `like` has a Python number, which is no weight, its own.
+    """The saved leaves in the structure and dtypes of `like`, matched by path; settings of a module, which are no weights, are those of `like`.
 
     Args:
         saved: the tree that was read.
@@ -248,7 +248,8 @@ def as_like(saved: Params, like: Params, place: str, way_out: str = WAY_OUT) -> 
     """
     template = names_of(like)
     leaves = names_of(saved, template)
-    given = {name: leaf for name, leaf in template.items() if isinstance(leaf, bool | int | float | complex)}  # settings of the model, no weights
+    objects = {leaf.name for leaf in leaves_with_roles(like) if leaf.role == "object"}
+    given = {name: leaf for name, leaf in template.items() if name in objects}
     leaves = {**leaves, **given}
     if not template.keys() <= leaves.keys():
         raise ItemNotFoundError(_mismatch(leaves, template, place, way_out))

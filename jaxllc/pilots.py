@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxllc._tree import named_leaves, split_objects, stack
+from jaxllc._tree import is_real, named_leaves, split_objects, stack
 from jaxllc._typing import Batch, Params
 from jaxllc.diagnostics import is_well_above
 from jaxllc.engine import NotFiniteError, sample
@@ -131,13 +131,18 @@ def gradient_seconds(plan: Plan, params: Params) -> float:
 
 def _check_gradient(losses: jax.Array, gradient: Params, batch: Batch) -> None:
     """Raise where the loss at w* has a value and its gradient has none: no chain could move."""
-    leaves = named_leaves(split_objects(gradient)[0])
-    bad = [name for name, leaf in leaves.items() if not jnp.isfinite(leaf).all()]
-    if not bad or not jnp.isfinite(losses).all():
+    bad = _not_finite(gradient)
+    if not bad or not np.isfinite(np.asarray(losses, np.float32)).all():
         return
-    data = [name for name, leaf in named_leaves(batch).items() if jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.inexact) and not jnp.isfinite(leaf).all()]
+    data = _not_finite(batch)
     why = f"the data have values that are not finite: {', '.join(data[:6])}" if data else "look for functions without a derivative, such as sqrt or a norm at 0"
     raise NotFiniteError(0, f"the loss at w* is finite, but its gradient is not: {', '.join(bad[:6])}; {why}.")
+
+
+def _not_finite(tree: Any) -> list[str]:
+    """Names of the leaves of this process with values that are not finite; on the host, where that needs no compilation."""
+    leaves = {name: leaf for name, leaf in named_leaves(split_objects(tree)[0]).items() if is_real(leaf) and getattr(leaf, "is_fully_addressable", True)}
+    return [name for name, leaf in leaves.items() if not np.isfinite(np.asarray(leaf, np.float32)).all()]
 
 
 def run_pilot(

@@ -61,13 +61,23 @@ def test_each_layout_is_found_without_a_hint(layout):
     assert_weights(OrbaxCheckpoints(directory)[10], 10)
 
 
-def test_a_python_number_in_like_is_a_setting_of_the_model(tmp_path):
-    """Its own value is given back, saved or not. Seen to come back as an array, which chains then moved as a weight."""
-    save_plain(tmp_path / "run", {"w": np.ones(3, np.float32), "rate": 0.5, "inference": True}, "1")
-    for like in ({"w": np.ones(3, np.float32), "rate": 0.5, "inference": True}, {"w": np.ones(3, np.float32), "rate": 0.5, "depth": 2}):
-        restored = OrbaxCheckpoints(tmp_path / "run", like=like)[1]
-        assert {name: value for name, value in restored.items() if name != "w"} == {name: value for name, value in like.items() if name != "w"}
-        assert all(type(restored[name]) is type(like[name]) for name in like)
+def test_settings_of_a_module_are_those_of_like(tmp_path):
+    """Saved or not. Seen to come back as arrays, which chains then moved as weights."""
+    eqx = pytest.importorskip("equinox")
+    saved = eqx.tree_at(lambda net: net[1].p, (eqx.nn.Linear(2, 1, key=jax.random.key(0)), eqx.nn.Dropout(0.5)), 0.25)
+    save_plain(tmp_path / "run", {"params": saved}, "1")
+    save_plain(tmp_path / "weights", {"params": eqx.filter(saved, eqx.is_array)}, "1")
+    like = eqx.nn.Linear(2, 1, key=jax.random.key(1)), eqx.nn.Dropout(0.5, inference=True)
+    for folder in ("run", "weights"):
+        linear, dropout = OrbaxCheckpoints(tmp_path / folder, like=like)[1]
+        np.testing.assert_array_equal(linear.weight, saved[0].weight)
+        assert (type(dropout.p), dropout.p, dropout.inference) == (float, 0.5, True)
+
+
+def test_a_python_number_in_a_dictionary_is_a_weight(tmp_path):
+    """Which is read."""
+    save_plain(tmp_path / "run", {"w": 3.0}, "1")
+    assert OrbaxCheckpoints(tmp_path / "run", like={"w": 1.0})[1]["w"] == 3.0
 
 
 def test_leaves_are_cast_to_like(run):
