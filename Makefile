@@ -24,8 +24,8 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-readme: $(VENV)/.installed  ## run the examples of the README
-	$(BIN)/pytest tests/test_readme.py -m "slow or not slow"
+readme: $(VENV)/.installed  ## run the examples of the README, the code of the pages, and the report in a browser where there is one
+	$(BIN)/pytest -n 2 tests/test_readme.py tests/test_pages.py tests/test_html_report.py -m "slow or not slow"
 
 notebooks: $(VENV)/.installed  ## run the notebooks in their quick mode; what they print and draw is in notebooks/rendered/
 	$(BIN)/python docs/_render.py

@@ -193,8 +193,12 @@ def calibrated(request: Request, checkpoints: Mapping[Any, Params], *, maps: boo
     request = request.with_arrays()
     plan = hamiltonian_plan(request, checkpoints)
     began = time.perf_counter()
-    first = next(iter(checkpoints.values()))
-    gradient, size, num_examples = gradient_seconds(plan, first), suitable_batch_size(plan, first), plan.data.num_examples
+    name, first = next(iter(checkpoints.items()))
+    try:
+        gradient = gradient_seconds(plan, first)
+    except NotFiniteError as error:
+        raise NotFiniteError(0, f"{name}: {error}") from error
+    size, num_examples = suitable_batch_size(plan, first), plan.data.num_examples
     choice, affordable = None, not isinstance(plan.data, Stream) and is_affordable(request, gradient)
     try:
         instead_of = much_quicker(request, plan, checkpoints, gradient, size) if affordable else None

@@ -69,7 +69,7 @@ def _add_run(verbs: _Verbs, debug: argparse.ArgumentParser) -> None:
     run.add_argument("config", type=Path, metavar="CONFIG.toml", help="what to run; modules beside it are found")
     run.add_argument("--set", action="append", default=[], dest="changes", metavar="NAME=VALUE", help="a value of it, such as settings.nbeta=300")
     run.add_argument("--store", metavar="PATH", help="the store, in the place of the configuration's")
-    run.add_argument("--no-progress", action="store_true", help="no progress bar; there is none without a terminal")
+    run.add_argument("--no-progress", action="store_true", help="neither a bar nor, without a terminal, a line each minute")
     run.add_argument("--devices", type=_count, default=argparse.SUPPRESS, **_DEVICES)
     share = run.add_mutually_exclusive_group()
     share.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N parts of the checkpoints; other processes do the others")
@@ -175,8 +175,8 @@ def _run(options: argparse.Namespace) -> None:
     config = RunConfig.from_toml(options.config, options.changes)
     if options.store:
         config = config.with_store(options.store)
-    progress = sys.stderr.isatty() and not options.no_progress
-    run(config, part=options.part, cluster=cluster if options.distributed else None, progress=progress, ends_process=True)
+    connected = cluster if options.distributed else None
+    run(config, part=options.part, cluster=connected, progress=not options.no_progress, ends_process=True)
 
 
 def _status(options: argparse.Namespace) -> None:

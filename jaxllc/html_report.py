@@ -4,6 +4,7 @@ import html
 import importlib.resources
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def contents(traj: Trajectory, name: str) -> dict[str, Any]:
     version = attributes.get("versions", {}).get("jaxllc", "")
     return {
         "name": name,
-        "command": f"jaxllc report {name} -o {Path(name).stem}.html",
+        "command": shlex.join(["jaxllc", "report", name, "-o", f"{Path(name).stem}.html"]),
         "citation": CITATION.format(version=version).replace("  ", " "),
         "curves": [curve for one, part in _parts(traj) for curve in _curves(one, part)],
         "findings": _grouped(found, _places(traj)),

@@ -50,7 +50,7 @@ def run(config: RunConfig, *, part: tuple[int, int] | None = None, cluster: Clus
         config: what to run.
         part: which share, `(index, count)`, where other processes that know nothing of each other do the others.
         cluster: the processes that share the work, where `jax.distributed` connects them.
-        progress: show a bar.
+        progress: show a bar, or say each minute in the log how far a group is.
         ends_process: nothing follows in this process, so that signals that come when all is done are ignored.
 
     Raises:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 require("matplotlib", "a plot")
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
+ROOM_OF_A_NUMBER = 0.07
+"""Share of the axis of time that a number at its edge needs."""
 PALETTE = (BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Of Okabe and Ito, which the colour-blind tell apart."""
 
@@ -67,9 +69,9 @@ def plot_trajectory(
 
 
 def _frame_of_clean(ax: Any, step: np.ndarray, llc: np.ndarray, width: np.ndarray, suspect: np.ndarray) -> None:
-    """Where checkpoints with findings lie far outside of those without, the axis is that of the latter, and arrows at its edge tell where the others are."""
+    """Where few checkpoints with findings lie far outside of those without, the axis is that of the latter; arrows at its edge tell where the others are."""
     clean = ~suspect & np.isfinite(llc) & np.isfinite(width)
-    if clean.sum() < 2:
+    if clean.sum() < max(2, np.isfinite(llc).sum() / 2):
         return
     low, high = (llc - width)[clean].min(), (llc + width)[clean].max()
     room = high - low
@@ -80,10 +82,12 @@ def _frame_of_clean(ax: Any, step: np.ndarray, llc: np.ndarray, width: np.ndarra
     low, high = llc[inside].min(), llc[inside].max()
     low, high = min(low, (llc - width)[clean].min()) - 0.15 * room, max(high, (llc + width)[clean].max()) + 0.15 * room
     ax.set_ylim(low, high)
-    for at, value in zip(step[outside], llc[outside], strict=True):
+    arrow, last = dict(arrowstyle="->", color=BLUE), -np.inf
+    for at, value in sorted(zip(step[outside], llc[outside], strict=True)):
         edge, away = (low, 1) if value < low else (high, -1)
-        arrow = dict(arrowstyle="->", color=BLUE)
-        ax.annotate(f"{value:.3g}", (at, edge), (0, 18 * away), textcoords="offset points", ha="center", va="center", fontsize="x-small", arrowprops=arrow)
+        where = np.log(max(at, step[step > 0].min() / 2)) / np.log(step.max() / step[step > 0].min())  # about its place, as a share of the axis
+        label, last = (f"{value:.3g}", where) if where - last > ROOM_OF_A_NUMBER else ("", last)
+        ax.annotate(label, (at, edge), (0, 18 * away), textcoords="offset points", ha="center", va="center", fontsize="x-small", arrowprops=arrow)
 
 
 def plot_components(summary: "xarray.Dataset", axes: "np.ndarray[Any, Any] | None" = None) -> "np.ndarray[Any, Any]":

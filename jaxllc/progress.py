@@ -58,9 +58,9 @@ class progress_bar:
 
 
 def announce(text: str, show: bool) -> None:
-    """A line for what takes time without a bar: in the log, and above a bar where one can be shown."""
+    """A line for what takes time without a bar: in the log, or above a bar where one can be shown and the log keeps silent."""
     _logger.info("%s", text)
-    if show and is_interactive():
+    if show and is_interactive() and not _logger.isEnabledFor(logging.INFO):
         _tqdm().write(text, file=sys.stderr)
 
 

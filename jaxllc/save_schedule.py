@@ -25,7 +25,7 @@ class SaveSchedule:
 
     def __init__(self, steps: Iterable[int]) -> None:
         self._steps = sorted(set(steps))
-        if wrong := [step for step in self._steps if step < 0 or step != int(step)]:
+        if wrong := [step for step in self._steps if not np.isfinite(step) or step < 0 or step != int(step)]:
             raise ValueError(f"steps must be whole numbers from 0 on, got {wrong[0]}; give the steps at which to save.")
         if not self._steps:
             raise ValueError("a schedule needs at least one step, got none.")

@@ -148,6 +148,8 @@ class Trajectory(Sampled):
             axes = plot_components(self.summary if mean is None else mean)
         else:
             axes = plot_trajectory(self.summary, np.array([bool(some) for some in self._findings]), mean)
+        if stages is not None and any(name in stages and stages[name].nunique() > 1 for name in (results.RUN, results.COMPONENT)):
+            raise ValueError("stages are of several runs or components; pass those of one, such as stages[stages['run'] == name].")
         return axes if stages is None else plot_stages(stages, axes)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from problems import Quadratic, quadratic_loss, shifted
-from trajectories import SHORT
+from trajectories import RUN, SHORT, follow
 
 import jaxllc
 from jaxllc import diagnostics, plots
@@ -55,11 +55,36 @@ def test_a_value_with_a_finding_far_outside_does_not_flatten_the_others():
     assert -5 < top.get_ylim()[0] < 8
     assert [text.get_text() for text in top.texts] == ["-345"]
     plt.close(top.figure)
-    for llc, suspect in (([-345, 8, 9, 12, 11, 10], []), ([7, 8, 9, 12, 11, 10], [0]), ([-345, np.nan, 10], [0, 1, 2])):
+    most = [*range(4)]
+    for llc, suspect in (
+        ([-345, 8, 9, 12, 11, 10], []),
+        ([7, 8, 9, 12, 11, 10], [0]),
+        ([-345, np.nan, 10], [0, 1, 2]),
+        ([2, 5, 9, 12, 30, 31], most),
+    ):
         top = curve(llc, suspect)[0]
         assert top.get_ylim()[0] < llc[0]
         assert not top.texts
         plt.close(top.figure)
+
+
+def test_numbers_at_the_edge_leave_room_for_each_other():
+    """Of eight checkpoints far below, each has an arrow, and some their number."""
+    top = curve([*range(-1000, -200, 100), *range(20, 40)], list(range(8)))[0]
+    top.figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in top.texts if text.get_text()), key=lambda box: box.x0)
+    assert len(top.texts) == 8
+    assert 2 <= len(boxes) < 8
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    plt.close(top.figure)
+
+
+def test_stages_of_several_runs_are_no_picture():
+    traj = follow({"one": RUN, "two": RUN})
+    stages = pd.DataFrame({"run": ["one", "two"], "start": [0.0, 0.0], "end": [1.0, 1.0], "type": ["A", "B"]})
+    with pytest.raises(ValueError, match=r"stages are of several runs or components; pass those of one"):
+        traj.plot(stages)
+    plt.close("all")
 
 
 def test_stages_are_shaded_and_named():

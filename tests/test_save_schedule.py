@@ -53,9 +53,16 @@ def test_orbax_saves_at_the_steps_of_a_schedule(save, tmp_path):
     np.testing.assert_array_equal(checkpoints[20]["w"], PARAMS["w"])
 
 
-@pytest.mark.parametrize(
-    ("steps", "problem"), [([3, -1], "whole numbers from 0 on, got -1"), ([1.5], "whole numbers from 0 on, got 1.5"), ([], "at least one step")]
-)
+BAD = [
+    ([3, -1], "whole numbers from 0 on, got -1"),
+    ([1.5], "whole numbers from 0 on, got 1.5"),
+    ([1, float("inf")], "got inf"),
+    ([float("nan")], "got nan"),
+    ([], "at least one step"),
+]
+
+
+@pytest.mark.parametrize(("steps", "problem"), BAD)
 def test_bad_steps(steps, problem):
     with pytest.raises(ValueError, match=problem):
         SaveSchedule(steps)
