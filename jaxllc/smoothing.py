@@ -33,8 +33,8 @@ PRIOR: dict[str, tuple[float, float]] = {
 }
 r"""Prior mean and standard deviation of the logarithm of each hyperparameter (of `growth` itself), where x spans one and y has variance one.
 
-`amplitude` and `length` of the Matérn process; `correlated`, the amplitude of $\eta$ at the end where it is larger, within a tenth, and its `correlation_length`
-in points; `white`, the amplitude $a$; `growth`, $\kappa$ of $\eta$ and of $a$; `error_scale`, $s$.
+`amplitude` and `length` of the Matérn process; `correlated`, the amplitude of $\eta$ at the end where it is larger, within a tenth, and its
+`correlation_length` in points; `white`, the amplitude $a$; `growth`, $\kappa$ of $\eta$ and of $a$; `error_scale`, $s$.
 """
 
 SMOOTH, CORRELATED = dict(correlated=-2.0, white=-2.0, amplitude=1.0), dict(correlated=1.5)
