@@ -1,5 +1,6 @@
 """The page of a store: its numbers are those of the table, it asks nothing of a network, and it works in a browser."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -80,19 +81,12 @@ def test_components_are_curves():
     assert [curve["name"] for curve in html_report.contents(traj, "x")["curves"]] == ["a", "all"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [1200, 400])
-def test_the_page_works_in_a_browser(tmp_path, width, capsys):
-    """Opened, hovered, another checkpoint chosen, other time, printed in dark ink from a dark screen: no error in the console, nothing too wide."""
+@contextlib.contextmanager
+def opened(page, width):
+    """A browser without a network that shows a page, `width` pixels wide."""
     webdriver = pytest.importorskip("selenium.webdriver")
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("no chromium here")
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    follow(MANY, store=tmp_path / "llc.zarr", probes=NORM)
-    main(["report", str(tmp_path / "llc.zarr"), "-o", str(tmp_path / "report.html")])
-    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     options = webdriver.ChromeOptions()
     for flag in ("--headless=new", "--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND", f"--window-size={width},1000"):
         options.add_argument(flag)
@@ -100,29 +94,69 @@ def test_the_page_works_in_a_browser(tmp_path, width, capsys):
     browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 600})
-        browser.get((tmp_path / "report.html").as_uri())
-        curves = browser.find_element(By.ID, "curves")
-        drag = curves.find_element(By.CSS_SELECTOR, ".nsewdrag")
-        webdriver.ActionChains(browser).move_to_element(drag).perform()
+        browser.get(page.as_uri())
+        yield browser
+        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not errors, errors
+    finally:
+        browser.quit()
+
+
+CHOOSE = "const p = document.getElementById('place'); p.value = arguments[0]; p.dispatchEvent(new Event('change'))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 400])
+def test_the_page_works_in_a_browser(tmp_path, width, capsys):
+    """Opened, hovered, another checkpoint chosen, other time, copied, printed in dark ink from a dark screen: no error in the console, nothing too wide."""
+    pytest.importorskip("selenium")
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    follow(MANY, store=tmp_path / "llc.zarr", probes=NORM)
+    main(["report", str(tmp_path / "llc.zarr"), "-o", str(tmp_path / "report.html")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    with opened(tmp_path / "report.html", width) as browser:
+        wait = WebDriverWait(browser, 20)
+        point = browser.find_element(By.ID, "curves").find_elements(By.CSS_SELECTOR, ".scatterlayer .points path")[2]
+        ActionChains(browser).move_to_element(point).perform()
+        wait.until(lambda _: "step 3" in browser.execute_script("return document.querySelector('#curves .hoverlayer').textContent"))
         assert browser.execute_script("return document.getElementById('curves').data.length") >= 4
         first = browser.execute_script("return document.getElementById('chains').data[0].y")
-        browser.execute_script("const p = document.getElementById('place'); p.value = '0/2'; p.dispatchEvent(new Event('change'))")
-        second = browser.execute_script("return document.getElementById('chains').data[0].y")
-        assert first != second
+        browser.execute_script(CHOOSE, "0/2")
+        assert browser.execute_script("return document.getElementById('chains').data[0].y") != first
+        assert browser.find_element(By.ID, "chosen").text == "step 3"
         browser.find_element(By.ID, "linear").click()
         assert browser.execute_script("return document.getElementById('curves').layout.xaxis.type") == "linear"
         browser.find_element(By.ID, "log").click()
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        button = browser.find_element(By.CSS_SELECTOR, "[data-copy=command]")
+        browser.execute_script("arguments[0].scrollIntoView()", button)
+        button.click()
+        wait.until(lambda _: button.text == "copied")
         ink = "document.getElementById('curves').layout.font.color"
+        assert browser.execute_script(f"return {ink}") == "#1b1f24"
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
-        wait = WebDriverWait(browser, 20)
         wait.until(lambda _: browser.execute_script(f"return {ink}") == "#e6e9ec")
         browser.execute_script(f"window.inks = []; addEventListener('beforeprint', () => inks.push({ink}))")
         assert browser.execute_cdp_cmd("Page.printToPDF", {"paperWidth": 8.27, "paperHeight": 11.69})["data"]
         assert browser.execute_script("return inks") == ["#1b1f24"]
         wait.until(lambda _: browser.execute_script(f"return {ink}") == "#e6e9ec")
-        errors = [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-        assert not errors, errors
-        browser.save_screenshot(str(tmp_path / "report.png"))
-    finally:
-        browser.quit()
+
+
+@pytest.mark.slow
+def test_stages_are_those_of_the_chosen_run(tmp_path, monkeypatch):
+    """Of two runs, of which the second is said to have a stage that ends at step 300."""
+    traj, page = follow({"one": MANY, "two": MANY}), tmp_path / "report.html"
+    found = html_report.contents(traj, "llc.zarr")
+    found["curves"][1]["stages"][-1]["end"] = 300.0
+    monkeypatch.setattr(html_report, "contents", lambda *_: found)
+    page.write_text(html_report.page(traj, "llc.zarr"))
+    with opened(page, 1200) as browser:
+        ends = []
+        for place in ("0/3", "1/3"):
+            browser.execute_script(CHOOSE, place)
+            ends.append(browser.execute_script("return Math.max(...document.getElementById('curves').layout.shapes.map(shape => shape.x1))"))
+        assert ends == [10_000, 300]
+        assert browser.execute_script("return document.getElementById('chosen').textContent") == "two: step 10"
