@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
 import jaxllc
 from jaxllc._extras import require
@@ -19,7 +18,7 @@ from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.models import text
 from jaxllc.models.train import Recipe, checkpoint_steps, train
 from jaxllc.models.transformer import Transformer, next_token_loss
-from jaxllc.progress import is_interactive
+from jaxllc.progress import progress_bar
 
 CONTEXT = 64
 TRAIN_BATCH = 32
@@ -68,9 +67,10 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0, progress: bool = 
         {*checkpoint_steps(size.num_steps // 3, size.num_log, 0, first=20), *checkpoint_steps(size.num_steps, 0, size.num_linear, first=size.num_steps // 3)}
     )
     _claim(out, {"num_steps": size.num_steps, "seed": seed})
-    with tqdm(total=size.num_steps, unit="step", desc="train", disable=not (progress and is_interactive()), leave=False) as bar:
+    with progress_bar(size.num_steps, progress) as on_steps:
+        since = dict(zip(steps, np.diff([0, *steps]).tolist(), strict=True))
         recipe = Recipe(loss_fn, draw_windows, jnp.asarray(corpus.train), optax.adam(optax.cosine_decay_schedule(3e-3, size.num_steps)))
-        checkpoints = train(recipe, params, key=train_key, steps=steps, directory=out / "checkpoints", on_step=lambda step: bar.update(step - bar.n))
+        checkpoints = train(recipe, params, key=train_key, steps=steps, directory=out / "checkpoints", on_step=lambda step: on_steps(since[step]))
     held_out = jax.jit(loss_fn)(checkpoints[steps[-1]], text.windows(corpus.held_out, NUM_SEQUENCES, CONTEXT + 1)).mean()
     print(f"{len(checkpoints)} checkpoints in {out / 'checkpoints'}; at the last one the loss on held-out text is {held_out:.3f} nats a character.")
 

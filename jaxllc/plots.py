@@ -53,7 +53,6 @@ def plot_trajectory(
     top.plot(steps[~suspect], llc[~suspect], "o", label="no findings", **points)
     if suspect.any():
         top.plot(steps[suspect], llc[suspect], "o", mfc="white", label="with findings", **points)
-    _frame_of_clean(top, steps, llc, np.broadcast_to(2 * error, llc.shape), suspect)
     top.set_ylabel("local learning coefficient λ̂")
     top.legend(frameon=False, fontsize="small")
     bottom.plot(step, curves["mean_loss"].values, color="black", lw=1, ls="--", zorder=3, label="mean over the posterior")
@@ -65,6 +64,7 @@ def plot_trajectory(
     bottom.set_xlabel("training step")
     _log_time(bottom, step)
     _bare(both)
+    _frame_of_clean(top, steps, llc, np.broadcast_to(2 * error, llc.shape), suspect)
     return both
 
 
@@ -85,7 +85,7 @@ def _frame_of_clean(ax: Any, step: np.ndarray, llc: np.ndarray, width: np.ndarra
     arrow, last = dict(arrowstyle="->", color=BLUE), -np.inf
     for at, value in sorted(zip(step[outside], llc[outside], strict=True)):
         edge, away = (low, 1) if value < low else (high, -1)
-        where = np.log(max(at, step[step > 0].min() / 2)) / np.log(step.max() / step[step > 0].min())  # about its place, as a share of the axis
+        where = _share_of_width(ax, at)
         label, last = (f"{value:.3g}", where) if where - last > ROOM_OF_A_NUMBER else ("", last)
         ax.annotate(label, (at, edge), (0, 18 * away), textcoords="offset points", ha="center", va="center", fontsize="x-small", arrowprops=arrow)
 
@@ -202,9 +202,8 @@ def plot_calibration(points: "pandas.DataFrame", chosen: Mapping[str, Any]) -> "
         here = points[np.all([np.isclose(points[name], chosen[name]) for name in others], axis=0)] if others else points
         llc, error = (here.pivot_table(value, up, across) for value in ("llc", "std_error"))
         low, high = np.nanmin(llc), np.nanmax(llc)
-        axis.imshow(
-            llc, origin="lower", cmap="Blues", aspect="auto", vmin=low - 0.1, vmax=high + 1.5 * (high - low) + 0.1
-        )  # light, so that numbers can be read
+        light = dict(vmin=low - 0.1, vmax=high + 1.5 * (high - low) + 0.1)  # so that numbers can be read
+        axis.imshow(llc, origin="lower", cmap="Blues", aspect="auto", **light)
         for i, j in np.ndindex(llc.shape):
             axis.text(j, i, f"{llc.iat[i, j]:.3g}\n± {error.iat[i, j]:.1g}", ha="center", va="center", fontsize="small")
         at = [int(np.argmin(np.abs(np.asarray(index) - chosen[name]))) for name, index in ((across, llc.columns), (up, llc.index))]
@@ -236,6 +235,11 @@ def _log_time(ax: Any, step: np.ndarray) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
+def _share_of_width(ax: Any, step: float) -> float:
+    """Where a step stands on the axis of time, as it is now: 0 at its left end, 1 at its right."""
+    return float((ax.transData + ax.transAxes.inverted()).transform((step, ax.get_ylim()[0]))[0])
+
+
 def _bare(axes: "np.ndarray[Any, Any]") -> None:
     for ax in axes:
         ax.spines[["top", "right"]].set_visible(False)
@@ -257,9 +261,7 @@ def plot_stages(stages: "pandas.DataFrame", axes: "np.ndarray[Any, Any]") -> "np
             ax.axvspan(stage["end_low"], stage["end_high"], color=GREY, alpha=0.35, lw=0, zorder=0)
             ax.axvline(stage["end"], color=GREY, lw=0.8, zorder=0)
     first = np.ravel(axes)[0]
-    to_axes = first.transData + first.transAxes.inverted()
-    for _, stage in stages.iterrows():
-        left, right = (to_axes.transform((stage[side], first.get_ylim()[0]))[0] for side in ("start", "end"))
-        name = str(stage["type"]) if stage["type"] in ("A", "B") else "?"
-        first.text((left + right) / 2, 1.02, name, transform=first.transAxes, ha="center", va="bottom", fontsize="small", color=colors[str(stage["type"])])
+    for start, end, kind in zip(stages["start"].to_numpy(float), stages["end"].to_numpy(float), stages["type"].astype(str), strict=True):
+        middle, name = (_share_of_width(first, start) + _share_of_width(first, end)) / 2, kind if kind in ("A", "B") else "?"
+        first.text(middle, 1.02, name, transform=first.transAxes, ha="center", va="bottom", fontsize="small", color=colors[kind])
     return axes

@@ -37,9 +37,9 @@ class SaveSchedule:
         Raises:
             ValueError: `first` is not between 1 and `last`, or `count` is below 2.
         """
-        if not 1 <= first <= last or count < 2:
-            raise ValueError(f"first must lie between 1 and last, and count be 2 or more; got first={first}, last={last}, count={count}.")
-        return cls([0, *(round(float(step)) for step in np.geomspace(first, last, count))])
+        if count < 2:
+            raise ValueError(f"count must be 2 or more, got {count}.")
+        return cls([0, *checkpoint_steps(last, count, 0, first)])
 
     def should_save(self, step: Any, previous_steps: Any = (), *, context: Any = None) -> bool:
         """Whether to save at `step.step`: what Orbax asks."""
@@ -56,3 +56,19 @@ class SaveSchedule:
 
     def __repr__(self) -> str:
         return f"SaveSchedule({', '.join(map(str, self._steps))})"
+
+
+def checkpoint_steps(num_steps: int, num_log: int, num_linear: int, first: int = 1) -> list[int]:
+    """`num_log` log- and `num_linear` linearly spaced steps from `first` to the last one, without repeats.
+
+    Raises:
+        ValueError: `first` is not between 1 and `num_steps`.
+
+    Examples:
+        >>> from jaxllc.save_schedule import checkpoint_steps
+        >>> checkpoint_steps(1000, num_log=4, num_linear=3)
+        [1, 10, 100, 500, 1000]
+    """
+    if not 1 <= first <= num_steps:
+        raise ValueError(f"first must lie between 1 and num_steps {num_steps}, got {first}; save step 0 by adding it to the list.")
+    return sorted({round(float(step)) for step in (*np.geomspace(first, num_steps, num_log), *np.linspace(first, num_steps, num_linear))})

@@ -68,7 +68,10 @@ def test_bad_steps(steps, problem):
         SaveSchedule(steps)
 
 
-@pytest.mark.parametrize(("last", "count", "first"), [(10, 5, 0), (10, 5, 11), (10, 1, 1)])
-def test_bad_ranges(last, count, first):
-    with pytest.raises(ValueError, match="first must lie between 1 and last, and count be 2 or more"):
+@pytest.mark.parametrize(
+    ("last", "count", "first", "problem"),
+    [(10, 5, 0, "first must lie between 1 and num_steps 10, got 0"), (10, 5, 11, "first must lie .* got 11"), (10, 1, 1, "count must be 2 or more, got 1")],
+)
+def test_bad_ranges(last, count, first, problem):
+    with pytest.raises(ValueError, match=problem):
         SaveSchedule.log_spaced(last, count, first=first)

@@ -19,6 +19,7 @@ from jaxllc._tree import at_least_float32
 from jaxllc._typing import Batch, Key, LossFn, Params
 from jaxllc.checkpoints import OrbaxCheckpoints
 from jaxllc.models.seed_runs import SeedRuns, read_decay
+from jaxllc.save_schedule import checkpoint_steps as checkpoint_steps
 
 __all__ = ["Recipe", "SeedRuns", "checkpoint_steps", "seed_keys", "train", "train_seeds"]
 
@@ -66,22 +67,6 @@ class Recipe:
             return state
         share = 1 - jnp.minimum(self.average, (step + 1) / (step + 10))
         return state | {"average": optax.incremental_update(jax.tree.map(at_least_float32, params), state["average"], share)}
-
-
-def checkpoint_steps(num_steps: int, num_log: int, num_linear: int, first: int = 1) -> list[int]:
-    """`num_log` log- and `num_linear` linearly spaced steps from `first` to the last one, without repeats.
-
-    Raises:
-        ValueError: `first` is not between 1 and `num_steps`.
-
-    Examples:
-        >>> from jaxllc.models.train import checkpoint_steps
-        >>> checkpoint_steps(1000, num_log=4, num_linear=3)
-        [1, 10, 100, 500, 1000]
-    """
-    if not 1 <= first <= num_steps:
-        raise ValueError(f"first must lie between 1 and num_steps {num_steps}, got {first}; save step 0 by adding it to the list.")
-    return sorted({round(float(step)) for step in (*np.geomspace(first, num_steps, num_log), *np.linspace(first, num_steps, num_linear))})
 
 
 def train(
